@@ -1,0 +1,31 @@
+"""Constrained diffusion by dual training: diffusion models that meet stated requirements (arXiv 2408.15094)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cdt.start import resume, train
+    from cdt.config import RunConfig
+    from cdt.diffusion.sampler import sample_seed
+    from cdt.run import Run, load
+
+_HOMES = {
+    "RunConfig": "cdt.config",
+    "Run": "cdt.run",
+    "load": "cdt.run",
+    "resume": "cdt.start",
+    "sample_seed": "cdt.diffusion.sampler",
+    "train": "cdt.start",
+}
+
+__all__ = ["Run", "RunConfig", "load", "resume", "sample_seed", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    # Ray, torch and diffusers take seconds to import: only what is used is loaded.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

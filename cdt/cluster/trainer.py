@@ -1,0 +1,170 @@
+"""Starts the workers of a run: under Ray Train, or in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+import torch.distributed as dist
+from ray.train import RunConfig as RayRunConfig
+from ray.train import ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from cdt.cluster.coordinator import Coordinator, Failure, RemoteCoordinator
+from cdt.errors import CdtError, InputError, RunError
+from cdt.training.engine import start_deepspeed
+from cdt.training.job import Job
+from cdt.training.worker import Worker
+
+OnProgress = Callable[[dict[str, Any]], None]
+
+
+def launch(job: Job, on_progress: OnProgress) -> None:
+    """Runs a prepared job to its end.
+
+    Raises the first worker's failure: InputError and RunError as they are, anything else as RunError with the worker's
+    own traceback.
+    """
+    set_environment()
+    if job.config.run.workers == 0:
+        _run_here(job, on_progress)
+    else:
+        _run_under_ray(job, on_progress)
+
+
+def slots() -> int:
+    """How many workers this machine runs at once: one per accelerator, else one per core."""
+    return torch.cuda.device_count() or os.cpu_count() or 1
+
+
+def check_slots(workers: int) -> None:
+    """Raises InputError when there are more workers than the machine has room for."""
+    if workers > slots():
+        what = "accelerators" if torch.cuda.is_available() else "cores"
+        raise InputError(f"run.workers: {workers} workers, but this machine has slots for {slots()} ({what})")
+
+
+def set_environment() -> None:
+    """What DeepSpeed's just-in-time build needs, here and in the workers that inherit it."""
+    binaries = str(Path(sys.prefix) / "bin")
+    if binaries not in os.environ["PATH"].split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([binaries, os.environ["PATH"]])
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_V2", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
+@contextlib.contextmanager
+def local_ray() -> Iterator[None]:
+    """A Ray of our own for as long as the context lives, or the one that runs already in this process."""
+    if ray.is_initialized():
+        yield
+        return
+    set_environment()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ray.init(
+            address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, num_cpus=slots()
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _run_here(job: Job, on_progress: OnProgress) -> None:
+    coordinator = Coordinator(job.directory)
+    report = coordinator.progress
+
+    def progress(values: dict[str, Any]) -> None:
+        report(values)
+        on_progress(coordinator.latest())
+
+    coordinator.progress = progress
+    os.environ.setdefault("LOCAL_RANK", "0")
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        start_deepspeed()
+        Worker(job, coordinator).run()
+    finally:
+        dist.destroy_process_group()
+
+
+def _run_under_ray(job: Job, on_progress: OnProgress) -> None:
+    workers, config = job.config.run.workers, job.config
+    with local_ray():
+        coordinator = RemoteCoordinator.start(job.directory)
+        threads = config.run.threads or max(1, (os.cpu_count() or 1) // workers)
+        gpu = torch.cuda.is_available()
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"job": job, "coordinator": coordinator, "threads": threads},
+            scaling_config=ScalingConfig(
+                num_workers=workers, use_gpu=gpu, resources_per_worker={"GPU" if gpu else "CPU": 1}
+            ),
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            run_config=RayRunConfig(name="ray", storage_path=str(job.directory)),
+        )
+        try:
+            with _watching(coordinator, on_progress):
+                trainer.fit()
+        except TrainingFailedError as error:
+            raise _own_error(coordinator.first_failure(), error) from None
+        finally:
+            coordinator.stop()
+
+
+def _work(arguments: dict[str, Any]) -> None:
+    """What Ray runs on each worker."""
+    job, coordinator = arguments["job"], arguments["coordinator"]
+    try:
+        torch.set_num_threads(arguments["threads"])
+        start_deepspeed()
+        Worker(job, coordinator).run()
+    except Exception as error:
+        text = str(error) if isinstance(error, CdtError) else traceback.format_exc()
+        status = error.exit_status if isinstance(error, CdtError) else 0
+        coordinator.failed(Failure(dist.get_rank(), text, status))
+        raise
+
+
+def _own_error(failure: Failure | None, error: TrainingFailedError) -> CdtError:
+    if failure is None:
+        return RunError(f"the workers ended without a word, killed from outside perhaps: {error}")
+    if failure.exit_status == InputError.exit_status:
+        return InputError(failure.text)
+    if failure.exit_status == RunError.exit_status:
+        return RunError(failure.text)
+    return RunError(f"worker {failure.rank} failed:\n{failure.text.rstrip()}")
+
+
+@contextlib.contextmanager
+def _watching(coordinator: RemoteCoordinator, on_progress: OnProgress) -> Iterator[None]:
+    """Passes on what the coordinator hears, four times a second."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.25):
+            if report := coordinator.latest():
+                on_progress(report)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,82 @@
+"""A whole run in one configuration: composed of the classes that stand beside what they configure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from cdt.constraints import AnyConstraint
+from cdt.data.stream import DataConfig
+from cdt.diffusion.process import DiffusionConfig
+from cdt.diffusion.sampler import SamplerConfig
+from cdt.dual import DualConfig
+from cdt.errors import InputError
+from cdt.networks import NetworkConfig
+from cdt.schema import Config
+from cdt.settings import apply_overrides, load_yaml, parse
+from cdt.training.engine import EngineConfig
+from cdt.training.schedule import TrainConfig
+
+
+class RunSettings(Config):
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run; its directory is ``dir/name``."""
+    dir: Path = Path("runs")
+    """Where run directories are."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Of weights, data order and noise."""
+    workers: int = Field(default=1, ge=0)
+    """DeepSpeed workers under Ray; 0: everything in this process, for debugging."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads per worker; default: the machine's cores over the workers."""
+    fork: Path | None = None
+    """Start from the warm checkpoint of this run (same network and data) instead of from new weights."""
+
+
+class RunConfig(Config):
+    run: RunSettings = RunSettings()
+    data: DataConfig
+    network: NetworkConfig
+    diffusion: DiffusionConfig = DiffusionConfig()
+    constraints: dict[str, AnyConstraint] = Field(default_factory=dict)
+    """Requirements by name."""
+    dual: DualConfig = DualConfig()
+    train: TrainConfig = TrainConfig()
+    engine: EngineConfig = EngineConfig()
+    sampler: SamplerConfig = SamplerConfig()
+
+    @field_validator("constraints")
+    @classmethod
+    def _names_are_plain(cls, constraints: dict[str, AnyConstraint]) -> dict[str, AnyConstraint]:
+        for name in constraints:
+            if not name.replace("-", "_").replace(" ", "_").isidentifier():
+                raise ValueError(f"{name!r} is no name for a constraint: use letters, digits, - and _")
+        return constraints
+
+    @property
+    def directory(self) -> Path:
+        return self.run.dir / self.run.name
+
+    @classmethod
+    def load(cls, path: Path, overrides: list[str] | None = None) -> RunConfig:
+        """From YAML and ``key=value`` overrides; the run is named after the file unless it says otherwise.
+
+        Raises InputError with every problem at once.
+        """
+        tree = apply_overrides(load_yaml(path), overrides or [])
+        run = tree.setdefault("run", {})
+        if isinstance(run, dict):
+            run.setdefault("name", path.stem)
+        return parse(cls, tree, where=str(path))
+
+
+def check_batch(batch_size: int, workers: int, accumulation: int) -> None:
+    """Raises InputError unless each worker gets equally many samples of each micro-batch."""
+    parts = max(workers, 1) * accumulation
+    if batch_size % parts:
+        near = max(parts, round(batch_size / parts) * parts)
+        raise InputError(
+            f"train.batch_size: {batch_size} samples do not divide over {max(workers, 1)} workers and "
+            f"{accumulation} accumulation steps; the nearest that do: {near}"
+        )

@@ -1,0 +1,55 @@
+"""Requirements: their samples, statistics, budgets and thresholds. A new kind is one file and one line in BUDGETS."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Discriminator, Tag
+
+from cdt.constraints.constraint import Calibration, Constraint, Population
+from cdt.constraints.max_loss import MaxLoss
+from cdt.constraints.min_frequency import MinFrequency
+from cdt.constraints.requirements import Requirements
+
+BUDGETS: dict[str, type[Constraint]] = {
+    "min_frequency": MinFrequency,
+    "max_loss": MaxLoss,
+}
+
+
+def _one_budget(tree: Any) -> Any:
+    """Refuses a constraint that names no budget, or several, before its kind is looked up."""
+    if isinstance(tree, dict):
+        named = [name for name in BUDGETS if tree.get(name) is not None]
+        if len(named) > 1:
+            raise ValueError(f"has {' and '.join(named)}: exactly one budget is needed")
+        if not named:
+            near = [match for key in tree for match in get_close_matches(str(key), BUDGETS, n=1)]
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(f"has no budget: exactly one of {', '.join(BUDGETS)} is needed{hint}")
+    return tree
+
+
+def _kind(tree: Any) -> str:
+    if isinstance(tree, Constraint):
+        return tree.budget
+    return next((name for name in BUDGETS if isinstance(tree, dict) and tree.get(name) is not None), "")
+
+
+AnyConstraint = Annotated[
+    Annotated[MinFrequency, Tag("min_frequency")] | Annotated[MaxLoss, Tag("max_loss")],
+    Discriminator(_kind),
+    BeforeValidator(_one_budget),
+]
+
+__all__ = [
+    "BUDGETS",
+    "AnyConstraint",
+    "Calibration",
+    "Constraint",
+    "MaxLoss",
+    "MinFrequency",
+    "Population",
+    "Requirements",
+]

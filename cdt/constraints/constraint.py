@@ -1,0 +1,112 @@
+"""What a requirement is: which samples it speaks of, on which window of log-SNR, and its budget in the user's units."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from cdt.errors import InputError
+from cdt.schema import Config
+
+
+@dataclass(frozen=True)
+class Population:
+    """The samples that constraints select from: labels [N] and attributes [N] of the training split."""
+
+    classes: np.ndarray
+    class_names: list[str]
+    attributes: dict[str, np.ndarray]
+    source: str
+    """Where they come from, for error messages."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the warm model says of one constraint when thresholds are set."""
+
+    loss: float
+    """loss_i under the EMA weights, on the probe's fixed draws and window, nats."""
+    share: float
+    """rho_i: the share of the constraint's samples in what the warm model generates, or in the data if unmeasured."""
+
+
+class Constraint(Config):
+    """``loss_i <= c_i`` on the samples of some classes, groups of classes or attributes.
+
+    A kind of budget is one subclass in a file of its own, and one line in ``cdt.constraints.BUDGETS``.
+    """
+
+    budget: ClassVar[str]
+    """The key that users write, which names the kind."""
+    rule: ClassVar[str]
+    """The update rule that suits this budget's units, a key of ``cdt.dual.RULES``."""
+
+    classes: tuple[str, ...] = Field(default=(), alias="class")
+    """A class by name, or a list of classes that are one group."""
+    where: dict[str, float] = Field(default_factory=dict)
+    """Attributes and the values that they must have."""
+    window: Literal["auto"] | float | None = None
+    """Upper end of the log-SNR window of the loss; ``null``: the full range; ``auto``: where classes separate."""
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> tuple[str, ...]:
+        several = value if isinstance(value, list | tuple) else [value]
+        if not several or not all(isinstance(name, str | int) for name in several):
+            raise ValueError("a class name or a list of class names is needed")
+        return tuple(str(name) for name in several)
+
+    @model_validator(mode="after")
+    def _selects_something(self) -> Constraint:
+        if not self.classes and not self.where:
+            raise ValueError("says nothing about which samples: give `class: NAME`, or `where: {ATTRIBUTE: VALUE}`")
+        return self
+
+    @abstractmethod
+    def threshold(self, calibration: Calibration) -> float:
+        """c_i in nats."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The requirement in words, for tables and model cards."""
+
+    @property
+    @abstractmethod
+    def budget_in_nats(self) -> float | None:
+        """b_i, where the kind states one."""
+
+    def population(self) -> str:
+        """The samples that it speaks of, in words."""
+        parts = [f"class {' or '.join(self.classes)}"] if self.classes else []
+        parts += [f"{name} = {value:g}" for name, value in self.where.items()]
+        return " and ".join(parts)
+
+    def select(self, name: str, population: Population) -> np.ndarray:
+        """The rows of its samples [n]. Raises InputError: unknown class or attribute, nothing selected."""
+        chosen = np.ones(len(population.classes), dtype=bool)
+        if self.classes:
+            numbers = [_lookup(f"constraints.{name}.class", c, population.class_names) for c in self.classes]
+            chosen &= np.isin(population.classes, numbers)
+        for attribute, value in self.where.items():
+            known = list(population.attributes)
+            number = _lookup(f"constraints.{name}.where", attribute, known)
+            chosen &= population.attributes[known[number]] == value
+        if not chosen.any():
+            raise InputError(
+                f"constraints.{name}: no samples of {self.population()} in {population.source}; "
+                "a constraint needs at least one"
+            )
+        return np.flatnonzero(chosen)
+
+
+def _lookup(where: str, name: str, known: list[str]) -> int:
+    if name in known:
+        return known.index(name)
+    near = get_close_matches(name, known, n=1)
+    remedy = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known[:20]) or 'none'}"
+    raise InputError(f"{where}: {name!r} is not in the data; {remedy}")

@@ -1,0 +1,66 @@
+"""``window: auto``: the log-SNR up to which a constraint's loss is measured, so that it speaks of class mass.
+
+Integrated from the noise end up to l, the loss gap is ``KL(q_i * N_l || p * N_l)``, and for a mixture that is
+``log(1 / f_i) - E[-log p(i | x)]`` with x from q_i noised to l: full credit for a share f_i only where the classes can
+be told apart. Above that l the loss is detail, which a model can fit without generating the class more often.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+SEPARATED = 0.05
+"""nats of posterior cross-entropy that may be missing from log(1 / f_i)"""
+_EXEMPLARS = 1000
+_DRAWS = 256
+
+
+def posterior_cross_entropy(
+    inside: np.ndarray, outside: np.ndarray, share: float, logsnr: np.ndarray, eps: np.ndarray
+) -> np.ndarray:
+    """``E_{x ~ q_i * N_l}[-log p(i | x)]`` in nats, for each l of ``logsnr`` [L]: [L].
+
+    The posterior is exact for the mixture of Gaussians that a data set becomes when it is noised: exemplars ``inside``
+    [n, D] of the constraint with total share f_i, exemplars ``outside`` [k, D] with the rest. ``eps`` [r, D]: draw j is
+    exemplar ``j mod n`` noised by ``eps[j]``, the same at each l.
+    """
+    exemplars = np.concatenate([inside, outside])
+    own = inside[np.arange(len(eps)) % len(inside)]
+    log_weight = np.log(
+        np.concatenate([np.full(len(inside), share / len(inside)), np.full(len(outside), (1 - share) / len(outside))])
+    )
+    squared = (own**2).sum(1)[:, None] - 2 * own @ exemplars.T + (exemplars**2).sum(1)
+    projected = (eps * own).sum(1)[:, None] - eps @ exemplars.T
+    entropies = []
+    for level in logsnr:
+        snr = np.exp(level)
+        # -|a x0 + s eps - a x_j|^2 / (2 s^2), without the term |eps|^2 that all exemplars share
+        log_density = log_weight - snr * squared / 2 - np.sqrt(snr) * projected
+        entropies.append(np.mean(_logsumexp(log_density) - _logsumexp(log_density[:, : len(inside)])))
+    return np.array(entropies)
+
+
+def _logsumexp(values: np.ndarray) -> np.ndarray:
+    top = values.max(axis=1)
+    return top + np.log(np.exp(values - top[:, None]).sum(axis=1))
+
+
+def auto_window(
+    inside: np.ndarray, outside: np.ndarray, share: float, logsnr_min: float, logsnr_max: float, seed: int
+) -> float:
+    """The smallest l, to a quarter, at which the posterior cross-entropy is at most ``SEPARATED`` nats.
+
+    Images [n, ...] and [k, ...] in [-1, 1]; beyond a thousand of each, a random thousand. Returns ``logsnr_max`` when
+    the classes separate nowhere below it.
+    """
+    rng = np.random.default_rng(seed)
+    inside, outside = (_some(images, rng) for images in (inside, outside))
+    eps = rng.standard_normal((_DRAWS, inside.shape[1]))
+    levels = np.arange(np.ceil(4 * logsnr_min), np.floor(4 * logsnr_max) + 1) / 4
+    separated = posterior_cross_entropy(inside, outside, share, levels, eps) <= SEPARATED
+    return float(levels[separated.argmax()]) if separated.any() else logsnr_max
+
+
+def _some(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    flat = images.reshape(len(images), -1).astype(np.float64)
+    return flat if len(flat) <= _EXEMPLARS else flat[rng.choice(len(flat), _EXEMPLARS, replace=False)]

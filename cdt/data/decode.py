@@ -1,0 +1,78 @@
+"""From the bytes of one shard member to an array; shards are untrusted, so nothing here can execute what it reads."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+PIL_FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
+EXTENSIONS = (*PIL_FORMATS, "npy")
+NPY_DTYPES = ("|u1", "<f4")
+MAX_PIXELS = 1 << 26
+
+
+def decode(payload: bytes, ext: str) -> np.ndarray:
+    """One image [C, H, W]: uint8 from png, jpg and webp (C is 1 or 3), uint8 or float32 from npy (any C); writable.
+
+    Raises ValueError (a plain sentence) for an extension outside the allow-list, bytes that are not an image of that
+    format, more than ``MAX_PIXELS`` pixels (before they are decoded), and images that are not 8 bits grey or colour.
+    """
+    if ext == "npy":
+        return _decode_npy(payload)
+    if ext not in PIL_FORMATS:
+        raise ValueError(f"extension {ext!r} is not one of {', '.join(EXTENSIONS)}")
+    try:
+        with Image.open(io.BytesIO(payload), formats=[PIL_FORMATS[ext]]) as image:
+            check_pixels(image.width, image.height)
+            return pixels(image)
+    except Exception as error:  # of damaged bytes PIL's decoders raise nearly anything
+        raise ValueError(f"not a usable {ext} image: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an error says."""
+    if isinstance(error, UnidentifiedImageError):
+        return "another or a damaged format"
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Raise ValueError when an image of this size is larger than ``MAX_PIXELS``."""
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are more than the limit of {MAX_PIXELS}")
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    """The pixels [C, H, W] uint8 of a grey (C = 1) or colour (C = 3) image.
+
+    Raises ValueError for transparency and for more than 8 bits: dropping either would change the picture silently.
+    """
+    if image.has_transparency_data:
+        raise ValueError("the image has transparency; expected grey or RGB without alpha")
+    if image.mode not in ("1", "L", "RGB", "P", "CMYK", "YCbCr"):
+        raise ValueError(f"the image has mode {image.mode}; expected grey or RGB with 8 bits per channel")
+    grey = image.mode in ("1", "L")
+    array = np.array(image.convert("L" if grey else "RGB"))
+    return array[None] if grey else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def _decode_npy(payload: bytes) -> np.ndarray:
+    stream = io.BytesIO(payload)
+    try:
+        if (version := np.lib.format.read_magic(stream)) != (1, 0):
+            raise ValueError(f"format version {version}; expected (1, 0)")
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+    except Exception as error:  # of damaged headers numpy's parser raises nearly anything
+        raise ValueError(f"not a usable npy array: {reason(error)}") from error
+    if dtype.str not in NPY_DTYPES:
+        raise ValueError(f"the npy array holds {dtype}; expected uint8 or little-endian float32")
+    if len(shape) != 3 or fortran_order:
+        raise ValueError(f"the npy array has shape {shape}{' in Fortran order' * fortran_order}; expected [C, H, W]")
+    check_pixels(shape[1], shape[2])
+    start, size = stream.tell(), math.prod(shape) * dtype.itemsize
+    if min(shape) < 1 or len(payload) - start != size:
+        raise ValueError(f"the npy array of shape {shape} needs {size} bytes and has {len(payload) - start}")
+    return np.frombuffer(payload, dtype, offset=start).reshape(shape).copy()

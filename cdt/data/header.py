@@ -1,0 +1,93 @@
+"""index.json: what a shard directory holds, how many samples of each class and split, and in which tars."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from cdt.errors import InputError
+
+FORMAT: Literal[1] = 1
+SAFE_NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")
+"""Keys and names of splits: short enough for one tar header, and never a path."""
+Dtype = Literal["uint8", "float32"]
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One tar: ``name`` is its path below the root, ``count`` its samples, ``bytes`` its size."""
+
+    name: str
+    count: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """One split as index.json states it."""
+
+    count: int
+    class_counts: list[int]
+    shards: list[ShardInfo]
+
+
+@dataclass(frozen=True)
+class Header:
+    """The contents of index.json; ``source`` says how the data were made."""
+
+    format: Literal[1]
+    shape: tuple[int, int, int]
+    dtype: Dtype
+    class_names: list[str]
+    splits: dict[str, SplitInfo]
+    source: dict[str, Any]
+
+
+def read_header(root: Path) -> Header:
+    """index.json, checked against itself. Raises InputError: no directory, no index, another format, contradictions."""
+    path = root / "index.json"
+    if not root.is_dir():
+        raise InputError(f"no such directory: {root}")
+    if not path.is_file():
+        raise InputError(
+            f"{root} has no index.json: write shards with `cdt shard`, or index existing ones: `cdt index`"
+        )
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        found = raw.get("format") if isinstance(raw, dict) else None
+        if found != FORMAT:
+            raise InputError(f"{path} has format {found!r}; this version of cdt reads format {FORMAT}")
+        header = TypeAdapter(Header).validate_python(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path} is not a valid index: {where}: {first['msg']}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not a valid index: {error}") from error
+    if problem := next(_contradictions(header), None):
+        raise InputError(f"{path} is not a valid index: {problem}")
+    return header
+
+
+def _contradictions(header: Header) -> Iterator[str]:
+    if min(header.shape) < 1:
+        yield f"shape {list(header.shape)} has an empty side"
+    if len(set(header.class_names)) < len(header.class_names):
+        yield "class_names are not unique"
+    for split, info in header.splits.items():
+        if not SAFE_NAME.fullmatch(split):
+            yield f"split name {split!r} has other characters than letters, digits, - and _"
+        if len(info.class_counts) != len(header.class_names) or sum(info.class_counts) != info.count:
+            yield f"split {split}: class_counts are not {info.count} samples of {len(header.class_names)} classes"
+        if sum(shard.count for shard in info.shards) != info.count:
+            yield f"split {split}: the shards' counts do not add up to {info.count} samples"
+        for name in (shard.name for shard in info.shards):
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                yield f"split {split}: shard {name!r} lies outside the directory"

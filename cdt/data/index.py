@@ -1,0 +1,243 @@
+"""The index of a shard directory: ``index.json`` (what and how many) and ``index.arrow`` (one row per sample).
+
+With the byte offset of every image, any subset of the samples is a list of rows into the same tars.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from cdt.data.decode import EXTENSIONS
+from cdt.data.header import FORMAT, Dtype, Header, ShardInfo, SplitInfo, read_header
+from cdt.errors import InputError
+
+NAMES = pa.dictionary(pa.int32(), pa.string())
+COLUMNS = {
+    "split": NAMES,
+    "shard": pa.int32(),
+    "key": pa.string(),
+    "ext": NAMES,
+    "offset": pa.int64(),
+    "size": pa.int64(),
+    "class": pa.int32(),
+}
+ATTRIBUTE = "attr."
+ATTRIBUTE_TYPES = (pa.int32(), pa.float32())
+
+
+class Row(NamedTuple):
+    """One sample; the fields are the columns of index.arrow in their order. ``shard`` counts within the split."""
+
+    split: str
+    shard: int
+    key: str
+    ext: str
+    offset: int
+    size: int
+    class_index: int
+
+
+def write_index(
+    root: Path,
+    rows: Sequence[Row],
+    shards: Mapping[str, list[ShardInfo]],
+    *,
+    attributes: Mapping[str, np.ndarray],
+    shape: tuple[int, int, int],
+    dtype: Dtype,
+    class_names: list[str],
+    source: dict[str, Any],
+) -> Header:
+    """Write index.arrow, then index.json, each under a temporary name first; returns what index.json says.
+
+    ``shards`` has a list for every split; ``attributes`` are [N] in the order of the rows and become int32 where their
+    dtype is integer, float32 otherwise.
+    """
+    columns = zip(*rows, strict=True) if rows else [()] * len(COLUMNS)
+    arrays = {name: pa.array(values, kind) for (name, kind), values in zip(COLUMNS.items(), columns, strict=True)}
+    for name, values in attributes.items():
+        kind = pa.int32() if np.issubdtype(values.dtype, np.integer) else pa.float32()
+        arrays[ATTRIBUTE + name] = pa.array(values, kind)
+    table = pa.table(arrays)
+    partial = root / "index.arrow.tmp"
+    with pa.ipc.new_file(str(partial), table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+    partial.rename(root / "index.arrow")
+
+    counts = {split: [0] * len(class_names) for split in shards}
+    for row in rows:
+        counts[row.split][row.class_index] += 1
+    splits = {split: SplitInfo(sum(counts[split]), counts[split], infos) for split, infos in shards.items()}
+    header = Header(FORMAT, shape, dtype, class_names, splits, source)
+    partial = root / "index.json.tmp"
+    partial.write_text(json.dumps(asdict(header), indent=1) + "\n", encoding="utf-8")
+    partial.rename(root / "index.json")
+    return header
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """One split of one shard directory: N samples of K classes, images [C, H, W] of ``dtype``."""
+
+    root: Path
+    split: str
+    shape: tuple[int, int, int]
+    dtype: Dtype
+    class_names: list[str]
+    shards: list[ShardInfo]
+    shard: np.ndarray
+    """[N] int32, position in ``shards``."""
+    offset: np.ndarray
+    """[N] int64, first byte of the image inside its tar."""
+    size: np.ndarray
+    """[N] int64, bytes of the image."""
+    classes: np.ndarray
+    """[N] int32, position in ``class_names``."""
+    ext: np.ndarray
+    """[N] int32, position in ``extensions``."""
+    extensions: list[str]
+    attributes: dict[str, np.ndarray] = field(default_factory=dict)
+    """[N] int32 or float32 each."""
+
+    @classmethod
+    def load(cls, root: str | Path, split: str = "train") -> Index:
+        """Load a split in time that does not depend on Python loops over samples.
+
+        Raises InputError: no such directory, no index, another format version, an unknown split, missing columns,
+        and rows that contradict index.json.
+        """
+        root = Path(root)
+        header = read_header(root)
+        if split not in header.splits:
+            raise InputError(f"{root} has no split {split!r}; it has {', '.join(header.splits) or 'none'}")
+        table = _read_rows(root, lambda name: name != "key" and (name in COLUMNS or name.startswith(ATTRIBUTE)))
+        if table.num_rows != (promised := sum(info.count for info in header.splits.values())):
+            raise InputError(f"{root}: index.arrow has {table.num_rows} rows, index.json promises {promised}")
+        here = _of_split(table, split)
+        columns = {name: table[name].to_numpy()[here] for name in table.column_names if name not in ("split", "ext")}
+        codes, extensions = _codes(table, "ext")
+        index = cls(
+            root=root,
+            split=split,
+            shape=header.shape,
+            dtype=header.dtype,
+            class_names=header.class_names,
+            shards=header.splits[split].shards,
+            shard=columns["shard"],
+            offset=columns["offset"],
+            size=columns["size"],
+            classes=columns["class"],
+            ext=codes[here],
+            extensions=extensions,
+            attributes={name.removeprefix(ATTRIBUTE): columns[name] for name in columns if name.startswith(ATTRIBUTE)},
+        )
+        if problem := next(index._contradictions(header.splits[split]), None):
+            raise InputError(f"{root}: split {split}: index.arrow contradicts index.json: {problem}")
+        return index
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def count(self) -> int:
+        return len(self)
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """Samples per class: [K] int64."""
+        return np.bincount(self.classes, minlength=len(self.class_names))
+
+    def keys(self) -> list[str]:
+        """The keys of all N samples, read from index.arrow at each call."""
+        table = _read_rows(self.root, lambda name: name in ("split", "key"))
+        return table["key"].filter(pa.array(_of_split(table, self.split))).to_pylist()
+
+    def check_sizes(self) -> None:
+        """Raise InputError unless exactly the promised tars are there, each with the promised size."""
+        problems = []
+        for info in self.shards:
+            path = self.root / info.name
+            if not path.is_file():
+                problems.append(f"{info.name} is missing")
+            elif (size := path.stat().st_size) != info.bytes:
+                problems.append(f"{info.name} has {size} bytes instead of {info.bytes}")
+        problems += [f"{name} is not in the index" for name in extra_shards(self.root, self.split, self.shards)]
+        if problems:
+            more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+            raise InputError(f"{self.root} does not match its index: {'; '.join(problems[:5])}{more}")
+
+    def _contradictions(self, info: SplitInfo) -> Iterator[str]:
+        # In this order each check can rely on those before it.
+        shards, K = len(self.shards), len(self.class_names)
+        if len(self) != info.count:
+            yield f"{len(self)} rows instead of {info.count}"
+        elif not _within(self.shard, shards):
+            yield f"shards numbered {self.shard.min()} to {self.shard.max()}, but there are {shards}"
+        elif np.bincount(self.shard, minlength=shards).tolist() != [shard.count for shard in self.shards]:
+            yield "other numbers of samples per shard"
+        elif not _within(self.classes, K):
+            yield f"labels from {self.classes.min()} to {self.classes.max()}, but there are {K} classes"
+        elif self.class_counts.tolist() != info.class_counts:
+            yield "other numbers of samples per class"
+        elif unknown := set(self.extensions) - set(EXTENSIONS):
+            yield f"images of type {', '.join(sorted(unknown))}; allowed are {', '.join(EXTENSIONS)}"
+        else:
+            room = np.array([shard.bytes for shard in self.shards], np.int64)[self.shard] - self.size
+            if outside := int(((self.offset < 0) | (self.size < 1) | (self.offset > room)).sum()):
+                yield f"{outside} images lie outside their shards"
+
+
+def extra_shards(root: Path, split: str, shards: list[ShardInfo]) -> list[str]:
+    """Tars in the folder of a split that its index does not name."""
+    known = {info.name for info in shards}
+    return sorted(name for path in (root / split).glob("*.tar") if (name := f"{split}/{path.name}") not in known)
+
+
+def _read_rows(root: Path, wanted: Callable[[str], bool]) -> pa.Table:
+    path = root / "index.arrow"
+    if not path.is_file():
+        raise InputError(f"{root} has index.json but no index.arrow: write the shards again")
+    try:
+        with pa.memory_map(str(path)) as source:
+            schema = pa.ipc.open_file(source).schema
+            if problem := _wrong_schema(schema):
+                raise InputError(f"{path} is not a valid index: {problem}")
+            fields = [position for position, name in enumerate(schema.names) if wanted(name)]
+            table = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fields)).read_all()
+            table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    if empty := [name for name in table.column_names if table[name].null_count]:
+        raise InputError(f"{path} is not a valid index: column {empty[0]} has empty cells")
+    return table.unify_dictionaries()
+
+
+def _wrong_schema(schema: pa.Schema) -> str | None:
+    if missing := [name for name in COLUMNS if name not in schema.names]:
+        return f"no column {', '.join(missing)}"
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        expected = ATTRIBUTE_TYPES if name.startswith(ATTRIBUTE) else (COLUMNS.get(name, kind),)
+        if kind not in expected:
+            return f"column {name} is {kind}; expected {' or '.join(map(str, expected))}"
+    return None
+
+
+def _codes(table: pa.Table, name: str) -> tuple[np.ndarray, list[str]]:
+    column = table[name].combine_chunks()
+    return column.indices.to_numpy(), column.dictionary.to_pylist()
+
+
+def _of_split(table: pa.Table, split: str) -> np.ndarray:
+    codes, names = _codes(table, "split")
+    return codes == (names.index(split) if split in names else -1)
+
+
+def _within(values: np.ndarray, bound: int) -> bool:
+    return values.size == 0 or bool(values.min() >= 0 and values.max() < bound)

@@ -1,0 +1,90 @@
+"""Attributes of images from a CSV file: numbers by which constraints can choose their samples."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from cdt.data.sources.source import first_few
+from cdt.errors import InputError
+
+WHOLE = re.compile(r"[+-]?\d{1,10}")
+
+
+def read_attributes(path: Path, files: list[str]) -> dict[str, np.ndarray]:
+    """The columns of a CSV file in the order of ``files`` [N]: int32 where all values are whole, otherwise float32.
+
+    The first column, ``file``, has paths as in ``files``, or names alone where no two images share one. Raises
+    InputError unless there is exactly one row for each image, with a number in every cell.
+    """
+    names, rows = _table(path)
+    by_name = Counter(PurePosixPath(file).name for file in files)
+    positions = {PurePosixPath(file).name: position for position, file in enumerate(files)}
+    positions = {name: position for name, position in positions.items() if by_name[name] == 1}
+    positions |= {file: position for position, file in enumerate(files)}
+
+    row_of: dict[int, list[str]] = {}
+    unknown, repeated = [], []
+    for file, *cells in rows:
+        position = positions.get(PurePosixPath(file).as_posix())
+        if position is None:
+            unknown.append(file)
+        elif position in row_of:
+            repeated.append(file)
+        else:
+            row_of[position] = cells
+    missing = [file for position, file in enumerate(files) if position not in row_of]
+    problems = (
+        ("rows name no image (or more than one)", unknown),
+        ("rows are there twice", repeated),
+        ("images have no row", missing),
+    )
+    if any(found for _, found in problems):
+        told = "; ".join(f"{len(found)} {what}: {first_few(found)}" for what, found in problems if found)
+        raise InputError(f"{path} does not fit the images: {told}")
+    columns = zip(*(row_of[position] for position in range(len(files))), strict=True)
+    return {name: _numbers(path, name, cells, files) for name, cells in zip(names, columns, strict=True)}
+
+
+def _table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Names of the attributes, and the rows with the file first."""
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            header, *rows = [[cell.strip() for cell in row] for row in csv.reader(stream) if row] or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as CSV in UTF-8: {error}") from error
+    names = header[1:]
+    if header[:1] != ["file"] or not names:
+        raise InputError(f"{path} begins with {','.join(header)!r}; expected the columns file,<attribute>,...")
+    if len(set(names)) < len(names) or "" in names:
+        raise InputError(f"{path}: the columns {', '.join(names)} need names that differ")
+    if ragged := [row[0] for row in rows if len(row) != len(header)]:
+        raise InputError(f"{path}: {len(ragged)} rows have other than {len(header)} cells: {first_few(ragged)}")
+    return names, rows
+
+
+def _numbers(path: Path, name: str, cells: tuple[str, ...], files: list[str]) -> np.ndarray:
+    whole = all(WHOLE.fullmatch(cell) for cell in cells)
+    values = np.array([_number(cell) for cell in cells])
+    bad = ~np.isfinite(values) | (np.abs(values) > (np.iinfo(np.int32).max if whole else np.finfo(np.float32).max))
+    if bad.any():
+        first = int(np.argmax(bad))
+        raise InputError(
+            f"{path}: column {name!r} has {cells[first]!r} for {files[first]} ({bad.sum()} such cells); "
+            "expected numbers, whole ones below 2**31: code categories as 0, 1, 2, ..."
+        )
+    return values.astype(np.int32 if whole else np.float32)
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan

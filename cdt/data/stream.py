@@ -1,0 +1,236 @@
+"""The mixture stream: batches of base and constraint samples in the proportions that the multipliers ask for.
+
+The sample at a global position depends on the seed and the history of lambda alone. Each rank plans the whole batch
+(integers only) and reads its own slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cdt.data.index import Index
+from cdt.data.plan import Order, ShardOrder, SubsetOrder, allocate, stream_key
+from cdt.data.reader import ImageReader, normalise
+from cdt.schema import Config
+
+
+class DataConfig(Config):
+    shards: str
+    """A directory written by ``cdt shard``."""
+    split: str = "train"
+    """Which of its splits to train on."""
+    epoch_samples: int | None = Field(default=None, ge=1)
+    """Positions per epoch; default: the number of samples in the split."""
+    estimator: Literal["resample", "reweight"] = "resample"
+    """``resample`` draws constraint samples; ``reweight`` weights base samples (high variance for rare classes)."""
+    loader_workers: int = Field(default=0, ge=0, le=64)
+    """Processes per rank that read and decode ahead; 0: in the training process."""
+    lambda_lag: int = Field(default=4, ge=1, le=64)
+    """Batches until new multipliers reach the stream, and the most that are read ahead."""
+    cache_mb: float = Field(default=512.0, ge=0)
+    """Keep the decoded data set in each process's memory when it is smaller than this."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What one lambda means for the data."""
+
+    probabilities: np.ndarray
+    """Of the base and of each constraint's stream: [m + 1]."""
+    weights: np.ndarray
+    """Of a sample's loss, by cell: [K]."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's slice of a global batch, all [b]."""
+
+    images: torch.Tensor
+    """[b, C, H, W] float32 in [-1, 1]"""
+    positions: torch.Tensor
+    """Global positions, int64."""
+    streams: torch.Tensor
+    """0 for the base, i + 1 for constraint i."""
+    cells: torch.Tensor
+    """The cell of each sample: which set of constraints it belongs to."""
+    weights: torch.Tensor
+    """float32; 1 under ``resample``."""
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
+
+    def split(self, parts: int) -> list[Batch]:
+        """Equal micro-batches, for gradient accumulation."""
+        chunks = {name: value.chunk(parts) for name, value in vars(self).items()}
+        return [Batch(**dict(zip(chunks, chunk, strict=True))) for chunk in zip(*chunks.values(), strict=True)]
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """Where a stream stands: small, and all that it takes to continue it exactly."""
+
+    batch: int
+    """Batches consumed."""
+    counters: dict[str, int]
+    """Samples drawn so far, by stream."""
+    history: list[tuple[int, list[float]]]
+    """The multipliers in force and those to come: (first batch, lambda)."""
+
+
+@dataclass(frozen=True)
+class PlannedBatch:
+    """The integers of one rank's slice, and where the streams stand after the whole batch."""
+
+    positions: np.ndarray
+    rows: np.ndarray
+    streams: np.ndarray
+    weights_by_cell: np.ndarray
+    counters_after: np.ndarray
+
+
+class Planner(Sampler[PlannedBatch]):
+    """Batch after batch, the rows that this rank reads; it runs ahead of training by the loader's depth."""
+
+    def __init__(
+        self, orders: list[Order], mixture_of: Callable[[np.ndarray], Mixture], batch_size: int, local: slice, key: int
+    ) -> None:
+        self._orders, self._mixture_of, self._batch_size = orders, mixture_of, batch_size
+        self._local, self._key = local, key
+        self._batch, self._counters = 0, np.zeros(len(orders), dtype=np.int64)
+        self._schedule: list[tuple[int, Mixture]] = []
+
+    def start(self, batch: int, counters: np.ndarray) -> None:
+        self._batch, self._counters, self._schedule = batch, counters, []
+
+    def steer(self, first_batch: int, lambdas: np.ndarray) -> None:
+        """Draw by these multipliers from ``first_batch`` on, which must not be planned yet."""
+        if first_batch < self._batch:
+            raise AssertionError(f"batch {first_batch} is already planned")
+        self._schedule.append((first_batch, self._mixture_of(lambdas)))
+
+    def __iter__(self) -> Iterator[PlannedBatch]:
+        while True:
+            yield self._plan()
+
+    def _plan(self) -> PlannedBatch:
+        while len(self._schedule) > 1 and self._schedule[1][0] <= self._batch:
+            self._schedule.pop(0)
+        mixture = self._schedule[0][1]
+        streams = allocate(mixture.probabilities, self._batch, self._batch_size, self._key)
+        counts = np.bincount(streams, minlength=len(self._orders))
+        rows = [self._orders[i].rows(int(self._counters[i]), int(counts[i])) for i in np.flatnonzero(counts)]
+        positions = np.arange(self._batch * self._batch_size, (self._batch + 1) * self._batch_size)
+        self._batch, self._counters = self._batch + 1, self._counters + counts
+        here = self._local
+        return PlannedBatch(
+            positions[here], np.concatenate(rows)[here], streams[here], mixture.weights, self._counters.copy()
+        )
+
+
+class _Samples(Dataset[tuple[Batch, np.ndarray]]):
+    """What a loader worker does: planned rows to a batch."""
+
+    def __init__(self, reader: ImageReader, cells: np.ndarray) -> None:
+        self._reader, self._cells = reader, cells
+
+    def __getitem__(self, plan: PlannedBatch) -> tuple[Batch, np.ndarray]:
+        cells = self._cells[plan.rows]
+        batch = Batch(
+            images=torch.from_numpy(normalise(self._reader.images(plan.rows))),
+            positions=torch.from_numpy(plan.positions),
+            streams=torch.from_numpy(plan.streams),
+            cells=torch.from_numpy(cells),
+            weights=torch.from_numpy(plan.weights_by_cell[cells].astype(np.float32)),
+        )
+        return batch, plan.counters_after
+
+
+class MixtureStream:
+    """An endless iterator of this rank's batches; ``state()`` restores it, on any number of ranks.
+
+    Args:
+        index: the split that is trained on.
+        subsets: the rows of each constraint's stream, by name, in the order of the multipliers.
+        cells: the cell of each row [N].
+        mixture_of: multipliers [m] to the proportions and weights that they ask for.
+        lambdas: the multipliers to begin with.
+        batch_size: of the global batch; a multiple of ``world``.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        index: Index,
+        subsets: Mapping[str, np.ndarray],
+        cells: np.ndarray,
+        mixture_of: Callable[[np.ndarray], Mixture],
+        *,
+        lambdas: np.ndarray,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self._names = ["base", *(f"constraint {name}" for name in subsets)]
+        counts = np.array([shard.count for shard in index.shards])
+        orders: list[Order] = [ShardOrder(counts, stream_key(seed, "base"))]
+        keys = (stream_key(seed, name) for name in self._names[1:])
+        orders += [SubsetOrder(rows, key) for rows, key in zip(subsets.values(), keys, strict=True)]
+        share = batch_size // world
+        local = slice(rank * share, (rank + 1) * share)
+        self._planner = Planner(orders, mixture_of, batch_size, local, stream_key(seed, "allocation"))
+        self._samples = _Samples(ImageReader(index, config.cache_mb), cells)
+        self._lag, self._workers = config.lambda_lag, min(config.loader_workers, config.lambda_lag)
+        self._iterator: Iterator[tuple[Batch, np.ndarray]] | None = None
+        self._batch, self._counters = 0, np.zeros(len(orders), dtype=np.int64)
+        self._history = [(0, lambdas)]
+        self._planner.steer(0, lambdas)
+
+    def __iter__(self) -> MixtureStream:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            loader = DataLoader(
+                self._samples,
+                sampler=self._planner,
+                batch_size=None,
+                num_workers=self._workers,
+                prefetch_factor=max(self._lag // self._workers, 1) if self._workers else None,
+            )
+            self._iterator = iter(loader)
+        batch, self._counters = next(self._iterator)
+        self._batch += 1
+        while len(self._history) > 1 and self._history[1][0] <= self._batch:
+            self._history.pop(0)
+        return batch
+
+    def steer(self, lambdas: np.ndarray) -> None:
+        """Draw by these multipliers, from the batch that lies ``lambda_lag`` ahead on."""
+        first = self._batch + self._lag
+        self._history.append((first, lambdas))
+        self._planner.steer(first, lambdas)
+
+    def state(self) -> StreamState:
+        counters = dict(zip(self._names, self._counters.tolist(), strict=True))
+        return StreamState(self._batch, counters, [(first, lambdas.tolist()) for first, lambdas in self._history])
+
+    def restore(self, state: StreamState) -> None:
+        """Continue from ``state``; streams that it does not know begin at their first sample."""
+        self._iterator = None
+        self._batch = state.batch
+        self._counters = np.array([state.counters.get(name, 0) for name in self._names], dtype=np.int64)
+        self._planner.start(self._batch, self._counters)
+        if set(state.counters) == set(self._names):
+            self._history = [(first, np.asarray(lambdas, dtype=np.float64)) for first, lambdas in state.history]
+        else:
+            self._history = [(0, self._history[0][1])]
+        for first, lambdas in self._history:
+            self._planner.steer(max(first, self._batch), lambdas)

@@ -1,0 +1,21 @@
+"""The two kinds of failure that users meet, and the exit status of each."""
+
+from __future__ import annotations
+
+
+class CdtError(Exception):
+    """A failure that is explained in one or few lines; the command line prints no traceback for it."""
+
+    exit_status = 1
+
+
+class RunError(CdtError):
+    """The machine or the run failed: say what happened, where it is recorded, how to resume."""
+
+    exit_status = 1
+
+
+class InputError(CdtError):
+    """The user's input is wrong: say what, where, and what would be right."""
+
+    exit_status = 2

@@ -1,0 +1,129 @@
+"""One evaluation of a run: everything that was measured on one set of generated samples, as ``evaluation.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError
+from torch import Tensor
+
+from cdt.errors import InputError
+from cdt.evaluate import histogram
+from cdt.evaluate.classifier import Classifier
+from cdt.evaluate.frechet import frechet_distance
+from cdt.evaluate.memorisation import NearCopies, near_copies
+
+
+@dataclass(frozen=True)
+class ConstraintState:
+    """A constraint as the last dual step left it; None where nothing was measured. Losses and slack are in nats."""
+
+    name: str
+    classes: tuple[int, ...]
+    """The classes it speaks of; empty if it does not speak of whole classes."""
+    min_frequency: float | None
+    """The floor on their share of the samples, if that is how the constraint is stated."""
+    lambda_: Annotated[float, Field(alias="lambda")]
+    loss: float | None
+    threshold: float | None
+    slack: float | None
+    """``threshold - loss``: positive when satisfied."""
+    satisfied: bool | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured on ``samples`` generated images; per-class entries are in the order of ``class_names`` [K]."""
+
+    samples: int
+    class_names: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    """Images of each class in the training data."""
+    shares: tuple[float, ...]
+    """Share of the samples that the judge takes for each class."""
+    intervals: tuple[tuple[float, float], ...]
+    """Their 95 % intervals (Wilson): sampling error alone, not the judge's mistakes."""
+    tv_uniform: float
+    """Total variation of the shares from uniform."""
+    tv_floor: float
+    """What as many samples of an exactly uniform generator would show on average."""
+    confident: float
+    """Share of the samples that the judge is sure of (probability above 0.9)."""
+    frechet: float | None
+    """Fréchet distance to the reference images in the judge's features; None for fewer than two samples."""
+    judge_accuracy: float
+    judge_held_out: int
+    """Number of held-out images behind ``judge_accuracy``."""
+    near_copies: tuple[NearCopies, ...]
+    constraints: tuple[ConstraintState, ...]
+
+    @property
+    def data_shares(self) -> tuple[float, ...]:
+        total = sum(self.class_counts)
+        return tuple(count / total for count in self.class_counts)
+
+    def to_json(self) -> str:
+        return _ADAPTER.dump_json(self, indent=2, by_alias=True).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Evaluation:
+        """Reads what ``to_json`` wrote; InputError names the first entry that does not fit."""
+        try:
+            return _ADAPTER.validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the whole text"
+            raise InputError(f"not an evaluation: {where}: {first['msg']}") from error
+
+
+_ADAPTER = TypeAdapter(Evaluation)
+
+
+def evaluate_samples(
+    samples: Tensor,
+    judge: Classifier,
+    *,
+    class_names: Sequence[str],
+    class_counts: Sequence[int],
+    reference: Tensor,
+    training: tuple[Tensor, Tensor],
+    held_out: tuple[Tensor, Tensor] | None = None,
+    constraints: Sequence[ConstraintState] = (),
+    batch_size: int = 512,
+) -> Evaluation:
+    """Measures generated images [N, C, H, W]; all images are in [-1, 1], pairs are images and labels [N].
+
+    ``reference`` are the real images of the Fréchet distance, best as many of each class. ``training`` are the images
+    that could be copied (near-copies are looked for in the classes that occur in it), ``held_out`` real images that
+    training did not see. Raises InputError if there are no samples or the judge knows other classes.
+    """
+    if not len(samples):
+        raise InputError("there are no samples to evaluate")
+    if not len(class_names) == len(class_counts) == judge.network.num_classes:
+        raise InputError(
+            f"the judge tells {judge.network.num_classes} classes apart, "
+            f"but there are {len(class_names)} class names and {len(class_counts)} class counts"
+        )
+    total = len(samples)
+    probabilities = judge.probabilities(samples, batch_size)
+    counts = histogram.class_counts(probabilities.numpy())
+    low, high = histogram.wilson_interval(counts, total)
+    uniform = np.full(len(counts), 1 / len(counts))
+    return Evaluation(
+        samples=total,
+        class_names=tuple(class_names),
+        class_counts=tuple(map(int, class_counts)),
+        shares=tuple((counts / total).tolist()),
+        intervals=tuple(zip(low.tolist(), high.tolist(), strict=True)),
+        tv_uniform=histogram.total_variation(counts / total, uniform),
+        tv_floor=histogram.expected_total_variation(uniform, total),
+        confident=histogram.confident_share(probabilities.numpy()),
+        frechet=frechet_distance(judge.network.features, reference, samples, batch_size) if total > 1 else None,
+        judge_accuracy=judge.accuracy,
+        judge_held_out=sum(judge.held_out_count),
+        near_copies=near_copies((samples, probabilities.argmax(dim=1)), training, held_out),
+        constraints=tuple(constraints),
+    )

@@ -1,0 +1,53 @@
+"""The progress bar: phase, step, loss, samples per second, time left and the worst constraint on one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+STARTING = "starting"
+
+
+@contextmanager
+def progress_bar(console: Console, title: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yields what the trainer's reports go to; on a screen that is no terminal only the end is printed."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.fields[title]}"),
+        TextColumn("[bold]{task.description:<11}"),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(STARTING, title=title, figures="", total=None)
+
+        def show(report: dict[str, Any]) -> None:
+            if "step" in report:
+                progress.update(
+                    task,
+                    description=report["phase"],
+                    completed=report["step"],
+                    total=report["total"],
+                    figures=figures(report),
+                )
+
+        yield show
+
+
+def figures(report: dict[str, Any]) -> str:
+    """The numbers of a report, those that are known yet."""
+    parts = [f"step {report['step']}/{report['total']}"]
+    if "loss" in report:
+        parts.append(f"loss {report['loss']:.3f}")
+    if "samples_per_s" in report:
+        parts.append(f"{report['samples_per_s']:,.0f} samples/s")
+    if report.get("worst"):
+        name, slack = report["worst"]
+        parts.append(f"{name} {'met' if slack >= 0 else 'violated'} by {abs(slack):.2f} nats")
+    return " · ".join(parts)

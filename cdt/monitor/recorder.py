@@ -1,0 +1,60 @@
+"""What a run writes down as it goes: metrics.jsonl, events.jsonl and TensorBoard. Only rank 0 has one."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Recorder:
+    """Appends; whatever was recorded stays if the run dies."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._tensorboard = SummaryWriter(str(directory / "tb"), flush_secs=10)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """One row of metrics.jsonl and the scalars ``train/...``."""
+        append(self._directory / "metrics.jsonl", {"step": step, **values})
+        for name, value in values.items():
+            self._tensorboard.add_scalar(f"train/{name}", value, step)
+
+    def event(self, step: int, kind: str, text: str, **details: Any) -> None:
+        """Something that happened once, in words: events.jsonl and TensorBoard's text."""
+        append(
+            self._directory / "events.jsonl",
+            {"time": time.time(), "step": step, "event": kind, "text": text, **details},
+        )
+        self._tensorboard.add_text(f"events/{kind}", text, step)
+
+    def dual(self, step: int, rows: list[dict[str, Any]], probabilities: Mapping[str, float]) -> None:
+        """Per constraint lambda, loss, threshold, slack and satisfied; the mixture that lambda asks for."""
+        for row in rows:
+            for name in ("lambda", "loss", "threshold", "slack", "satisfied"):
+                if row[name] is not None:
+                    self._tensorboard.add_scalar(f"constraints/{row['constraint']}/{name}", float(row[name]), step)
+        for name, probability in probabilities.items():
+            self._tensorboard.add_scalar(f"mixture/{name}", probability, step)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, value, step)
+
+    def grid(self, step: int, picture: np.ndarray) -> None:
+        """A sample grid [H, W, C] uint8."""
+        self._tensorboard.add_image("samples/ema", picture, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self._tensorboard.close()
+
+
+def append(path: Path, row: Mapping[str, Any]) -> None:
+    """One JSON object on a line of its own."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")

@@ -1,0 +1,179 @@
+"""A run directory, opened: its configuration, its weights, and what can be done with them."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cdt.config import RunConfig
+from cdt.diffusion.process import Process
+from cdt.diffusion.sampler import sample
+from cdt.errors import InputError
+from cdt.export import export_pipeline
+from cdt.monitor.card import CardFacts, Requirement, model_card
+from cdt.networks import build_network
+from cdt.settings import load_yaml, parse
+from cdt.training.checkpoint import TrainState, complete_checkpoints, read_state, read_weights
+
+
+class Run:
+    """A trained or unfinished run. Raises InputError when the directory is none, or has no complete checkpoint."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        path = self.directory / "config.yaml"
+        if not self.directory.is_dir():
+            raise InputError(f"no such directory: {self.directory}")
+        if not path.is_file():
+            raise InputError(f"{self.directory} is no run directory: it has no config.yaml")
+        self.config = parse(RunConfig, load_yaml(path), where=str(path))
+        self.process = Process.from_config(self.config.diffusion)
+
+    @cached_property
+    def checkpoint(self) -> Path:
+        """The newest complete checkpoint."""
+        found = complete_checkpoints(self.directory / "checkpoints")
+        if not found:
+            raise InputError(f"{self.directory} has no complete checkpoint yet")
+        return found[-1]
+
+    @property
+    def has_checkpoint(self) -> bool:
+        return bool(complete_checkpoints(self.directory / "checkpoints"))
+
+    @property
+    def state(self) -> TrainState:
+        """Where the newest checkpoint stands."""
+        return read_state(self.checkpoint)
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """What it was trained on, as data.json states it: split, shape, dtype, class_names, class_counts, source."""
+        return json.loads((self.directory / "data.json").read_text())
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of its images."""
+        C, H, W = self.data["shape"]
+        return C, H, W
+
+    def network(self, *, raw: bool = False, device: str | torch.device = "cpu") -> nn.Module:
+        """The network in evaluation mode, with the EMA weights or the raw ones."""
+        network = build_network(self.config.network, self.shape)
+        network.load_state_dict(read_weights(self.checkpoint, raw), strict=True)
+        return network.to(device).eval()
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        sampler: str | None = None,
+        steps: int | None = None,
+        raw: bool = False,
+        batch_size: int = 250,
+        first: int = 0,
+    ) -> Tensor:
+        """Samples ``first`` to ``first + n - 1`` of ``seed``: [n, C, H, W] in [-1, 1], on the CPU."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return sample(
+            self.network(raw=raw, device=device),
+            self.process,
+            self.shape,
+            n,
+            seed=seed,
+            sampler=sampler or self.config.sampler.name,
+            steps=steps or self.config.sampler.steps,
+            batch_size=batch_size,
+            device=device,
+            first=first,
+        )
+
+    def constraint_rows(self) -> list[dict[str, Any]]:
+        """The last row of dual.jsonl of each constraint, in the order of the configuration; [] before the first."""
+        path = self.directory / "dual.jsonl"
+        if not path.is_file():
+            return []
+        last = {row["constraint"]: row for row in map(json.loads, path.read_text().splitlines())}
+        return [last[name] for name in self.config.constraints if name in last]
+
+    def export(
+        self, directory: str | Path, *, sampler: str | None = None, steps: int | None = None, raw: bool = False
+    ) -> None:
+        """Writes a diffusers pipeline (an own DiT: safetensors and its config), with a model card.
+
+        Raises InputError when the directory is not empty, RunError when the disk refuses.
+        """
+        sampler, steps = sampler or self.config.sampler.name, steps or self.config.sampler.steps
+        network = self.network(raw=raw)
+        export_pipeline(
+            network,
+            self.process,
+            Path(directory),
+            sampler=sampler,
+            steps=steps,
+            model_card=model_card(self.card_facts()),
+        )
+
+    def card_facts(self) -> CardFacts:
+        """What the model card says of this run."""
+        config, data = self.config, self.data
+        evaluation = self.directory / "evaluation.json"
+        windows = {row["constraint"]: row["window"] for row in self.calibration()}
+        rows = {row["constraint"]: row for row in self.constraint_rows()}
+        unmeasured = {"lambda": 0.0, "loss": None, "threshold": None, "slack": None, "satisfied": None}
+        requirements = []
+        for name, constraint in config.constraints.items():
+            row = rows.get(name, unmeasured)
+            requirements.append(
+                Requirement(
+                    name=name,
+                    asks=constraint.describe(),
+                    budget=constraint.budget_in_nats,
+                    window=windows.get(name),
+                    lambda_=row["lambda"],
+                    **{key: row[key] for key in ("threshold", "loss", "slack", "satisfied")},
+                )
+            )
+        train = config.train
+        return CardFacts(
+            name=config.run.name,
+            source=f"{data['source'].get('name', 'unnamed source')}, split {data['split']} of `{Path(config.data.shards).name}`",
+            class_counts=dict(zip(data["class_names"], data["class_counts"], strict=True)),
+            shape=self.shape,
+            network=config.network.kind,
+            parameters=sum(weight.numel() for weight in read_weights(self.checkpoint).values()),
+            training={
+                "steps": f"{self.state.step}: {train.warm_steps} warm start, {train.dual_steps} dual, {train.cooldown_steps} cool-down",
+                "batch size": train.batch_size,
+                "learning rate": train.lr,
+                "EMA decay": train.ema_decay,
+                "seed": config.run.seed,
+            },
+            cdt_version=version("cdt-diffusion"),
+            requirements=requirements,
+            usage=f'import cdt\n\nimages = cdt.load("{config.run.name}").sample(16)',
+            evaluation=json.loads(evaluation.read_text()) if evaluation.is_file() else None,
+            library="cdt",
+        )
+
+    def calibration(self) -> list[dict[str, Any]]:
+        """What calibration.json states of each constraint; [] before calibration."""
+        path = self.directory / "calibration.json"
+        return json.loads(path.read_text()) if path.is_file() else []
+
+
+def write_card(run: Run) -> None:
+    """The run's model card, as README.md of its directory."""
+    (run.directory / "README.md").write_text(model_card(run.card_facts()), encoding="utf-8")
+
+
+def load(directory: str | Path) -> Run:
+    """Opens a run directory."""
+    return Run(directory)

@@ -1,0 +1,232 @@
+"""DeepSpeed, wrapped once: the only module that imports it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from cdt.schema import Config
+from cdt.training.ranks import Ranks
+from cdt.training.schedule import TrainConfig
+
+_OWNED = {
+    "train_batch_size": "train.batch_size",
+    "train_micro_batch_size_per_gpu": "train.batch_size, run.workers and engine.accumulation",
+    "gradient_accumulation_steps": "engine.accumulation",
+    "gradient_clipping": "engine.clip",
+    "optimizer": "train.lr, train.betas and train.weight_decay",
+    "scheduler": "train.lr_warmup_steps and train.cooldown_steps",
+    "bf16": "engine.precision",
+    "fp16": "engine.precision",
+    "bfloat16": "engine.precision",
+}
+
+
+class EngineConfig(Config):
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What DeepSpeed partitions over the workers: nothing, optimiser state, gradients too, weights too."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the forward and backward pass; master weights, statistics and probes are always fp32 or better."""
+    accumulation: int = Field(default=1, ge=1)
+    """Micro-batches per step."""
+    clip: float = Field(default=1.0, ge=0)
+    """Largest norm of the gradient; 0: no clipping."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass instead of keeping them."""
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """Raw DeepSpeed options, for what cdt does not set."""
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _no_contradiction(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for key in options:
+            if key in _OWNED:
+                raise ValueError(f"{key} contradicts cdt's own setting: use {_OWNED[key]}")
+        if "stage" in options.get("zero_optimization", {}):
+            raise ValueError("zero_optimization.stage contradicts cdt's own setting: use engine.zero_stage")
+        return options
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """This rank's part of one weight: a contiguous piece of its flattened fp32 values."""
+
+    start: int
+    values: Tensor
+
+
+def deepspeed_options(engine: EngineConfig, train: TrainConfig, world: int) -> dict[str, Any]:
+    """The configuration that DeepSpeed gets. ``train.batch_size`` must divide by workers times accumulation."""
+    raw = dict(engine.deepspeed)
+    return {
+        **raw,
+        "train_batch_size": train.batch_size,
+        "train_micro_batch_size_per_gpu": train.batch_size // (world * engine.accumulation),
+        "gradient_accumulation_steps": engine.accumulation,
+        "gradient_clipping": engine.clip,
+        "bf16": {"enabled": engine.precision == "bf16"},
+        "zero_optimization": {**raw.get("zero_optimization", {}), "stage": engine.zero_stage},
+    }
+
+
+def start_deepspeed() -> None:
+    """Imports DeepSpeed on the process group that exists, without its messages."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # Known and harmless: DeepSpeed's hooks under this torch.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+    with contextlib.redirect_stdout(io.StringIO()):
+        import deepspeed
+
+        deepspeed.utils.logger.setLevel(logging.ERROR)
+        deepspeed.init_distributed(verbose=False)
+
+
+class Engine:
+    """The network under training: forward, backward, step, and its weights as fp32 fragments."""
+
+    def __init__(self, build: Callable[[], nn.Module], config: EngineConfig, train: TrainConfig, ranks: Ranks) -> None:
+        import deepspeed
+
+        self._deepspeed, self._build, self._config, self._ranks = deepspeed, build, config, ranks
+        self.module = build().to(ranks.device)
+        self._shapes = {name: tuple(weight.shape) for name, weight in self.module.named_parameters()}
+        trained = [weight for weight in self.module.parameters() if weight.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay)
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.network, self._optimizer, _, _ = deepspeed.initialize(
+                model=self.module, optimizer=optimizer, config=deepspeed_options(config, train, ranks.world)
+            )
+        self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        self.accumulation = config.accumulation
+        self._masters = self._unpartitioned_masters()
+        self._partitioned_network: nn.Module | None = None
+
+    def backward(self, loss: Tensor) -> None:
+        self.network.backward(loss)
+
+    def step(self, learning_rate: float) -> None:
+        """Counts one micro-batch; at the last one of the batch, updates the weights."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        if self._config.zero_stage == 0 and self.network.is_gradient_accumulation_boundary():
+            gradients = [weight.grad for weight in self.module.parameters() if weight.grad is not None]
+            self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
+        self.network.step()
+
+    def gradient_norm(self) -> float:
+        """Of the last step's gradient over all ranks, before clipping."""
+        norm = self._gradient_norm if self._config.zero_stage == 0 else self.network.get_global_grad_norm()
+        return float(norm)
+
+    def fragments(self) -> dict[str, Fragment]:
+        """This rank's fp32 weights by name: views where they change in place; together the ranks hold each once."""
+        return {name: self._fragment(weight) for name, weight in self.module.named_parameters()}
+
+    def _fragment(self, weight: nn.Parameter) -> Fragment:
+        if self._config.zero_stage == 3:
+            if weight.requires_grad:
+                values = self._deepspeed.utils.safe_get_local_fp32_param(weight)
+            else:
+                values = weight.ds_tensor.data
+            start = self._ranks.rank * weight.ds_tensor.numel()
+            return Fragment(start, values.flatten()[: max(weight.ds_numel - start, 0)])
+        if self._config.zero_stage in (1, 2) and weight.requires_grad:
+            mapping = weight._hp_mapping  # DeepSpeed's own record of which rank masters what
+            if mapping is None:
+                return Fragment(0, torch.zeros(0, device=weight.device))
+            return Fragment(mapping.lp_fragment_address.start, mapping.hp_fragment)
+        whole = self._masters.get(weight, weight).detach().flatten()
+        share = -(-whole.numel() // self._ranks.world)
+        start = min(self._ranks.rank * share, whole.numel())
+        return Fragment(start, whole[start : start + share])
+
+    def _unpartitioned_masters(self) -> dict[nn.Parameter, Tensor]:
+        """The fp32 copies that DeepSpeed keeps beside bf16 weights when it partitions nothing."""
+        if self._config.zero_stage != 0 or self._config.precision == "fp32":
+            return {}
+        pairs = zip(self._optimizer.fp16_groups, self._optimizer.fp32_groups, strict=True)
+        return {low: high for lows, highs in pairs for low, high in zip(lows, highs, strict=True)}
+
+    def gather(self, name: str, fragment: Fragment) -> Tensor:
+        """The whole of one weight from every rank's fragment: fp32, in its shape, on every rank."""
+        whole = torch.zeros(self._shapes[name], dtype=torch.float32, device=self._ranks.device)
+        whole.flatten()[fragment.start : fragment.start + fragment.values.numel()] = fragment.values
+        dist.all_reduce(whole)
+        return whole
+
+    @contextlib.contextmanager
+    def network_with(self, weights: dict[str, Fragment]) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
+        """The network in fp32 and evaluation mode with other weights, for probes and samples; no gradients.
+
+        Up to stage 2 it is a copy that lives as long as the context; at stage 3 a second partitioned network, so no
+        rank ever holds all of it, and every rank must run equally many forwards.
+        """
+        network = self._partitioned(weights) if self._config.zero_stage == 3 else self._copy(weights)
+        with torch.no_grad():
+            yield network
+
+    def _copy(self, weights: dict[str, Fragment]) -> nn.Module:
+        network = self._build().to(self._ranks.device).eval()
+        for name, weight in network.named_parameters():
+            weight.data = self.gather(name, weights[name])
+        return network
+
+    def _partitioned(self, weights: dict[str, Fragment]) -> nn.Module:
+        if self._partitioned_network is None:
+            options = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}
+            with contextlib.redirect_stdout(io.StringIO()):
+                network, *_ = self._deepspeed.initialize(model=self._build().to(self._ranks.device), config=options)
+            self._partitioned_network = network.eval()
+        for name, weight in self._partitioned_network.module.named_parameters():
+            values = weights[name].values
+            weight.ds_tensor.data.flatten()[: values.numel()] = values
+        return self._partitioned_network
+
+    def save(self, directory: Path) -> None:
+        """Weights and optimiser state, each rank its part. Raises OSError once all ranks are through."""
+        writer = self.network.checkpoint_engine
+        problems: list[OSError] = []
+        with _deferred_errors(writer, problems):
+            self.network.save_checkpoint(str(directory), tag="engine", save_latest=False)
+        if problems:
+            raise problems[0]
+
+    def load(self, directory: Path) -> None:
+        """What ``save`` wrote, on the same number of workers."""
+        self.network.load_checkpoint(str(directory), tag="engine")
+
+
+@contextlib.contextmanager
+def _deferred_errors(writer: Any, problems: list[OSError]) -> Iterator[None]:
+    """Collects what goes wrong while DeepSpeed writes: a rank that raised between its barriers would hang the others."""
+    write = writer.save
+
+    def save(state_dict: Any, path: str) -> None:
+        try:
+            write(state_dict, path)
+        except OSError as error:
+            problems.append(error)
+        except RuntimeError as error:
+            # How torch's zip writer reports a disk that refuses.
+            problems.append(OSError(errno.ENOSPC, str(error)))
+
+    writer.save = save
+    try:
+        yield
+    finally:
+        writer.save = write

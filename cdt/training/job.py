@@ -1,0 +1,114 @@
+"""A run before it starts: its configuration held against its data. Everything that can be refused is refused here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from cdt.config import RunConfig, check_batch
+from cdt.constraints import MinFrequency, Population, Requirements
+from cdt.data.index import Index
+from cdt.data.stream import Mixture
+from cdt.dual import largest_feasible_scale, mixture_probabilities, sample_weights
+from cdt.errors import InputError
+from cdt.networks import build_network
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker gets."""
+
+    config: RunConfig
+    directory: Path
+    """The run directory, absolute."""
+    checkpoint: Path | None = None
+    """Where to continue from."""
+    fork: bool = False
+    """Whether ``checkpoint`` is another run's: then only weights, optimiser and base stream go on."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The parts of a job that are pure functions of its configuration and data."""
+
+    index: Index
+    requirements: Requirements
+    build: Callable[[], nn.Module]
+    period_steps: int
+
+    def mixture_of(self, estimator: str) -> Callable[[np.ndarray], Mixture]:
+        """What multipliers ask of the stream, under an estimator of the Lagrangian's gradient."""
+        r = self.requirements
+        K, m = len(r.cell_shares), len(r.names)
+
+        def resample(lambdas: np.ndarray) -> Mixture:
+            return Mixture(mixture_probabilities(lambdas), np.ones(K))
+
+        def reweight(lambdas: np.ndarray) -> Mixture:
+            weights = sample_weights(lambdas, r.shares, r.member_cells, r.member_constraints, K)
+            return Mixture(mixture_probabilities(np.zeros(m)), weights)
+
+        return {"resample": resample, "reweight": reweight}[estimator]
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Raises InputError for whatever does not fit together."""
+    check_batch(config.train.batch_size, config.run.workers, config.engine.accumulation)
+    index = Index.load(config.data.shards, config.data.split)
+    index.check_sizes()
+    if not index.count:
+        raise InputError(f"data.split: split {index.split} of {index.root} has no samples")
+    population = Population(index.classes, index.class_names, index.attributes, f"{index.root} ({index.split})")
+    requirements = Requirements.bind(config.constraints, population)
+    _check_feasible(requirements)
+    _check_windows(config)
+
+    def build() -> nn.Module:
+        torch.manual_seed(config.run.seed)
+        return build_network(config.network, index.shape, checkpointing=config.engine.activation_checkpointing)
+
+    with torch.device("meta"):
+        build()
+    samples = config.data.epoch_samples or index.count
+    epoch = -(-samples // config.train.batch_size)
+    period = epoch if config.dual.period == "epoch" else config.dual.period
+    return Prepared(index, requirements, build, period)
+
+
+def _check_feasible(requirements: Requirements) -> None:
+    """Floors on shares that no distribution can meet together."""
+    floors = {
+        i: constraint.min_frequency
+        for i, constraint in enumerate(requirements.constraints.values())
+        if isinstance(constraint, MinFrequency)
+    }
+    if not floors:
+        return
+    position = {i: place for place, i in enumerate(floors)}
+    pairs = [
+        (k, position[i])
+        for k, i in zip(requirements.member_cells.tolist(), requirements.member_constraints.tolist(), strict=True)
+        if i in position
+    ]
+    cells, members = np.array(pairs).T
+    scale = largest_feasible_scale(np.array(list(floors.values())), cells, members, len(requirements.cell_shares))
+    if scale < 1 - 1e-9:
+        raise InputError(
+            f"constraints: the floors of {', '.join(requirements.names[i] for i in floors)} sum to "
+            f"{sum(floors.values()):.4g} and cannot be met together; multiplied by {scale:.4g} they could"
+        )
+
+
+def _check_windows(config: RunConfig) -> None:
+    """The training estimate sums losses by cell, so constraints that share samples must share a window."""
+    windows = {constraint.window for constraint in config.constraints.values()}
+    if config.dual.estimate == "training" and (len(windows) > 1 or "auto" in windows):
+        raise InputError(
+            "dual.estimate: training needs one window for all constraints, a number or null; "
+            f"found {', '.join(sorted(map(str, windows)))}: set constraints.NAME.window, or estimate: probe"
+        )

@@ -1,0 +1,51 @@
+"""The process group as training sees it: who I am, sums over everybody, and what rank 0 says."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Ranks:
+    rank: int
+    world: int
+    device: torch.device
+
+    @classmethod
+    def current(cls) -> Ranks:
+        """Of the process group that is initialised; one accelerator per local rank where there are any."""
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        return cls(dist.get_rank(), dist.get_world_size(), device)
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """The sum over ranks, in float64."""
+        tensor = torch.as_tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return tensor.cpu().numpy()
+
+    def from_first(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def any_of(self, value: str | None) -> str | None:
+        """The first rank's value that is not None, on every rank; None when there is none."""
+        values: list[str | None] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return next((found for found in values if found is not None), None)
+
+    def barrier(self) -> None:
+        # A barrier of nccl needs a device; a sum works alike on every backend.
+        self.sum(np.zeros(1))

@@ -1,0 +1,68 @@
+"""Phases, learning rate and EMA decay as functions of the step."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from cdt.schema import Config
+
+Phase = Literal["warm", "dual", "cooldown", "plain"]
+
+
+class TrainConfig(Config):
+    batch_size: int = Field(default=128, ge=1)
+    """Samples per step over all workers and accumulation steps."""
+    warm_steps: int = Field(default=1000, ge=0)
+    """Steps without constraints, before thresholds are calibrated."""
+    dual_steps: int = Field(default=1000, ge=0)
+    """Steps under the constraints, at constant learning rate."""
+    cooldown_steps: int = Field(default=0, ge=0)
+    """Steps with the multipliers fixed, while the learning rate falls to zero."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Learning rate of AdamW."""
+    lr_warmup_steps: int = Field(default=100, ge=0)
+    """Steps of linear warm-up from zero."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay rates of AdamW's moments."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    """Of the averaged weights that constraints are measured with and that samples are drawn from."""
+    checkpoint_steps: int | None = Field(default=None, ge=1)
+    """Also save every so many steps; the ends of the phases are always saved."""
+    log_steps: int = Field(default=10, ge=1)
+    """Steps between two rows of metrics."""
+    grid_images: int = Field(default=64, ge=0, le=1024)
+    """Images in the sample grid that is drawn with every checkpoint; 0: none."""
+
+    @property
+    def total_steps(self) -> int:
+        return self.warm_steps + self.dual_steps + self.cooldown_steps
+
+    def phase(self, step: int, constrained: bool) -> Phase:
+        """Which phase a step belongs to; runs without constraints have one phase until the cool-down."""
+        if step >= self.warm_steps + self.dual_steps:
+            return "cooldown"
+        if not constrained:
+            return "plain"
+        return "warm" if step < self.warm_steps else "dual"
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, constant through dual training, linear cool-down.
+
+        A rate that decayed during dual training would lower every loss, and the multipliers would fall for it.
+        """
+        warmup = min(1.0, (step + 1) / self.lr_warmup_steps) if self.lr_warmup_steps else 1.0
+        remaining = self.total_steps - step
+        cooldown = min(1.0, remaining / self.cooldown_steps) if self.cooldown_steps else 1.0
+        return self.lr * warmup * cooldown
+
+    def ema_decay_at(self, step: int) -> float:
+        """The EMA decay, rising from 0.1 so that the average forgets the initial weights."""
+        return min(self.ema_decay, (1 + step) / (10 + step))
+
+    def saves_after(self, step: int) -> bool:
+        """Whether a checkpoint is due when ``step`` steps are done."""
+        phase_ends = {self.warm_steps, self.warm_steps + self.dual_steps, self.total_steps} - {0}
+        return step in phase_ends or bool(self.checkpoint_steps and step % self.checkpoint_steps == 0)

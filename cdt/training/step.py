@@ -1,0 +1,36 @@
+"""One training step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cdt.data.stream import Batch
+from cdt.diffusion.loss import Diffusion
+from cdt.diffusion.noise import normals, stratified
+from cdt.training.engine import Engine
+from cdt.training.sums import PeriodSums
+
+
+def train_step(
+    engine: Engine,
+    diffusion: Diffusion,
+    batch: Batch,
+    sums: PeriodSums,
+    *,
+    learning_rate: float,
+    seed: int,
+    batch_size: int,
+) -> Tensor:
+    """Forward, backward and update on this rank's share of a global batch; the mean primal loss, on the device."""
+    total = torch.zeros((), device=batch.images.device)
+    for micro in batch.split(engine.accumulation):
+        u = stratified(seed, micro.positions, batch_size)
+        eps = normals(seed, micro.positions, tuple(micro.images.shape[1:]))
+        losses = diffusion.losses(engine.network, micro.images, u, eps, engine.dtype)
+        loss = (micro.weights * losses.primal).mean()
+        engine.backward(loss)
+        engine.step(learning_rate)
+        sums.add(micro, losses)
+        total += loss.detach() / engine.accumulation
+    return total

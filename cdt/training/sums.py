@@ -1,0 +1,51 @@
+"""What training batches say of the constraints: additive statistics by cell."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from cdt.constraints import Requirements
+from cdt.data.stream import Batch
+from cdt.diffusion.loss import Diffusion, Losses, nats
+from cdt.dual import Sums
+
+
+class PeriodSums:
+    """(sum, sum of squares, count) of the losses in nats, by cell, float64 on the device; nothing waits for them.
+
+    The last row is the base draws alone, over the full range of log-SNR: the estimate of loss(q).
+    """
+
+    def __init__(self, cell_windows: np.ndarray, diffusion: Diffusion, device: torch.device) -> None:
+        self._windows = torch.as_tensor(cell_windows, dtype=torch.float32, device=device)
+        self._range = diffusion.process.logsnr_min, diffusion.process.logsnr_max
+        self._sums = torch.zeros(len(cell_windows) + 1, 3, dtype=torch.float64, device=device)
+
+    def add(self, batch: Batch, losses: Losses) -> None:
+        """The draws are uniform over the full range, so a window's loss is the full loss where log-SNR is inside."""
+        full = nats(losses.squared_error.detach(), batch.images[0].numel(), *self._range)
+        windowed = full * (losses.logsnr <= self._windows[batch.cells])
+        self._sums.index_add_(0, batch.cells, torch.stack([windowed, windowed**2, torch.ones_like(full)], dim=1))
+        base = full[batch.streams == 0]
+        self._sums[-1] += torch.stack([base.sum(), base.square().sum(), torch.ones_like(base).sum()])
+
+    def take(self) -> np.ndarray:
+        """The sums [K + 1, 3] since the last call; begins anew."""
+        sums = self._sums.cpu().numpy().copy()
+        self._sums.zero_()
+        return sums
+
+
+def constraint_sums(requirements: Requirements, cell_sums: np.ndarray) -> Sums:
+    """Cells [K, 3] to constraints: the mean of a constraint is that of its cells, weighted by their shares in the data.
+
+    (The stream draws some cells more often than the data has them; given its cell, a draw is uniform in it.)
+    """
+    total, squares, count = cell_sums.T
+    drawn = np.where(count > 0, count, np.nan)
+    counts = np.bincount(
+        requirements.member_constraints, weights=count[requirements.member_cells], minlength=len(requirements.names)
+    )
+    mean, mean_square = (np.nan_to_num(requirements.by_constraint(values / drawn)) for values in (total, squares))
+    return Sums(mean * counts, mean_square * counts, counts)

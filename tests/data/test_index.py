@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cdt.data.index import Index, Row, ShardInfo, write_index
+from cdt.errors import InputError
+
+ROWS = [
+    Row("train", 0, "a", "png", 512, 100, 0),
+    Row("train", 1, "b", "npy", 1024, 7, 2),
+    Row("train", 0, "c", "png", 2048, 90, 2),
+    Row("test", 0, "d", "jpg", 512, 10, 1),
+]
+SHARDS = {
+    "train": [ShardInfo("train/000000.tar", 2, 10240, "f" * 64), ShardInfo("train/000001.tar", 1, 10240, "e" * 64)],
+    "test": [ShardInfo("test/000000.tar", 1, 10240, "d" * 64)],
+}
+
+
+def write(root: Path, rows: list[Row] = ROWS, names: tuple[str, ...] = ("x", "y", "z")) -> Path:
+    root.mkdir(exist_ok=True)
+    write_index(
+        root,
+        rows,
+        SHARDS,
+        attributes={"male": np.arange(len(rows)) % 2, "age": np.linspace(0, 1, len(rows))},
+        shape=(1, 4, 5),
+        dtype="uint8",
+        class_names=list(names),
+        source={"name": "by hand"},
+    )
+    return root
+
+
+def test_a_written_index_loads_split_by_split(tmp_path: Path) -> None:
+    train, test = Index.load(write(tmp_path)), Index.load(str(tmp_path), "test")
+    assert (len(train), train.count, test.count) == (3, 3, 1)
+    assert (train.shape, train.dtype, train.class_names) == ((1, 4, 5), "uint8", ["x", "y", "z"])
+    assert train.shards == SHARDS["train"]
+    assert train.shard.tolist() == [0, 1, 0]
+    assert train.offset.tolist() == [512, 1024, 2048]
+    assert train.size.tolist() == [100, 7, 90]
+    assert train.classes.tolist() == [0, 2, 2]
+    assert train.class_counts.tolist() == [1, 0, 2]
+    assert [train.extensions[code] for code in train.ext] == ["png", "npy", "png"]
+    assert train.keys() == ["a", "b", "c"]
+    assert test.keys() == ["d"]
+    assert train.attributes["male"].tolist() == [0, 1, 0]
+    np.testing.assert_allclose(train.attributes["age"], [0, 1 / 3, 2 / 3], rtol=1e-6)
+    kinds = (train.shard, train.offset, train.size, train.classes, *train.attributes.values())
+    assert [str(array.dtype) for array in kinds] == ["int32", "int64", "int64", "int32", "int32", "float32"]
+
+
+def test_writing_leaves_only_the_two_files_and_the_same_bytes(tmp_path: Path) -> None:
+    one, other = write(tmp_path / "one"), write(tmp_path / "other")
+    for name in ("index.arrow", "index.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    assert sorted(path.name for path in one.iterdir()) == ["index.arrow", "index.json"]
+
+
+def test_rows_of_several_batches_and_a_foreign_column_load(tmp_path: Path) -> None:
+    table = pa.ipc.open_file(str(write(tmp_path) / "index.arrow")).read_all()
+    table = table.append_column("caption", pa.array(["p", "q", "r", "s"]))
+    with pa.ipc.new_file(str(tmp_path / "index.arrow"), table.schema) as writer:
+        writer.write_table(table, max_chunksize=1)
+    assert Index.load(tmp_path).keys() == ["a", "b", "c"]
+    assert list(Index.load(tmp_path).attributes) == ["male", "age"]
+
+
+def edit_json(**changes: object) -> Callable[[Path], None]:
+    def apply(root: Path) -> None:
+        header = json.loads((root / "index.json").read_text())
+        (root / "index.json").write_text(json.dumps(header | changes))
+
+    return apply
+
+
+def edit_train(**changes: object) -> Callable[[Path], None]:
+    def apply(root: Path) -> None:
+        header = json.loads((root / "index.json").read_text())
+        header["splits"]["train"] |= changes
+        (root / "index.json").write_text(json.dumps(header))
+
+    return apply
+
+
+def edit_column(name: str, values: list, kind: pa.DataType | None = None) -> Callable[[Path], None]:
+    def apply(root: Path) -> None:
+        table = pa.ipc.open_file(str(root / "index.arrow")).read_all()
+        position = table.column_names.index(name)
+        column = pa.array(values, kind or table.schema.field(name).type)
+        table = table.set_column(position, name, column)
+        with pa.ipc.new_file(str(root / "index.arrow"), table.schema) as writer:
+            writer.write_table(table)
+
+    return apply
+
+
+def drop_column(root: Path) -> None:
+    table = pa.ipc.open_file(str(root / "index.arrow")).read_all().drop_columns(["offset", "size"])
+    with pa.ipc.new_file(str(root / "index.arrow"), table.schema) as writer:
+        writer.write_table(table)
+
+
+def tar(count: int, name: str = "train/000000.tar") -> dict[str, object]:
+    return {"name": name, "count": count, "bytes": 10240, "sha256": ""}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda root: (root / "index.json").unlink(), "has no index.json.*cdt shard.*cdt index"),
+        (lambda root: (root / "index.json").write_text("{"), "not a valid index"),
+        (lambda root: (root / "index.json").write_text("[1]"), "has format None"),
+        (lambda root: (root / "index.json").write_bytes(b"\xff"), "not a valid index"),
+        (edit_json(format=2), "has format 2; this version of cdt reads format 1"),
+        (edit_json(shape=[1, 4]), "not a valid index: shape"),
+        (edit_json(shape=[1, 0, 4]), "shape \\[1, 0, 4\\] has an empty side"),
+        (edit_json(dtype="float64"), "not a valid index: dtype"),
+        (edit_json(class_names=["x", "y", "x"]), "class_names are not unique"),
+        (edit_json(splits={"../up": {"count": 0, "class_counts": [0, 0, 0], "shards": []}}), "split name '../up'"),
+        (edit_train(class_counts=[1, 1, 2]), "class_counts are not 3 samples of 3 classes"),
+        (edit_train(class_counts=[1, 2]), "class_counts are not 3 samples of 3 classes"),
+        (edit_train(shards=[tar(2)]), "shards' counts do not add up to 3"),
+        (edit_train(shards=[tar(3, "../x.tar")]), "'../x.tar' lies outside"),
+        (edit_train(shards=[tar(3, "/x.tar")]), "'/x.tar' lies outside"),
+        (edit_train(count=4, class_counts=[1, 0, 3], shards=[tar(4)]), "4 rows, index.json promises 5"),
+        (edit_train(class_counts=[1, 1, 1]), "other numbers of samples per class"),
+        (edit_train(shards=[tar(1), tar(2)]), "other numbers of samples per shard"),
+        (edit_train(shards=[tar(3)]), "shards numbered 0 to 1, but there are 1"),
+        (lambda root: (root / "index.arrow").unlink(), "no index.arrow"),
+        (lambda root: (root / "index.arrow").write_bytes(b"ARROW1"), "index.arrow cannot be read"),
+        (drop_column, "no column offset, size"),
+        (edit_column("offset", [1, 2, 3, 4], pa.int32()), "column offset is int32; expected int64"),
+        (edit_column("attr.male", [1, 2, 3, 4], pa.int64()), "column attr.male is int64; expected int32 or float"),
+        (edit_column("size", [1, None, 1, 1]), "column size has empty cells"),
+        (edit_column("class", [0, 3, 2, 1]), "labels from 0 to 3, but there are 3 classes"),
+        (edit_column("class", [0, -1, 2, 1]), "labels from -1 to 2"),
+        (edit_column("shard", [0, 2, 0, 0]), "shards numbered 0 to 2, but there are 2"),
+        (edit_column("split", ["train", "test", "train", "test"]), "2 rows instead of 3"),
+        (edit_column("ext", ["png", "pkl", "png", "jpg"]), "images of type pkl; allowed are png, jpg, webp, npy"),
+        (edit_column("offset", [-1, 1024, 10200, 512]), "2 images lie outside their shards"),
+        (edit_column("size", [0, 2**62, 1, 1]), "2 images lie outside their shards"),
+    ],
+)
+def test_a_wrong_index_is_one_clear_line(tmp_path: Path, spoil: Callable[[Path], None], told: str) -> None:
+    spoil(write(tmp_path))
+    with pytest.raises(InputError, match=told) as caught:
+        Index.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_directories_and_splits_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=re.escape(f"no such directory: {tmp_path / 'nowhere'}")):
+        Index.load(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="has no split 'val'; it has train, test"):
+        Index.load(write(tmp_path), "val")
+
+
+def test_sizes_are_checked_against_the_files(tmp_path: Path) -> None:
+    index = Index.load(write(tmp_path))
+    (tmp_path / "train").mkdir()
+    for number in range(2):
+        (tmp_path / f"train/00000{number}.tar").write_bytes(bytes(10240))
+    index.check_sizes()
+    (tmp_path / "train/000000.tar").unlink()
+    (tmp_path / "train/000001.tar").write_bytes(b"short")
+    (tmp_path / "train/000002.tar").touch()
+    told = "000000.tar is missing; train/000001.tar has 5 bytes instead of 10240; train/000002.tar is not in the index"
+    with pytest.raises(InputError, match=told):
+        index.check_sizes()

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import Field
+
+from cdt.errors import InputError
+from cdt.schema import Config
+from cdt.settings import apply_overrides, dump_yaml, load_yaml, parse
+
+
+def written(tmp_path: Path, text: str | bytes) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("1E5", 1e5),
+        ("-.5", -0.5),
+        ("3.", 3.0),
+        (".inf", float("inf")),
+        ("12", 12),
+        ("010", 10),
+        ("0x1F", 31),
+        ("0o17", 15),
+        ("1:30", "1:30"),
+        ("1_000", "1_000"),
+        ("no", "no"),
+        ("on", "on"),
+        ("true", True),
+        ("False", False),
+        ("~", None),
+        ("", None),
+        ("2024-01-01", "2024-01-01"),
+        ("'1e-4'", "1e-4"),
+    ],
+)
+def test_plain_words_mean_what_yaml_1_2_says(tmp_path: Path, text: str, value: object) -> None:
+    loaded = load_yaml(written(tmp_path, f"key: {text}\n"))["key"]
+    assert (loaded, type(loaded)) == (value, type(value))
+
+
+def test_keys_are_text(tmp_path: Path) -> None:
+    assert load_yaml(written(tmp_path, "4: {no: 1, 1e-4: 2, null: 3}")) == {"4": {"no": 1, "1e-4": 2, "null": 3}}
+
+
+def test_an_empty_file_is_an_empty_mapping(tmp_path: Path) -> None:
+    assert load_yaml(written(tmp_path, "# nothing\n")) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: [2\nc: 3\n", ", line 3: "),
+        ("a: 1\n\tb: 2\n", ", line 2: found character '\\t' that cannot start any token"),
+        ("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n", ", line 5: the key 'c' stands here twice"),
+        ("a: 1\n? [b]\n: 2\n", ", line 2: a key must be a word"),
+        ("a: &a [1, *a]\n", ", line 1: found unconstructable recursive node"),
+        ("a: !!python/object/apply:os.getcwd []\n", ", line 1: could not determine a constructor"),
+        (b"a: \xff\n", ": unacceptable character #x00ff: invalid start byte"),
+        ("- a\n", ": one mapping of keys to values is needed"),
+        ("a: 1\n---\nb: 2\n", ": one mapping of keys to values is needed"),
+    ],
+)
+def test_bad_yaml_is_one_line_with_its_place(tmp_path: Path, text: str | bytes, message: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(InputError) as error:
+        load_yaml(path)
+    assert str(error.value).startswith(f"{path}{message}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no\.yaml: No such file or directory"):
+        load_yaml(tmp_path / "no.yaml")
+    with pytest.raises(InputError, match="Is a directory"):
+        load_yaml(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("a.b=3", {"a": {"b": 3, "kept": 1}, "dual": None}),
+        ("a={b: 3}", {"a": {"b": 3}, "dual": None}),
+        ("constraints.four.min_frequency=0.2", {"constraints": {"four": {"min_frequency": 0.2}}}),
+        ("data.shards=/x y", {"data": {"shards": "/x y"}}),
+        ("dual.cap=null", {"dual": {"cap": None}}),
+        ("network.channels=[32,64]", {"network": {"channels": [32, 64]}}),
+        ("train.lr=1e-4", {"train": {"lr": 1e-4}}),
+        ("name=a=b", {"name": "a=b"}),
+        ("name=''", {"name": ""}),
+    ],
+)
+def test_an_override_is_put_in(override: str, expected: dict) -> None:
+    tree = {"a": {"b": 2, "kept": 1}, "dual": None}
+    assert apply_overrides(tree, [override]) == {**tree, **expected}
+    assert tree == {"a": {"b": 2, "kept": 1}, "dual": None}
+
+
+def test_later_overrides_win() -> None:
+    assert apply_overrides({}, ["a.b=1", "a.c=2", "a.b=3"]) == {"a": {"b": 3, "c": 2}}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("a", "'a': overrides are written key=value"),
+        ("=3", "'=3': overrides are written key=value"),
+        ("a..b=3", "'a..b=3': overrides are written key=value"),
+        ("a=", "'a=': no value; write a=null for none"),
+        ("a.b=  # 3", "no value; write a.b=null"),
+        ("a=[1", "'a=[1', line 1: "),
+        ("lr.x=3", "'lr.x=3': lr is 0.5, which has no keys; override lr as a whole"),
+        ("a.list.x.y=3", "'a.list.x.y=3': a.list is [1], which has no keys"),
+    ],
+)
+def test_a_bad_override_is_one_line(override: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        apply_overrides({"lr": 0.5, "a": {"list": [1]}}, [override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+class Floor(Config):
+    of: list[int | str] = Field(default_factory=list)
+    min_frequency: float = Field(default=0.1, gt=0)
+
+
+class Everything(Config):
+    kind: Literal["a", "no", "1e-4"] = "a"
+    text: str = ""
+    class_: int = Field(default=0, alias="class")
+    rate: float = 1e-4
+    limit: float | None = None
+    auto: Literal["auto"] | float = "auto"
+    flag: bool = False
+    path: Path = Path("runs/a")
+    betas: tuple[float, float] = (0.9, 0.999)
+    rows: list[list[str]] = Field(default_factory=list)
+    floors: dict[str, Floor] = Field(default_factory=dict)
+    nested: Floor = Floor()
+
+
+NUMBERS = st.floats(allow_nan=False)
+FLOORS = st.builds(Floor, of=st.lists(st.integers() | st.text()), min_frequency=NUMBERS.filter(lambda x: x > 0))
+
+
+@settings(deadline=None)
+@given(
+    st.builds(
+        Everything,
+        kind=st.sampled_from(["a", "no", "1e-4"]),
+        text=st.text(),
+        class_=st.integers(),
+        rate=NUMBERS,
+        limit=st.none() | NUMBERS,
+        auto=st.just("auto") | NUMBERS,
+        flag=st.booleans(),
+        path=st.sampled_from(["a b", "../data", "~/x", "1e-4", "null", "/data"]).map(Path),
+        betas=st.tuples(NUMBERS, NUMBERS),
+        rows=st.lists(st.lists(st.text(), max_size=3), max_size=3),
+        floors=st.dictionaries(st.text(), FLOORS, max_size=3),
+        nested=FLOORS,
+    )
+)
+def test_a_dump_loads_back_equal(tmp_path_factory: pytest.TempPathFactory, config: Everything) -> None:
+    path = tmp_path_factory.getbasetemp() / "config.yaml"
+    path.write_text(dump_yaml(config), encoding="utf-8")
+    assert parse(Everything, load_yaml(path), where="dump") == config
+
+
+@settings(deadline=None)
+@given(st.text() | st.sampled_from(["no", "1e-4", "010", "1:30", "0o7", "null", "=", "<<", "2024-01-01"]))
+def test_text_stays_text_for_readers_of_yaml_1_1_too(text: str) -> None:
+    assert yaml.safe_load(dump_yaml(Everything(text=text)))["text"] == text
+
+
+def test_a_dump_is_readable() -> None:
+    floor = Floor(of=[4, 5])
+    dump = dump_yaml(Everything(rate=1e-5, limit=float("inf"), rows=[["a"], ["b"]], floors={"four": floor, "4": floor}))
+    assert dump == (
+        "kind: a\n"
+        "text: ''\n"
+        "class: 0\n"
+        "rate: 1.0e-05\n"
+        "limit: .inf\n"
+        "auto: auto\n"
+        "flag: false\n"
+        "path: runs/a\n"
+        "betas: [0.9, 0.999]\n"
+        "rows:\n- [a]\n- [b]\n"
+        "floors:\n"
+        "  four:\n    of: [4, 5]\n    min_frequency: 0.1\n"
+        "  '4':\n    of: [4, 5]\n    min_frequency: 0.1\n"
+        "nested:\n  of: []\n  min_frequency: 0.1\n"
+    )
+
+
+def test_parse_gives_the_model() -> None:
+    config = parse(Everything, {"class": 3, "floors": {"four": {"min_frequency": 0.2}}}, where="run.yaml")
+    assert config.class_ == 3
+    assert config.floors == {"four": Floor(min_frequency=0.2)}
+
+
+def test_one_problem_is_one_line_and_several_are_a_list() -> None:
+    with pytest.raises(InputError) as error:
+        parse(Everything, {"rate": "fast"}, where="run.yaml")
+    assert str(error.value) == 'run.yaml: rate: got "fast"; must be a number'
+    with pytest.raises(InputError) as error:
+        parse(Everything, {"rate": "fast", "txt": "x"}, where="run.yaml")
+    assert str(error.value) == (
+        'run.yaml: 2 problems\n  rate: got "fast"; must be a number\n  txt: unknown key; did you mean text?'
+    )
