@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cdt.start import resume, train
     from cdt.config import RunConfig
     from cdt.diffusion.sampler import sample_seed
     from cdt.run import Run, load
+    from cdt.start import resume, train
 
 _HOMES = {
     "RunConfig": "cdt.config",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,34 +12,212 @@ from rich.console import Console
 
 from cdt.errors import CdtError, InputError
 
-# Verbs import what they need: `cdt --help` and wrong options answer at once.
+# Verbs import what they need, so that `cdt --help` and wrong options answer at once.
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a verb. Exit status 0: done; 1: failed while running; 2: the input is wrong, said in one or few lines."""
+    arguments = build_parser().parse_args(argv)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    try:
+        arguments.verb(arguments, Console())
+    except CdtError as error:
+        print(f"cdt {arguments.name}: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print(f"cdt {arguments.name}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def shard(arguments: argparse.Namespace, console: Console) -> None:
+    from cdt.data.select import parse_fractions, parse_names
+    from cdt.data.shard import shard as write_shards
+    from cdt.data.sources import SOURCES
+    from cdt.monitor.progress import counting_bar
+    from cdt.monitor.report import split_lines
+
+    where = [] if arguments.source == "digits" else [arguments.directory]
+    where += [arguments.attributes] if arguments.source == "folder" else []
+    source = SOURCES[arguments.source](*where)
+    with counting_bar(console, "writing shards") as progress:
+        summary = write_shards(
+            source,
+            arguments.out,
+            keep=parse_fractions(arguments.keep, "--keep") if arguments.keep is not None else None,
+            only=parse_names(arguments.only, "--only") if arguments.only is not None else (),
+            drop=parse_names(arguments.drop, "--drop") if arguments.drop is not None else (),
+            split=parse_fractions(arguments.split, "--split") if arguments.split is not None else None,
+            resize=arguments.resize,
+            seed=arguments.seed,
+            shard_mb=arguments.shard_mb,
+            progress=progress,
+        )
+    splits = summary.header.splits
+    tars = sum(len(split.shards) for split in splits.values())
+    counts = {name: split.class_counts for name, split in splits.items()}
+    _say(console, *summary.notes, *split_lines(arguments.out, counts, summary.header.class_names, tars))
+
+
+def verify(arguments: argparse.Namespace, console: Console) -> None:
+    from cdt.data.verify import verify as read_everything
+    from cdt.monitor.progress import counting_bar
+
+    with counting_bar(console, "verifying") as progress:
+        report = read_everything(arguments.shards, progress)
+    if not report.ok:
+        raise InputError(f"{arguments.shards} is damaged:\n  " + "\n  ".join(report.problems))
+    _say(console, f"{arguments.shards}: {report.samples:,} samples in {report.shards:,} shards are as the index says")
 
 
 def train(arguments: argparse.Namespace, console: Console) -> None:
-    from cdt.start import check
-    from cdt.start import train as run_training
     from cdt.config import RunConfig
+    from cdt.dryrun import describe_plan
     from cdt.monitor.progress import progress_bar
-    from cdt.training.estimate import describe_plan
+    from cdt.monitor.report import end_of_training
+    from cdt.start import train as run_training
 
     config = RunConfig.load(arguments.config, arguments.overrides)
     if arguments.dry_run:
-        prepared, _ = check(config)
-        console.print(describe_plan(config, prepared), markup=False, highlight=False, soft_wrap=True)
+        _say(console, describe_plan(config))
         return
     with progress_bar(console, config.run.name) as show:
         run = run_training(config, show)
-    _print_end(run, console)
+    console.print(end_of_training(run.directory, run.constraint_rows()))
 
 
 def resume(arguments: argparse.Namespace, console: Console) -> None:
-    from cdt.start import resume as resume_training
     from cdt.monitor.progress import progress_bar
+    from cdt.monitor.report import end_of_training
+    from cdt.start import resume as resume_training
 
     with progress_bar(console, arguments.run.name) as show:
         run = resume_training(arguments.run, arguments.overrides, show)
-    _print_end(run, console)
+    console.print(end_of_training(run.directory, run.constraint_rows()))
 
 
-def _print_end(run, console: Console) -> None:  # noqa: ANN001
-    pass
+def sample(arguments: argparse.Namespace, console: Console) -> None:
+    from cdt.monitor.pictures import save_images
+    from cdt.run import load
+
+    run = load(arguments.run)
+    _check_new_file(arguments.out, {".png", ".npz"})
+    images = run.sample(
+        arguments.n, seed=arguments.seed, sampler=arguments.sampler, steps=arguments.steps, raw=arguments.raw
+    )
+    save_images(images, arguments.out)
+    _say(console, f"{arguments.n} samples: {arguments.out}")
+
+
+def evaluate(arguments: argparse.Namespace, console: Console) -> None:
+    from cdt.data.index import Index
+    from cdt.evaluate.table import evaluation_table
+    from cdt.measure import evaluate_run, train_judge
+    from cdt.run import load
+
+    run = load(arguments.run)
+    reference = Index.load(arguments.reference or run.config.data.shards, arguments.split)
+    with console.status("training the judge"):
+        judge = train_judge(reference)
+    with console.status(f"drawing {arguments.n} samples"):
+        samples = run.sample(arguments.n, seed=arguments.seed)
+    evaluation = evaluate_run(run, reference, judge, samples)
+    console.print(evaluation_table({run.config.run.name: evaluation}, console))
+
+
+def export(arguments: argparse.Namespace, console: Console) -> None:
+    from cdt.run import load
+
+    run = load(arguments.run)
+    run.export(arguments.directory, sampler=arguments.sampler, steps=arguments.steps, raw=arguments.raw)
+    _say(console, f"exported to {arguments.directory}; its README.md says how to load it")
+
+
+def _say(console: Console, *lines: str) -> None:
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_new_file(path: Path, suffixes: set[str]) -> None:
+    if path.suffix not in suffixes:
+        raise InputError(f"-o {path}: the name must end in {' or '.join(sorted(suffixes))}")
+    if not path.parent.is_dir():
+        raise InputError(f"-o {path}: no such directory: {path.parent}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cdt", description="Train diffusion models under requirements.")
+    verbs = parser.add_subparsers(dest="name", metavar="COMMAND", required=True)
+
+    def add(verb: Callable[[argparse.Namespace, Console], None], text: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(verb.__name__, help=text, description=text)
+        added.set_defaults(verb=verb)
+        return added
+
+    _add_sources(add(shard, "write images as WebDataset shards with an index"))
+
+    added = add(verify, "check shards against their index: counts, checksums, every image")
+    added.add_argument("shards", type=Path, metavar="SHARDS", help="a directory written by `cdt shard`")
+
+    added = add(train, "train a new run")
+    added.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file; see configs/")
+    added.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
+    added.add_argument("--dry-run", action="store_true", help="check everything, print the plan, write nothing")
+
+    added = add(resume, "continue a run from its newest complete checkpoint")
+    added.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    added.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings that may change, as train.dual_steps"
+    )
+
+    added = add(sample, "draw samples from a run's EMA weights")
+    _add_sampling(added)
+    added.add_argument("-n", type=_positive, default=64, help="how many (64)")
+    added.add_argument("-o", dest="out", type=Path, required=True, help="FILE.png: a grid; FILE.npz: uint8 images")
+    added.add_argument("--seed", type=int, default=0, help="the noise of sample k depends on seed and k alone (0)")
+
+    added = add(evaluate, "judge a run's samples: shares, total variation, Fréchet distance, near-copies")
+    added.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    added.add_argument("--reference", type=Path, help="shards to train the judge on, best balanced (the run's own)")
+    added.add_argument("--split", default="train", help="split of the reference (train)")
+    added.add_argument("-n", type=_positive, default=2000, help="samples to judge (2000)")
+    added.add_argument("--seed", type=int, default=0, help="of the samples (0)")
+
+    added = add(export, "write a diffusers pipeline with a model card")
+    _add_sampling(added)
+    added.add_argument("directory", type=Path, metavar="DIR", help="where to; new or empty")
+    return parser
+
+
+def _add_sources(added: argparse.ArgumentParser) -> None:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("out", type=Path, metavar="OUT", help="the directory to write; new or empty")
+    options.add_argument("--keep", metavar="C=F,...", help='share of a class to keep, as in "4=0.1,5=0.1"')
+    options.add_argument("--only", metavar="C,...", help="only these classes")
+    options.add_argument("--drop", metavar="C,...", help="all but these classes")
+    options.add_argument("--resize", type=int, metavar="N", help="shorter side to N pixels, then the central square")
+    options.add_argument("--split", metavar="S=F,...", help='divide the samples, as in "train=0.9,test=0.1"')
+    options.add_argument("--seed", type=int, default=0, help="of order, --keep and --split (0)")
+    options.add_argument("--shard-mb", type=float, default=64, metavar="MB", help="largest size of a tar (64)")
+    place = argparse.ArgumentParser(add_help=False)
+    place.add_argument("directory", type=Path, metavar="DIR")
+    sources = added.add_subparsers(dest="source", metavar="SOURCE", required=True)
+    sources.add_parser("digits", help="scikit-learn's digits, 8x8", parents=[options])
+    sources.add_parser("idx", help="MNIST's file format", parents=[place, options])
+    folder = sources.add_parser("folder", help="DIR/<class>/*.png, jpg, webp, ...", parents=[place, options])
+    folder.add_argument("--attributes", type=Path, metavar="FILE.csv", help="column `file`, then one per attribute")
+
+
+def _add_sampling(added: argparse.ArgumentParser) -> None:
+    added.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    added.add_argument("--sampler", choices=("ddim", "ddpm", "dpmpp_2m", "unipc"), help="the run's own by default")
+    added.add_argument("--steps", type=_positive, help="network evaluations per sample; the run's own by default")
+    added.add_argument("--raw", action="store_true", help="the raw weights instead of their moving average")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number

@@ -35,7 +35,14 @@ import cdt.networks; network = cdt.networks.load_dit("{name}")
 
 
 def export_pipeline(
-    network: nn.Module, process: Process, directory: Path, *, sampler: str, steps: int, model_card: str
+    network: nn.Module,
+    process: Process,
+    directory: Path,
+    *,
+    sampler: str,
+    steps: int,
+    model_card: str,
+    bounded: bool = True,
 ) -> None:
     """Write ``network`` with its scheduler to ``directory``, and ``model_card`` with how to load it as README.md.
 
@@ -48,9 +55,9 @@ def export_pipeline(
     """
     directory = directory.resolve()
     check_new(directory)
-    if sampler == "unipc":
+    if sampler == "unipc" and isinstance(network, UNet):
         raise InputError("sampler: diffusers' DDPMPipeline cannot run unipc; export with dpmpp_2m, ddim or ddpm")
-    scheduler = make_scheduler(sampler, process, steps)
+    scheduler = make_scheduler(sampler, process, steps, bounded=bounded)
     partial = directory.with_name(f".{directory.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)

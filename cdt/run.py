@@ -63,6 +63,11 @@ class Run:
         C, H, W = self.data["shape"]
         return C, H, W
 
+    @property
+    def bounded(self) -> bool:
+        """Whether its images are pixels, in [-1, 1]; latents are not."""
+        return self.data["dtype"] == "uint8"
+
     def network(self, *, raw: bool = False, device: str | torch.device = "cpu") -> nn.Module:
         """The network in evaluation mode, with the EMA weights or the raw ones."""
         network = build_network(self.config.network, self.shape)
@@ -93,6 +98,7 @@ class Run:
             batch_size=batch_size,
             device=device,
             first=first,
+            bounded=self.bounded,
         )
 
     def constraint_rows(self) -> list[dict[str, Any]]:
@@ -119,6 +125,7 @@ class Run:
             sampler=sampler,
             steps=steps,
             model_card=model_card(self.card_facts()),
+            bounded=self.bounded,
         )
 
     def card_facts(self) -> CardFacts:
@@ -144,13 +151,15 @@ class Run:
         train = config.train
         return CardFacts(
             name=config.run.name,
-            source=f"{data['source'].get('name', 'unnamed source')}, split {data['split']} of `{Path(config.data.shards).name}`",
+            source=f"{data['source'].get('name', 'unknown source')}, split {data['split']}",
             class_counts=dict(zip(data["class_names"], data["class_counts"], strict=True)),
             shape=self.shape,
             network=config.network.kind,
             parameters=sum(weight.numel() for weight in read_weights(self.checkpoint).values()),
             training={
-                "steps": f"{self.state.step}: {train.warm_steps} warm start, {train.dual_steps} dual, {train.cooldown_steps} cool-down",
+                "steps": self.state.step,
+                "of them warm start": train.warm_steps,
+                "of them cool-down": train.cooldown_steps,
                 "batch size": train.batch_size,
                 "learning rate": train.lr,
                 "EMA decay": train.ema_decay,

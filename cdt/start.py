@@ -95,14 +95,12 @@ def _finish(job: Job, directory: Path, on_progress: OnProgress) -> Run:
     try:
         launch(job, on_progress)
     except RunError as error:
-        run = Run(directory)
-        if run.has_checkpoint:
-            raise RunError(
-                f"{error}\nContinue with `cdt resume {directory}`; its log is {directory}/events.jsonl"
-            ) from None
-        raise RunError(
-            f"{error}\nThe run was before its first checkpoint; its log is {directory}/events.jsonl"
-        ) from None
+        more = (
+            f"continue with `cdt resume {directory}`"
+            if Run(directory).has_checkpoint
+            else "no checkpoint was saved yet"
+        )
+        raise RunError(f"{error}\nIts log is {directory}/events.jsonl; {more}") from None
     run = Run(directory)
     write_card(run)
     return run
@@ -126,7 +124,8 @@ def _warm_checkpoint(config: RunConfig, prepared: Prepared) -> Path:
     path = origin.directory.resolve() / "checkpoints" / checkpoint_name(config.train.warm_steps)
     if not is_complete(path):
         raise InputError(
-            f"run.fork: {config.run.fork} has no complete checkpoint at step {config.train.warm_steps} (train.warm_steps)"
+            f"run.fork: {config.run.fork} has no complete checkpoint at step {config.train.warm_steps}, the end of its "
+            "warm start (train.warm_steps)"
         )
     differing = [name for name in ("network", "diffusion") if getattr(origin.config, name) != getattr(config, name)]
     if origin.config.engine.zero_stage != config.engine.zero_stage or origin.config.run.workers != config.run.workers:

@@ -26,9 +26,11 @@ ARROWS: dict[str, set[str]] = {
     "config": PACKAGES | {"settings"},
     "export": {"diffusion", "networks"},
     "run": {"config", "settings", "data", "diffusion", "networks", "export", "evaluate", "monitor", "training.checkpoint"},
+    "measure": {"run", "data", "evaluate"},
+    "dryrun": {"config", "settings", "start", "training"},
     "start": {"config", "settings", "data", "run", "training", "cluster"},
-    "cli": PACKAGES | {"config", "settings", "export", "run", "start"},
-    "__init__": PACKAGES | {"config", "run", "start"},
+    "cli": PACKAGES | {"config", "settings", "export", "run", "start", "dryrun", "measure"},
+    "__init__": PACKAGES | {"config", "run", "start", "measure"},
 }
 """What each part of cdt may import besides itself."""
 

@@ -70,11 +70,11 @@ def test_the_pipeline_draws_our_images(tmp_path: Path, sampler: str, prediction:
 
 
 def test_the_pipeline_draws_our_images_in_another_process(tmp_path: Path) -> None:
-    network, steps = unet(), 12
-    export_pipeline(network, process(), tmp_path / "x", sampler="dpmpp_2m", steps=steps, model_card=CARD)
+    network, steps, v = unet(), 12, process("v_prediction")
+    export_pipeline(network, v, tmp_path / "x", sampler="dpmpp_2m", steps=steps, model_card=CARD)
     seeds = [str(sample_seed(7, k)) for k in range(4)]
     subprocess.run([sys.executable, "-c", DRAW, str(tmp_path / "x"), str(steps), *seeds], check=True)
-    ours = sample(network, process(), SHAPE, 4, seed=7, sampler="dpmpp_2m", steps=steps)
+    ours = sample(network, v, SHAPE, 4, seed=7, sampler="dpmpp_2m", steps=steps)
     np.testing.assert_allclose(np.load(tmp_path / "x" / "images.npy"), as_images(ours), atol=1e-5, rtol=0)
 
 

@@ -54,7 +54,7 @@ class Coordinator:
 
 
 class RemoteCoordinator:
-    """The coordinator as a named actor: outlives workers, restarts after a crash, waits for no one's progress report."""
+    """The coordinator as a named actor: outlives workers, and restarts after a crash."""
 
     def __init__(self, actor: ActorHandle) -> None:
         self._actor = actor

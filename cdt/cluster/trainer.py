@@ -95,12 +95,10 @@ def _run_here(job: Job, on_progress: OnProgress) -> None:
     coordinator.progress = progress
     os.environ.setdefault("LOCAL_RANK", "0")
     if not dist.is_initialized():
+        # It stays for the life of the process: DeepSpeed keeps references to the first group that it sees.
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        start_deepspeed()
-        Worker(job, coordinator).run()
-    finally:
-        dist.destroy_process_group()
+    start_deepspeed()
+    Worker(job, coordinator).run()
 
 
 def _run_under_ray(job: Job, on_progress: OnProgress) -> None:

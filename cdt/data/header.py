@@ -56,9 +56,7 @@ def read_header(root: Path) -> Header:
     if not root.is_dir():
         raise InputError(f"no such directory: {root}")
     if not path.is_file():
-        raise InputError(
-            f"{root} has no index.json: write shards with `cdt shard`, or index existing ones: `cdt index`"
-        )
+        raise InputError(f"{root} has no index.json: it is no directory written by `cdt shard`")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         found = raw.get("format") if isinstance(raw, dict) else None

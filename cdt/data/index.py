@@ -191,7 +191,7 @@ class Index:
         else:
             room = np.array([shard.bytes for shard in self.shards], np.int64)[self.shard] - self.size
             if outside := int(((self.offset < 0) | (self.size < 1) | (self.offset > room)).sum()):
-                yield f"{outside} images lie outside their shards"
+                yield f"images that lie outside their shards: {outside}"
 
 
 def extra_shards(root: Path, split: str, shards: list[ShardInfo]) -> list[str]:

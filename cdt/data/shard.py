@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import shutil
 from collections import Counter, deque
@@ -80,15 +81,18 @@ def shard(
 
     shards: dict[str, list[ShardInfo]] = {name: [] for name in chosen}
     rows: list[Row] = []
+    bytes_per_sample = 0.0
     try:
         with _whole_or_nothing(out) as root:
             for name in chosen:
                 (root / name).mkdir()
                 samples = _told(_in_threads(encode, chosen[name].tolist()), len(rows), len(positions), progress)
                 for group in by_size(samples, int(shard_mb * MEGABYTE)):
-                    info, tar_rows = _write_tar(root, name, len(shards[name]), group)
-                    shards[name].append(info)
-                    rows += tar_rows
+                    tar, offsets = packed(group)
+                    bytes_per_sample = len(tar) / len(group)
+                    number = len(shards[name])
+                    shards[name].append(_write_tar(root, f"{name}/{number:06d}.tar", tar, len(group)))
+                    rows += [_row(name, number, *placed) for placed in zip(group, offsets, strict=True)]
             header = write_index(
                 root,
                 rows,
@@ -100,20 +104,18 @@ def shard(
                 source=source.origin | options | {"seed": seed, "shard_mb": shard_mb},
             )
     except OSError as error:
-        written = sum(info.bytes for infos in shards.values() for info in infos)
-        raise _write_error(error, out, needed=written * len(positions) // max(1, len(rows))) from error
+        raise _write_error(error, out, needed=bytes_per_sample * len(positions)) from error
     return Summary(out, header, source.notes)
 
 
-def _write_tar(root: Path, split: str, number: int, samples: list[Sample]) -> tuple[ShardInfo, list[Row]]:
-    tar, offsets = packed(samples)
-    name = f"{split}/{number:06d}.tar"
+def _write_tar(root: Path, name: str, tar: memoryview, count: int) -> ShardInfo:
     (root / name).write_bytes(tar)
-    rows = [
-        Row(split, number, sample.key, sample.ext, offset, len(sample.members[sample.ext]), sample.class_index)
-        for sample, offset in zip(samples, offsets, strict=True)
-    ]
-    return ShardInfo(name, len(samples), len(tar), hashlib.sha256(tar).hexdigest()), rows
+    return ShardInfo(name, count, len(tar), hashlib.sha256(tar).hexdigest())
+
+
+def _row(split: str, shard_number: int, sample: Sample, offset: int) -> Row:
+    size = len(sample.members[sample.ext])
+    return Row(split, shard_number, sample.key, sample.ext, offset, size, sample.class_index)
 
 
 def _in_threads(encode: Callable[[int], Sample], positions: Iterable[int]) -> Iterator[Sample]:
@@ -146,7 +148,7 @@ def _check_numbers(resize: int | None, seed: int, shard_mb: float) -> None:
         raise InputError(f"--resize: {resize} is no number of pixels; expected 1 or more")
     if seed < 0:
         raise InputError(f"--seed: {seed} is negative; expected 0 or more")
-    if not shard_mb > 0:
+    if not 0 < shard_mb < math.inf:
         raise InputError(f"--shard-mb: {shard_mb} is no size; expected more than 0")
 
 
@@ -167,10 +169,10 @@ def _common_shape(source: Source, positions: np.ndarray, resize: int | None) -> 
     if len(others):
         one, other = int(positions[0]), int(positions[others[0]])
         sides = [" x ".join(map(str, source.shapes[position])) for position in (one, other)]
-        remedy = "" if resize else f"; --resize {shapes[:, 1:].min()} makes squares of that size of all"
+        remedy = "" if resize else f"; --resize N makes squares of all (the shortest side has {shapes[:, 1:].min()})"
         raise InputError(
             f"images of mixed shapes (channels x height x width): {source.path(one)} has {sides[0]}, "
-            f"{source.path(other)} has {sides[1]}, as {len(others)} of {len(shapes)} differ from the first{remedy}"
+            f"{source.path(other)} has {sides[1]}, and {len(others)} of {len(shapes)} differ from the first{remedy}"
         )
     channels, height, width = map(int, shapes[0])
     return channels, height, width
@@ -189,7 +191,7 @@ def _whole_or_nothing(out: Path) -> Iterator[Path]:
         raise
 
 
-def _write_error(error: OSError, out: Path, needed: int) -> RunError:
+def _write_error(error: OSError, out: Path, needed: float) -> RunError:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return RunError(f"cannot write {out}: {error.strerror or error}; nothing was left behind")
     place = next(folder for folder in out.parents if folder.is_dir())

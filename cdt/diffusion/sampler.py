@@ -76,13 +76,13 @@ def check_steps(sampler: str, steps: int, timesteps: int) -> None:
         )
 
 
-def make_scheduler(sampler: str, process: Process, steps: int) -> Any:
+def make_scheduler(sampler: str, process: Process, steps: int, *, bounded: bool = True) -> Any:
     """A fresh diffusers scheduler for ``process``, its timesteps set; InputError for unsuitable ``steps``.
 
-    It starts at the last timestep and ends at x0 (DDIM in steps that do not divide the timesteps at timestep 0 or x0).
-    Predictions of x0 are clipped to [-1, 1], without which single
-    samples of eps-predictors blow up at the noise end: ``thresholding`` with ``sample_max_value`` 1 does that exactly
-    and, unlike ``clip_sample``, exists in all schedulers.
+    It starts at the last timestep and ends at x0 (DDIM whose steps do not divide the timesteps may end at timestep 0).
+    For ``bounded`` data (images; not latents) predictions of x0 are clipped to [-1, 1], without which single samples of
+    eps-predictors blow up at the noise end: ``thresholding`` with ``sample_max_value`` 1 does exactly that and, unlike
+    ``clip_sample``, all schedulers have it.
     """
     check_steps(sampler, steps, process.timesteps)
     import diffusers  # seconds to import: configurations are read without it
@@ -92,7 +92,7 @@ def make_scheduler(sampler: str, process: Process, steps: int) -> Any:
         trained_betas=process.betas.tolist(),
         prediction_type=process.prediction,
         timestep_spacing="trailing",
-        thresholding=True,
+        thresholding=bounded,
         sample_max_value=1.0,
     )
     with warnings.catch_warnings():
@@ -114,8 +114,11 @@ def sample(
     batch_size: int = 250,
     device: str | torch.device = "cpu",
     first: int = 0,
+    bounded: bool = True,
 ) -> Tensor:
-    """Samples ``first`` to ``first + count - 1`` of ``seed``: [count, C, H, W] in [-1, 1], float32 on the CPU.
+    """Samples ``first`` to ``first + count - 1`` of ``seed``: [count, C, H, W], float32 on the CPU.
+
+    ``bounded`` data (images) are in [-1, 1] and so are their samples; those of latents are as they come.
 
     ``network`` stands on ``device`` and draws in eval mode. Sample k is the same, up to rounding, whatever the count
     and the batch size.
@@ -127,8 +130,10 @@ def sample(
     try:
         for start in range(0, count, batch_size):
             seeds = [sample_seed(seed, first + k) for k in range(start, min(start + batch_size, count))]
-            scheduler = make_scheduler(sampler, process, steps)  # schedulers are stateful: a fresh one per batch
-            samples[start : start + len(seeds)] = _draw(network, scheduler, shape, seeds, device)
+            # Schedulers are stateful: a fresh one per batch.
+            scheduler = make_scheduler(sampler, process, steps, bounded=bounded)
+            drawn = _draw(network, scheduler, shape, seeds, device)
+            samples[start : start + len(seeds)] = drawn.clamp(-1, 1) if bounded else drawn
     finally:
         network.train(was_training)
     return samples
@@ -146,4 +151,4 @@ def _draw(
     for t in scheduler.timesteps:
         timestep = t.to(device, torch.float32).expand(len(x))
         x = scheduler.step(network(x, timestep), t, x, **noise).prev_sample
-    return x.clamp(-1, 1)
+    return x

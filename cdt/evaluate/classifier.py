@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, silu
 
 from cdt.errors import InputError, RunError
 
@@ -35,8 +35,8 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Conv2d(channels, out_channels, 1, stride) if changes_shape else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(silu(self.norm1(x)))
+        return self.skip(x) + self.conv2(silu(self.norm2(h)))
 
 
 class FeatureNetwork(nn.Module):
@@ -177,7 +177,7 @@ def train_classifier(
     for _ in range(steps):
         batch = torch.multinomial(draw_weights, batch_size, replacement=True, generator=generator)
         shifted = random_shift(train_images[batch], generator)
-        loss = F.cross_entropy(network(shifted.to(device)), train_labels[batch].to(device))
+        loss = cross_entropy(network(shifted.to(device)), train_labels[batch].to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,4 +1,4 @@
-"""Near-copies: generated images closer to a training image than unseen real images come, but for the closest 1 %.
+"""Near-copies: generated images closer to a training image than all but the closest 1 % of unseen real images.
 
 The question is asked within a class, in pixels: distances are root mean square differences per pixel, with images in
 [-1, 1]. A generator that has learnt the class produces images as far from the training images as fresh real ones are;
@@ -48,7 +48,7 @@ def nearest_distances(queries: Tensor, references: Tensor, nth: int = 1) -> Tens
 
 
 def near_copy_rank(real: int) -> int:
-    """Which of n distances of unseen real images, from the smallest, is the threshold: ``max(1, floor((n + 1) / 100))``.
+    """Which of n distances of unseen real images, from the smallest, is the threshold: ``max(1, floor(0.01 (n + 1)))``.
 
     A further real image is exchangeable with them, so it falls below the k-th smallest with probability ``k / (n + 1)``
     for any distribution without ties (conformal prediction; Vovk, Gammerman, Shafer 2005). That is 1 % or just less
@@ -73,8 +73,8 @@ def near_copies(
     """Counts near-copies in each class of the training images; pairs are images [N, C, H, W] and labels [N].
 
     ``held_out`` are real images that training did not see. Without them (None, or none of a class) each training image
-    is compared with the other ones of its class instead, which makes the threshold a little larger (one neighbour
-    less); a class of a single training image is then left out.
+    is compared with the other ones of its class instead: a rougher answer, since these distances are not independent
+    (``chance`` is then too small too often). A class of a single training image is then left out.
     """
     found = []
     for label in training[1].unique().tolist():

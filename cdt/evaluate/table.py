@@ -15,9 +15,9 @@ from cdt.evaluate.histogram import wilson_interval
 from cdt.evaluate.memorisation import NearCopies
 
 MAX_ROWS = 30
-SUSPICIOUS = 0.01  # probability that so many near-copies are chance
+SUSPICIOUS = 0.01  # chance of this many near-copies, over all classes (Bonferroni)
 UNBOUNDED = 10_000  # characters: wider than any table
-NOTHING = Text("–", style="dim")
+NOTHING = Text("-", style="dim")
 
 
 def evaluation_table(evaluations: Mapping[str, Evaluation], console: Console) -> Group:
@@ -148,6 +148,6 @@ def _figures(evaluations: Mapping[str, Evaluation]) -> Table:
 
 def _copies(found: Sequence[NearCopies]) -> Text:
     """``count of generated``; red when some class has more than chance explains."""
-    suspicious = any(n.chance < SUSPICIOUS for n in found)
+    suspicious = any(n.chance < SUSPICIOUS / len(found) for n in found)
     text = f"{sum(n.near_copies for n in found)} of {sum(n.generated for n in found):,}"
     return Text(text, style="red" if suspicious else "")

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 PAPER = "https://arxiv.org/abs/2408.15094"
+SUSPICIOUS = 0.01  # chance of this many near-copies, over all classes (Bonferroni)
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _summary(facts: CardFacts) -> str:
         many = len(facts.requirements)
         trained = f"trained under {many} requirement{'s' if many > 1 else ''}, stated below"
     return (
-        f"An unconditional diffusion model of {H}×{W} images with {C} channel{'s' if C > 1 else ''}, {trained}. "
+        f"An unconditional diffusion model of {H}x{W} images with {C} channel{'s' if C > 1 else ''}, {trained}. "
         f"The method is constrained diffusion by dual training ([arXiv 2408.15094]({PAPER})): each requirement has a "
         "multiplier (lambda) that grows while the requirement is violated and steers what the model is trained on."
     )
@@ -102,8 +103,10 @@ def _requirements(requirements: Sequence[Requirement]) -> str:
     if not requirements:
         return "None: the model follows its data."
     rows = [
-        (r.name, r.asks, _nats(r.budget), _nats(r.threshold), _nats(r.loss), f"{r.lambda_:.3f}", _nats(r.slack, "+"))
-        + ({True: "yes", False: "no", None: "not measured"}[r.satisfied],)
+        (
+            *(r.name, r.asks, _nats(r.budget), _nats(r.threshold), _nats(r.loss), f"{r.lambda_:.3f}"),
+            *(_nats(r.slack, "+"), {True: "yes", False: "no", None: "not measured"}[r.satisfied]),
+        )
         for r in requirements
     ]
     head = ("name", "requirement", "budget", "threshold", "loss", "lambda", "slack", "satisfied")
@@ -117,21 +120,33 @@ def _requirements(requirements: Sequence[Requirement]) -> str:
 def _measured(evaluation: Mapping[str, Any] | None) -> str:
     if evaluation is None:
         return "Not measured."
+    copies = {found["label"]: found for found in evaluation["near_copies"]}
     columns = zip(evaluation["class_names"], evaluation["shares"], evaluation["intervals"], strict=True)
-    rows = [(name, f"{share:.1%}", f"{low:.1%} to {high:.1%}") for name, share, (low, high) in columns]
+    rows = [
+        (name, f"{share:.1%}", f"{low:.1%} to {high:.1%}", *_near_copies(copies.get(c)))
+        for c, (name, share, (low, high)) in enumerate(columns)
+    ]
     frechet = evaluation["frechet"]
     figures = [
         f"Total variation of the shares from uniform: {evaluation['tv_uniform']:.3f} "
         f"(a uniform generator would show {evaluation['tv_floor']:.3f} on as many samples).",
         f"Samples that the classifier is sure of (above 0.9): {evaluation['confident']:.1%}.",
         f"Fréchet distance in the classifier's features: {'not measured' if frechet is None else f'{frechet:.2f}'}.",
+        "Near-copies are closer to a training image of the class than all but the closest 1 % of unseen real images "
+        "are; *by chance* is how many there would be among as many unseen real images.",
     ]
     return (
         f"Classes of {evaluation['samples']:,} samples, as a classifier sees them:\n\n"
-        + _table(("class", "share", "95 % interval"), rows)
+        + _table(("class", "share", "95% interval", "near-copies", "by chance"), rows)
         + "\n\n"
         + "\n".join(f"- {figure}" for figure in figures)
     )
+
+
+def _near_copies(found: Mapping[str, Any] | None) -> tuple[str, str]:
+    if found is None:
+        return "not measured", "-"
+    return f"{found['near_copies']:,} of {found['generated']:,}", f"{found['expected']:.1f}"
 
 
 def _training(facts: CardFacts) -> str:
@@ -150,7 +165,7 @@ def _limits(facts: CardFacts) -> list[str]:
             f"{facts.evaluation['judge_held_out']:,} held-out real images. Generated images can be harder; the "
             "intervals hold the error of sampling, not the classifier's."
         )
-        limits += _near_copies(facts.evaluation)
+        limits.append(_memorised(facts.evaluation))
     windows = sorted({r.window for r in facts.requirements if r.window is not None})
     if windows:
         limits.append(
@@ -164,24 +179,21 @@ def _limits(facts: CardFacts) -> list[str]:
     return limits
 
 
-def _near_copies(evaluation: Mapping[str, Any]) -> list[str]:
+def _memorised(evaluation: Mapping[str, Any]) -> str:
     found = evaluation["near_copies"]
     if not found:
-        return ["Whether it repeats training images was not measured."]
-    classes = [
-        f"{evaluation['class_names'][n['label']]}: {n['near_copies']} of {n['generated']:,} "
-        f"(real: {n['expected']:.1f}; {n['training']:,} training images)"
-        for n in found
-    ]
-    return [
-        "Near-copies among the samples of a class, in brackets what as many unseen real images would show on average: "
-        f"{'; '.join(classes)}. A near-copy is closer to a training image than all but the closest 1 % of unseen real "
-        "images are."
-    ]
+        return "Whether it repeats training images was not measured."
+    names = [evaluation["class_names"][n["label"]] for n in found if n["chance"] < SUSPICIOUS / len(found)]
+    if names:
+        return (
+            f"It may repeat training images: more near-copies than chance explains in {', '.join(names)}. "
+            "(Blurred images are nearer to everything and are counted too.)"
+        )
+    return "No more near-copies of training images than chance explains, in pixels; altered copies are not looked for."
 
 
 def _nats(value: float | None, sign: str = "") -> str:
-    return "–" if value is None else f"{value:{sign}.2f}"
+    return "-" if value is None else f"{value:{sign}.2f}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

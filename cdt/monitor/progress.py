@@ -51,3 +51,12 @@ def figures(report: dict[str, Any]) -> str:
         name, slack = report["worst"]
         parts.append(f"{name} {'met' if slack >= 0 else 'violated'} by {abs(slack):.2f} nats")
     return " · ".join(parts)
+
+
+@contextmanager
+def counting_bar(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields ``progress(done, total)``; the bar goes away at the end."""
+    columns = (SpinnerColumn(), TextColumn(title), BarColumn(bar_width=30), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 from torch import nn
@@ -32,7 +32,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build_network(config: Any, shape: tuple[int, int, int], *, checkpointing: bool = False) -> nn.Module:
+def build_network(config: NetworkConfig, shape: tuple[int, int, int], *, checkpointing: bool = False) -> nn.Module:
     """The network of a ``NetworkConfig`` for data of ``shape`` [C, H, W]; InputError where the two do not fit.
 
     It maps x [B, C, H, W] and float timesteps [B] to [B, C, H, W], in x's dtype whatever the weights' dtype.

@@ -20,7 +20,7 @@ BOTTOM = (2, 64)
 
 class UNetConfig(Config):
     kind: Literal["unet"] = "unet"
-    channels: tuple[Annotated[int, Field(ge=1)], ...] = Field((64, 128), min_length=1)
+    channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(64, 128), min_length=1)
     """Channels of each level, from full resolution down; each level halves the resolution of the one before."""
     layers_per_block: int = Field(default=2, ge=1)
     """Residual layers in each level."""

@@ -108,13 +108,15 @@ class Engine:
         trained = [weight for weight in self.module.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay)
         with contextlib.redirect_stdout(io.StringIO()):
-            self.network, self._optimizer, _, _ = deepspeed.initialize(
+            wrapped = deepspeed.initialize(
                 model=self.module, optimizer=optimizer, config=deepspeed_options(config, train, ranks.world)
             )
+        self.network: Any = wrapped[0]
+        self._optimizer: Any = wrapped[1]
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self.accumulation = config.accumulation
         self._masters = self._unpartitioned_masters()
-        self._partitioned_network: nn.Module | None = None
+        self._partitioned_network: Any = None
 
     def backward(self, loss: Tensor) -> None:
         self.network.backward(loss)
@@ -137,7 +139,7 @@ class Engine:
         """This rank's fp32 weights by name: views where they change in place; together the ranks hold each once."""
         return {name: self._fragment(weight) for name, weight in self.module.named_parameters()}
 
-    def _fragment(self, weight: nn.Parameter) -> Fragment:
+    def _fragment(self, weight: Any) -> Fragment:
         if self._config.zero_stage == 3:
             if weight.requires_grad:
                 values = self._deepspeed.utils.safe_get_local_fp32_param(weight)
@@ -170,7 +172,7 @@ class Engine:
         return whole
 
     @contextlib.contextmanager
-    def network_with(self, weights: dict[str, Fragment]) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
+    def network_with(self, weights: dict[str, Fragment]) -> Iterator[nn.Module]:
         """The network in fp32 and evaluation mode with other weights, for probes and samples; no gradients.
 
         Up to stage 2 it is a copy that lives as long as the context; at stage 3 a second partitioned network, so no
@@ -213,7 +215,7 @@ class Engine:
 
 @contextlib.contextmanager
 def _deferred_errors(writer: Any, problems: list[OSError]) -> Iterator[None]:
-    """Collects what goes wrong while DeepSpeed writes: a rank that raised between its barriers would hang the others."""
+    """Collects what goes wrong while DeepSpeed writes: a rank that raised between its barriers would hang the rest."""
     write = writer.save
 
     def save(state_dict: Any, path: str) -> None:

@@ -15,7 +15,7 @@ from cdt.data.stream import MixtureStream
 from cdt.diffusion.loss import Diffusion
 from cdt.diffusion.sampler import sample
 from cdt.dual import DualProblem, DualState, Sums, journal_rows, mixture_probabilities, worst_constraint
-from cdt.monitor.grid import image_grid, save_picture
+from cdt.monitor.pictures import image_grid, save_picture
 from cdt.monitor.recorder import Recorder
 from cdt.training import calibrate, checkpoint
 from cdt.training.ema import Ema
@@ -145,8 +145,9 @@ class Worker:
             (self.job.directory / "calibration.json").write_text(json.dumps(rows, indent=1) + "\n")
             for row in rows:
                 text = (
-                    f"{row['requirement']}: loss {row['warm_loss']:.3f} nats up to log-SNR {row['window']:g}, threshold "
-                    f"{row['threshold']:.3f}; the share of the data, {row['share_in_data']:.4f}, stands for the warm model's"
+                    f"{row['requirement']}: loss {row['warm_loss']:.3f} nats up to log-SNR {row['window']:g}, "
+                    f"threshold {row['threshold']:.3f}; the warm model's own share was not measured, the data's "
+                    f"({row['share_in_data']:.4f}) stands for it"
                 )
                 self.recorder.event(self.step, "calibrated", text, **row)
 
@@ -172,7 +173,7 @@ class Worker:
             self.recorder.scalars(self.step, self._training_losses(cell_sums))
 
     def _training_losses(self, cell_sums: np.ndarray) -> dict[str, float]:
-        """The period's losses on the training batches, in nats: base draws over the full range, constraints windowed."""
+        """The period's losses on training batches, nats: base draws over the full range, constraints windowed."""
         base_total, _, base_count = cell_sums[-1]
         losses = {"training_loss/base": base_total / base_count} if base_count else {}
         means = constraint_sums(self.requirements, cell_sums[:-1]).mean()
@@ -221,6 +222,7 @@ class Worker:
                 steps=self.config.sampler.steps,
                 batch_size=count,
                 device=self.ranks.device,
+                bounded=self.index.dtype == "uint8",
             )
         if self.recorder:
             picture = image_grid(images)
@@ -228,7 +230,7 @@ class Worker:
             self.recorder.grid(self.step, picture)
 
     def _restore(self) -> None:
-        """Continues from the job's checkpoint; a fork takes over weights and base stream, and begins its own dual side."""
+        """Continues from the job's checkpoint; a fork takes weights and base stream, and has its own dual side."""
         assert self.job.checkpoint is not None
         state = checkpoint.read_state(self.job.checkpoint)
         self.engine.load(self.job.checkpoint)

@@ -205,7 +205,7 @@ def test_mixed_shapes_become_one_by_resizing(tmp_path: Path) -> None:
 
 def test_mixed_shapes_are_told_with_two_names_and_the_remedy(tmp_path: Path) -> None:
     mixed = source([np.zeros((1, 9, 7), np.uint8), np.zeros((1, 6, 12), np.uint8)], paths=["a/x.png", "b/y.png"])
-    told = "(a/x.png has 1 x 9 x 7|b/y.png has 1 x 6 x 12), .*1 of 2 differ.*--resize 6"
+    told = "(a/x.png has 1 x 9 x 7|b/y.png has 1 x 6 x 12), .*1 of 2 differ.*--resize N .*shortest side has 6"
     with pytest.raises(InputError, match=told):
         shard(mixed, tmp_path / "out")
     channels = source([np.zeros((1, 6, 6), np.uint8), np.zeros((3, 6, 6), np.uint8)])
@@ -221,6 +221,7 @@ def test_mixed_shapes_are_told_with_two_names_and_the_remedy(tmp_path: Path) -> 
         ({}, {"seed": -1}, "--seed: -1"),
         ({}, {"shard_mb": 0}, "--shard-mb: 0"),
         ({}, {"shard_mb": float("nan")}, "--shard-mb: nan"),
+        ({}, {"shard_mb": float("inf")}, "--shard-mb: inf"),
         ({}, {"only": ["evn"]}, "did you mean 'even'"),
         ({"keys": ["a", "a", "b", "c"]}, {}, "key 'a' is there 2 times"),
         ({"keys": ["a", "../b", "c", "d"]}, {}, "key '../b' is not"),
@@ -276,16 +277,19 @@ def test_an_interrupt_while_progress_is_told_leaves_nothing(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_says_how_much_is_needed_and_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("full_at", ["000000.tar", "000002.tar"])
+def test_a_full_disk_says_what_is_needed_and_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_at: str
+) -> None:
     write_bytes = Path.write_bytes
 
-    def full_after_two(path: Path, data: bytes) -> int:
-        if path.name == "000002.tar":
+    def write_until_full(path: Path, data: bytes) -> int:
+        if path.name == full_at:
             write_bytes(path, data[:100])
             raise OSError(errno.ENOSPC, "No space left on device")
         return write_bytes(path, data)
 
-    monkeypatch.setattr(Path, "write_bytes", full_after_two)
+    monkeypatch.setattr(Path, "write_bytes", write_until_full)
     with pytest.raises(
         RunError, match=r"disk is full: about 2\.\d MB are needed, [\d,.]+ MB are free at .*nothing was left"
     ):

@@ -169,7 +169,7 @@ def test_a_folder_per_class(tmp_path: Path) -> None:
     assert source.paths == ["a/1.tiff", "a/ü.bmp", "b/10.JPG", "b/2.png", "b/deep/er/x y.webp"]
     assert source.classes.tolist() == [0, 0, 1, 1, 1]
     assert source.shapes.tolist() == [[3, 4, 6]] * 5
-    assert source.notes == ["1 files are no images by their names and were left out: a/readme.txt"]
+    assert source.notes == ["left out, as no images by their names: a/readme.txt"]
 
 
 def test_grey_pictures_stay_grey_until_one_is_coloured(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_grey_pictures_stay_grey_until_one_is_coloured(tmp_path: Path) -> None:
     coloured = open_folder(tmp_path)
     check_protocol(coloured)
     assert [coloured.read(position)[:, 0, 0].tolist() for position in (0, 3)] == [[7, 7, 7], [1, 2, 3]]
-    assert coloured.notes == ["3 grey images among coloured ones were written with three equal channels"]
+    assert coloured.notes == ["grey images that get three equal channels, as others are coloured: 3"]
 
 
 @pytest.mark.parametrize(("mode", "clear"), [("RGBA", (9, 9, 9, 0)), ("LA", (9, 0))])
@@ -299,19 +299,19 @@ def test_attributes_take_the_order_of_the_files(tmp_path: Path) -> None:
         ("file\na/1.png\n", "begins with 'file'; expected the columns"),
         ("file,x,x\n", "columns x, x need names that differ"),
         ("file,x,\n", "need names that differ"),
-        ("file,x\na/1.png,1\na/2.png\nb/1.png,1,2\n", "2 rows have other than 2 cells: a/2.png, b/1.png"),
-        ("file,x\na/1.png,1\na/2.png,1\n", "1 images have no row: b/1.png"),
-        ("file,x\na/1.png,1\n2.png,1\nb/1.png,1\nc.png,1\n", "1 rows name no image .*: c.png"),
+        ("file,x\na/1.png,1\na/2.png\nb/1.png,1,2\n", "rows with other than 2 cells .2.: a/2.png, b/1.png"),
+        ("file,x\na/1.png,1\na/2.png,1\n", "images without a row .1.: b/1.png"),
+        ("file,x\na/1.png,1\n2.png,1\nb/1.png,1\nc.png,1\n", "rows that name no image or more than one .1.: c.png"),
         (
             "file,x\na/1.png,1\n2.png,1\n1.png,1\n",
-            "1 rows name no image .or more than one.: 1.png; 1 images have no row: b",
+            "name no image or more than one .1.: 1.png; images without a row .1.: b",
         ),
-        ("file,x\na/1.png,1\n2.png,1\na/2.png,1\nb/1.png,1\n", "1 rows are there twice: a/2.png"),
+        ("file,x\na/1.png,1\n2.png,1\na/2.png,1\nb/1.png,1\n", "images with a second row .1.: a/2.png"),
         (
             "file,x\na/1.png,1\na/2.png,red\nb/1.png,blue\n",
-            "column 'x' has 'red' for a/2.png .2 such cells.*code categ",
+            "column 'x' has 'red' for a/2.png .such cells: 2.; .*code categ",
         ),
-        ("file,x\na/1.png,1\na/2.png,\nb/1.png,1\n", "column 'x' has '' for a/2.png .1 such"),
+        ("file,x\na/1.png,1\na/2.png,\nb/1.png,1\n", "column 'x' has '' for a/2.png .such cells: 1"),
         ("file,x\na/1.png,nan\na/2.png,1\nb/1.png,1\n", "column 'x' has 'nan' for a/1.png"),
         ("file,x\na/1.png,1e39\na/2.png,1\nb/1.png,1\n", "column 'x' has '1e39'"),
         ("file,x\na/1.png,2147483648\na/2.png,1\nb/1.png,1\n", "column 'x' has '2147483648'"),
@@ -332,5 +332,5 @@ def test_attribute_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
 
 def test_many_missing_rows_are_counted(tmp_path: Path) -> None:
     files = [f"a/{number}.png" for number in range(10)]
-    with pytest.raises(InputError, match=r"9 images have no row: a/1\.png, a/2\.png, a/3\.png and 6 more"):
+    with pytest.raises(InputError, match=r"images without a row \(9\): a/1\.png, a/2\.png, a/3\.png and 6 more"):
         read_attributes(write_csv(tmp_path / "t.csv", "file,x\na/0.png,1\n"), files)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from cdt.data.shard import shard
@@ -207,6 +209,17 @@ def test_all_problems_are_collected_and_long_lists_cut(root: Path) -> None:
     labels = [line for line in report.problems if line.startswith("wrong label")]
     assert len(labels) == LISTED + 1
     assert labels[-1] == f"wrong label: {report.counts['wrong label'] - LISTED} more"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(st.data())
+def test_no_damage_passes_and_none_breaks_the_check(whole: Path, tmp_path: Path, data: st.DataObject) -> None:
+    root = Path(shutil.copytree(whole, tmp_path / "shards", dirs_exist_ok=True))
+    content = bytearray(first_tar(root).read_bytes())
+    for _ in range(data.draw(st.integers(1, 5))):
+        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    first_tar(root).write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    assert first_tar(root).read_bytes() == first_tar(whole).read_bytes() or not verify(root).ok
 
 
 def test_a_key_in_two_splits_is_found(root: Path) -> None:

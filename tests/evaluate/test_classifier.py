@@ -13,8 +13,8 @@ from cdt.evaluate.classifier import Classifier, FeatureNetwork, random_shift, st
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[Tensor, Tensor]:
-    data = load_digits()
-    return torch.tensor(data.images, dtype=torch.float32)[:, None] / 8 - 1, torch.tensor(data.target)
+    grey, labels = map(torch.tensor, load_digits(return_X_y=True))
+    return grey.float().view(-1, 1, 8, 8) / 8 - 1, labels
 
 
 @pytest.fixture(scope="module")

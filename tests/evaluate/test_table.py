@@ -65,7 +65,7 @@ def test_rows_say_what_was_measured() -> None:
     text = printed(BOTH, 80)
     assert row(text, "4 ") == ["10.0%", "10.0%", "1.0%", "10.0%", "0.113", "+0.12", "✓"]
     assert row(text, "5 ") == ["10.0%", "10.0%", "1.0%", "7.0%", "0.120", "-0.35", "✗"]
-    assert row(text, "6 ") == ["10.0%", "–", "13.5%", "10.5%", "–", "–"]
+    assert row(text, "6 ") == ["10.0%", "-", "13.5%", "10.5%", "-", "-"]
     assert row(text, "total variation from uniform") == ["0.240", "0.035"]
     assert row(text, "expected of a uniform generator") == ["0.027", "0.027"]
     assert row(text, "near-copies of training images of 5") == ["0", "of", "20", "4", "of", "140"]
@@ -93,7 +93,7 @@ def test_constraints_on_groups_and_on_no_class_have_their_own_rows() -> None:
     prior = ConstraintState("keep the old", (), None, 0.5, None, None, None, None)
     text = printed({"generated": replace(WITH, constraints=(*FLOORS, group, prior))}, 80)
     assert row(text, "even [digits]")[:3] == ["50.0%", "60.0%", "52.0%"]
-    assert row(text, "keep the old") == ["–", "–", "–", "0.500", "not", "measured"]
+    assert row(text, "keep the old") == ["-", "-", "-", "0.500", "not", "measured"]
 
 
 def test_colours_say_whether_floors_are_met() -> None:

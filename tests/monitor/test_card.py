@@ -9,6 +9,7 @@ from cdt.evaluate.evaluation import ConstraintState, Evaluation
 from cdt.evaluate.memorisation import NearCopies
 from cdt.monitor.card import CardFacts, Requirement, model_card
 
+COPIES = NearCopies(1, 100, 300, 2, 2.9, 0.7, 0.1, 0.3, 0.3)
 EVALUATION = Evaluation(
     samples=2000,
     class_names=("cat", "dog"),
@@ -21,7 +22,7 @@ EVALUATION = Evaluation(
     frechet=12.345,
     judge_accuracy=0.975,
     judge_held_out=125,
-    near_copies=(NearCopies(1, 100, 300, 2, 2.9, 0.7, 0.1, 0.3, 0.3),),
+    near_copies=(COPIES,),
     constraints=(ConstraintState("dogs", (1,), 0.2, 0.14, 3.6, 3.5, -0.1, False),),
 )
 FACTS = CardFacts(
@@ -61,13 +62,14 @@ def test_every_section_tells_its_facts() -> None:
     assert "| dog | 100 | 10.0% |" in found["Data"]
     requirement = "| dogs | class dog: at least 0.2 of the samples | 1.61 | 3.50 | 3.60 | 0.140 | -0.10 | no |"
     assert requirement in found["Requirements"]
-    assert "| dog | 15.0% | 13.5% to 16.6% |" in found["What it generates"]
+    assert "| cat | 85.0% | 83.4% to 86.5% | not measured | - |" in found["What it generates"]
+    assert "| dog | 15.0% | 13.5% to 16.6% | 2 of 300 | 2.9 |" in found["What it generates"]
     assert "uniform: 0.350 (a uniform generator would show 0.009" in found["What it generates"]
     assert "| parameters | 1,234,567 |" in found["Training"]
     assert "| seed | 0 |" in found["Training"]
     assert found["Use"] == "```python\npipeline = DDPMPipeline.from_pretrained('pets')\n```"
     assert "right on 97.5% of 125 held-out real images" in found["Limits"]
-    assert "dog: 2 of 300 (real: 2.9; 100 training images)" in found["Limits"]
+    assert "No more near-copies of training images than chance explains" in found["Limits"]
     assert "log-SNR up to 0.5" in found["Limits"]
     assert "Not satisfied when training ended: dogs." in found["Limits"]
 
@@ -77,11 +79,17 @@ def test_what_was_not_measured_is_said() -> None:
     found = sections(model_card(replace(FACTS, evaluation=None, requirements=[unmeasured])))
     assert found["What it generates"] == "Not measured."
     assert "was not measured" in found["Limits"]
-    assert "| dogs | more dogs | – | – | – | 0.000 | – | not measured |" in found["Requirements"]
+    assert "| dogs | more dogs | - | - | - | 0.000 | - | not measured |" in found["Requirements"]
     no_search = json.loads(replace(EVALUATION, near_copies=(), frechet=None).to_json())
     found = sections(model_card(replace(FACTS, evaluation=no_search)))
     assert "Whether it repeats training images was not measured." in found["Limits"]
     assert "features: not measured." in found["What it generates"]
+
+
+def test_memorising_is_said() -> None:
+    memorised = replace(EVALUATION, near_copies=(replace(COPIES, near_copies=80, chance=1e-9),))
+    found = sections(model_card(replace(FACTS, evaluation=json.loads(memorised.to_json()))))
+    assert "more near-copies than chance explains in dog." in found["Limits"]
 
 
 def test_without_requirements() -> None:

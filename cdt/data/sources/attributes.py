@@ -40,12 +40,12 @@ def read_attributes(path: Path, files: list[str]) -> dict[str, np.ndarray]:
             row_of[position] = cells
     missing = [file for position, file in enumerate(files) if position not in row_of]
     problems = (
-        ("rows name no image (or more than one)", unknown),
-        ("rows are there twice", repeated),
-        ("images have no row", missing),
+        ("rows that name no image or more than one", unknown),
+        ("images with a second row", repeated),
+        ("images without a row", missing),
     )
     if any(found for _, found in problems):
-        told = "; ".join(f"{len(found)} {what}: {first_few(found)}" for what, found in problems if found)
+        told = "; ".join(f"{what} ({len(found)}): {first_few(found)}" for what, found in problems if found)
         raise InputError(f"{path} does not fit the images: {told}")
     columns = zip(*(row_of[position] for position in range(len(files))), strict=True)
     return {name: _numbers(path, name, cells, files) for name, cells in zip(names, columns, strict=True)}
@@ -66,7 +66,7 @@ def _table(path: Path) -> tuple[list[str], list[list[str]]]:
     if len(set(names)) < len(names) or "" in names:
         raise InputError(f"{path}: the columns {', '.join(names)} need names that differ")
     if ragged := [row[0] for row in rows if len(row) != len(header)]:
-        raise InputError(f"{path}: {len(ragged)} rows have other than {len(header)} cells: {first_few(ragged)}")
+        raise InputError(f"{path}: rows with other than {len(header)} cells ({len(ragged)}): {first_few(ragged)}")
     return names, rows
 
 
@@ -77,7 +77,7 @@ def _numbers(path: Path, name: str, cells: tuple[str, ...], files: list[str]) ->
     if bad.any():
         first = int(np.argmax(bad))
         raise InputError(
-            f"{path}: column {name!r} has {cells[first]!r} for {files[first]} ({bad.sum()} such cells); "
+            f"{path}: column {name!r} has {cells[first]!r} for {files[first]} (such cells: {bad.sum()}); "
             "expected numbers, whole ones below 2**31: code categories as 0, 1, 2, ..."
         )
     return values.astype(np.int32 if whole else np.float32)

@@ -50,9 +50,9 @@ def open_folder(directory: str | Path, attributes: str | Path | None = None) -> 
     shapes = np.array([(channels, height, width) for _, height, width in headers])
     notes = []
     if others:
-        notes.append(f"{len(others)} files are no images by their names and were left out: {first_few(others)}")
+        notes.append(f"left out, as no images by their names: {first_few(others)}")
     if channels == 3 and (greys := sum(shape[0] == 1 for shape in headers)):
-        notes.append(f"{greys} grey images among coloured ones were written with three equal channels")
+        notes.append(f"grey images that get three equal channels, as others are coloured: {greys}")
 
     def read(position: int) -> np.ndarray:
         return read_image(directory / files[position], channels)

@@ -34,3 +34,12 @@ def save_picture(picture: np.ndarray, path: Path) -> None:
     """A picture [H, W, 1 or 3] uint8 as PNG; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(path)
+
+
+def save_images(images: Tensor, path: Path) -> None:
+    """Images [N, C, H, W] in [-1, 1] as one grid (``.png``), or as uint8 ``images`` [N, C, H, W] (``.npz``)."""
+    if path.suffix == ".png":
+        save_picture(image_grid(images), path)
+    else:
+        pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+        np.savez_compressed(path, images=pixels)

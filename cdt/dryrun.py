@@ -1,0 +1,49 @@
+"""The plan of a run, in words."""
+
+from __future__ import annotations
+
+import torch
+
+from cdt.config import RunConfig
+from cdt.settings import dump_yaml
+from cdt.start import check
+from cdt.training.estimate import activation_bytes, state_bytes
+
+
+def describe_plan(config: RunConfig) -> str:
+    """What a run would do, in words: resolved configuration, size, phases, memory, files. Writes nothing.
+
+    Raises InputError like ``train``.
+    """
+    prepared, warm = check(config)
+    train, engine, world = config.train, config.engine, max(config.run.workers, 1)
+    with torch.device("meta"):
+        network = prepared.build()
+    parameters = sum(weight.numel() for weight in network.parameters())
+    micro = train.batch_size // (world * engine.accumulation)
+    dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
+    memory = state_bytes(parameters, engine, world)
+    memory["activations"] = activation_bytes(network.to(dtype), prepared.index.shape, micro, dtype)
+    samples = config.data.epoch_samples or prepared.index.count
+    phases = {"warm start": train.warm_steps, "dual training": train.dual_steps, "cool-down": train.cooldown_steps}
+    if warm is not None:
+        phases["warm start"] = 0
+    lines = [
+        dump_yaml(config).rstrip(),
+        "",
+        f"network      {parameters:,} parameters ({config.network.kind})",
+        f"data         {prepared.index.count:,} samples of {list(prepared.index.shape)}; epochs of {samples:,} positions",
+        "phases       " + ", ".join(f"{name} {steps:,} steps" for name, steps in phases.items()),
+        f"dual steps   every {prepared.period_steps:,} training steps, {len(config.constraints)} constraints"
+        if config.constraints
+        else "dual steps   none: there are no constraints",
+        f"workers      {world}{' (this process)' * (config.run.workers == 0)}, "
+        f"{micro} samples per worker and micro-batch, ZeRO stage {engine.zero_stage}, {engine.precision}",
+        f"memory       about {sum(memory.values()) / 2**20:,.0f} MiB per worker beside the libraries: "
+        + ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in memory.items()),
+        f"writes       {config.directory}/: config.yaml, data.json, metrics.jsonl, dual.jsonl, events.jsonl, "
+        "calibration.json, README.md, checkpoints/, samples/, tb/",
+    ]
+    if warm is not None:
+        lines.append(f"starts from  {warm}")
+    return "\n".join(lines)

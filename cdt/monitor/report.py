@@ -1,0 +1,38 @@
+"""What the command line says when something is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+
+def split_lines(root: Path, splits: Mapping[str, Sequence[int]], class_names: Sequence[str], tars: int) -> list[str]:
+    """How many samples of each class stand in each split of a shard directory."""
+    total = sum(sum(counts) for counts in splits.values())
+    lines = [f"{root}: {total:,} samples in {tars} shard{'s' * (tars != 1)}"]
+    for split, counts in splits.items():
+        named = zip(class_names, counts, strict=True)
+        lines.append(f"  {split}: " + ", ".join(f"{name} {count:,}" for name, count in named))
+    return lines
+
+
+def end_of_training(directory: Path, rows: Sequence[Mapping[str, Any]]) -> Group:
+    """The constraints as the last dual step left them, and where everything lies."""
+    where = Text(f"run: {directory}   TensorBoard: tensorboard --logdir {directory / 'tb'}", overflow="fold")
+    if not rows:
+        return Group(where)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("constraint")
+    for name in ("lambda", "loss", "threshold", "slack"):
+        table.add_column(name, justify="right")
+    table.add_column("satisfied")
+    for row in rows:
+        numbers = ("-" if row[name] is None else f"{row[name]:.3f}" for name in ("loss", "threshold", "slack"))
+        satisfied = {True: "[green]yes", False: "[red]no", None: "no samples"}[row["satisfied"]]
+        table.add_row(row["constraint"], f"{row['lambda']:.3f}", *numbers, satisfied)
+    return Group(table, where)

@@ -1,0 +1,43 @@
+"""What a run will cost in memory, before it starts."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from cdt.training.engine import EngineConfig
+
+_ADAM_BYTES = 8  # two fp32 moments
+
+
+def activation_bytes(network: nn.Module, shape: tuple[int, int, int], batch: int, dtype: torch.dtype) -> int:
+    """Bytes that autograd keeps for the backward pass of one micro-batch; the network is on the meta device."""
+    saved = 0
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal saved
+        if not isinstance(tensor, nn.Parameter):
+            saved += tensor.numel() * tensor.element_size()
+        return tensor
+
+    x = torch.zeros(batch, *shape, device="meta", dtype=dtype)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(x, torch.zeros(batch, device="meta"))
+    return saved
+
+
+def state_bytes(parameters: int, engine: EngineConfig, world: int) -> dict[str, float]:
+    """Bytes per rank of weights, gradients, optimiser (fp32 master and moments) and EMA under a ZeRO stage.
+
+    Rajbhandari et al., "ZeRO", SC 2020, figure 1; the EMA is always divided over the ranks.
+    """
+    low = 2 if engine.precision == "bf16" else 4
+    stage = engine.zero_stage
+    master = 4 if engine.precision == "bf16" or stage > 0 else 0
+    return {
+        "weights": low * parameters / (world if stage >= 3 else 1),
+        "gradients": low * parameters / (world if stage >= 2 else 1),
+        "optimiser": (master + _ADAM_BYTES) * parameters / (world if stage >= 1 else 1),
+        "EMA": 4 * parameters / world,
+        "probe": 4 * parameters / (world if stage >= 3 else 1),
+    }
