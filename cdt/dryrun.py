@@ -32,7 +32,7 @@ def describe_plan(config: RunConfig) -> str:
         dump_yaml(config).rstrip(),
         "",
         f"network      {parameters:,} parameters ({config.network.kind})",
-        f"data         {prepared.index.count:,} samples of {list(prepared.index.shape)}; epochs of {samples:,} positions",
+        f"data         {prepared.index.count:,} samples of {list(prepared.index.shape)}, epochs of {samples:,}",
         "phases       " + ", ".join(f"{name} {steps:,} steps" for name, steps in phases.items()),
         f"dual steps   every {prepared.period_steps:,} training steps, {len(config.constraints)} constraints"
         if config.constraints

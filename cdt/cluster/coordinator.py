@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 
 from cdt.dual import DualProblem, DualState, Sums, dual_step, journal_rows
 from cdt.monitor.recorder import append
@@ -26,7 +26,8 @@ class Failure:
 class Coordinator:
     """Holds nothing that training depends on: the dual state comes with each question and travels in the checkpoint."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, on_progress: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self._on_progress = on_progress
         self._journal = directory / "dual.jsonl"
         self._report: dict[str, Any] = {}
         self._failures: list[tuple[float, Failure]] = []
@@ -40,6 +41,8 @@ class Coordinator:
 
     def progress(self, report: dict[str, Any]) -> None:
         self._report = {**self._report, **report}
+        if self._on_progress:
+            self._on_progress(self._report)
 
     def latest(self) -> dict[str, Any]:
         """The newest value of everything that was reported."""
@@ -56,7 +59,7 @@ class Coordinator:
 class RemoteCoordinator:
     """The coordinator as a named actor: outlives workers, and restarts after a crash."""
 
-    def __init__(self, actor: ActorHandle) -> None:
+    def __init__(self, actor: Any) -> None:
         self._actor = actor
 
     @classmethod

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from ray.train import RunConfig as RayRunConfig
 from ray.train import ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
+from torch._C._distributed_c10d import HashStore
 
 from cdt.cluster.coordinator import Coordinator, Failure, RemoteCoordinator
 from cdt.errors import CdtError, InputError, RunError
@@ -85,20 +86,12 @@ def local_ray() -> Iterator[None]:
 
 
 def _run_here(job: Job, on_progress: OnProgress) -> None:
-    coordinator = Coordinator(job.directory)
-    report = coordinator.progress
-
-    def progress(values: dict[str, Any]) -> None:
-        report(values)
-        on_progress(coordinator.latest())
-
-    coordinator.progress = progress
     os.environ.setdefault("LOCAL_RANK", "0")
     if not dist.is_initialized():
         # It stays for the life of the process: DeepSpeed keeps references to the first group that it sees.
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     start_deepspeed()
-    Worker(job, coordinator).run()
+    Worker(job, Coordinator(job.directory, on_progress)).run()
 
 
 def _run_under_ray(job: Job, on_progress: OnProgress) -> None:

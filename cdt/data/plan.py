@@ -110,7 +110,8 @@ class ShardOrder(Order):
         self._counts = counts[counts > 0]
         self._starts = (np.cumsum(counts) - counts)[counts > 0]
         self._size, self._key, self._block = int(counts.sum()), key, block_shards
-        self._pass, self._tables = -1, (np.zeros(0, dtype=np.int64),) * 3
+        nothing = np.zeros(0, dtype=np.int64)
+        self._pass, self._tables = -1, (nothing, nothing, nothing)
 
     def _at(self, counters: np.ndarray) -> np.ndarray:
         passes, place = np.divmod(counters, self._size)

@@ -29,8 +29,8 @@ def find_windows(
             inside = requirements.rows[name]
             outside = np.setdiff1d(np.arange(len(requirements.cells)), inside)
             share = constraint.min_frequency if isinstance(constraint, MinFrequency) else requirements.shares[i]
-            pictures = (normalise(reader.images(_some(rows, rng))) for rows in (inside, outside))
-            windows[i] = auto_window(*pictures, share, process.logsnr_min, process.logsnr_max, seed)
+            inside, outside = (normalise(reader.images(_some(rows, rng))) for rows in (inside, outside))
+            windows[i] = auto_window(inside, outside, share, process.logsnr_min, process.logsnr_max, seed)
         else:
             windows[i] = process.logsnr_max if constraint.window is None else constraint.window
     return ranks.sum(windows)

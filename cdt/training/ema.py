@@ -21,7 +21,7 @@ class Ema:
     def update(self, decay: float) -> None:
         averages = [fragment.values for fragment in self.fragments.values()]
         weights = [fragment.values for fragment in self._engine.fragments().values()]
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def load(self, whole: dict[str, Tensor]) -> None:
         """Takes this rank's fragments from whole weights by name."""

@@ -152,7 +152,8 @@ class Engine:
             if mapping is None:
                 return Fragment(0, torch.zeros(0, device=weight.device))
             return Fragment(mapping.lp_fragment_address.start, mapping.hp_fragment)
-        whole = self._masters.get(weight, weight).detach().flatten()
+        master = self._masters[weight] if weight in self._masters else weight
+        whole = master.detach().flatten()
         share = -(-whole.numel() // self._ranks.world)
         start = min(self._ranks.rank * share, whole.numel())
         return Fragment(start, whole[start : start + share])
