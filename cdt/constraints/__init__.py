@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import BeforeValidator, Discriminator, Tag
 
@@ -37,11 +37,15 @@ def _kind(tree: Any) -> str:
     return next((name for name in BUDGETS if isinstance(tree, dict) and tree.get(name) is not None), "")
 
 
-AnyConstraint = Annotated[
-    Annotated[MinFrequency, Tag("min_frequency")] | Annotated[MaxLoss, Tag("max_loss")],
-    Discriminator(_kind),
-    BeforeValidator(_one_budget),
-]
+if TYPE_CHECKING:
+    AnyConstraint = Constraint
+else:
+    # A union of the kinds in the table, told apart by the budget that a configuration names.
+    AnyConstraint = Annotated[
+        Union[tuple(Annotated[kind, Tag(name)] for name, kind in BUDGETS.items())],  # noqa: UP007
+        Discriminator(_kind),
+        BeforeValidator(_one_budget),
+    ]
 
 __all__ = [
     "BUDGETS",

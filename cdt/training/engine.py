@@ -152,18 +152,18 @@ class Engine:
             if mapping is None:
                 return Fragment(0, torch.zeros(0, device=weight.device))
             return Fragment(mapping.lp_fragment_address.start, mapping.hp_fragment)
-        master = self._masters[weight] if weight in self._masters else weight
-        whole = master.detach().flatten()
+        whole = self._masters[weight].detach().flatten()
         share = -(-whole.numel() // self._ranks.world)
         start = min(self._ranks.rank * share, whole.numel())
         return Fragment(start, whole[start : start + share])
 
     def _unpartitioned_masters(self) -> dict[nn.Parameter, Tensor]:
-        """The fp32 copies that DeepSpeed keeps beside bf16 weights when it partitions nothing."""
+        """Every weight's fp32 values where nothing is partitioned: DeepSpeed keeps copies beside bf16 weights."""
+        masters: dict[nn.Parameter, Tensor] = {weight: weight for weight in self.module.parameters()}
         if self._config.zero_stage != 0 or self._config.precision == "fp32":
-            return {}
+            return masters
         pairs = zip(self._optimizer.fp16_groups, self._optimizer.fp32_groups, strict=True)
-        return {low: high for lows, highs in pairs for low, high in zip(lows, highs, strict=True)}
+        return masters | {low: high for lows, highs in pairs for low, high in zip(lows, highs, strict=True)}
 
     def gather(self, name: str, fragment: Fragment) -> Tensor:
         """The whole of one weight from every rank's fragment: fp32, in its shape, on every rank."""
