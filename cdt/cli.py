@@ -16,7 +16,10 @@ from cdt.errors import CdtError, InputError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a verb. Exit status 0: done; 1: failed while running; 2: the input is wrong, said in one or few lines."""
+    """Runs a verb. Exit status 0: done; 1: failed while running; 2: the input is wrong; 130: interrupted.
+
+    What went wrong is said in one or few lines; only a bug has a traceback.
+    """
     arguments = build_parser().parse_args(argv)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
@@ -25,8 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CdtError as error:
         print(f"cdt {arguments.name}: {error}", file=sys.stderr)
         return error.exit_status
-    except KeyboardInterrupt:
-        print(f"cdt {arguments.name}: interrupted", file=sys.stderr)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else error
+        print(f"cdt {arguments.name}: {reason}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interrupt:
+        print(f"cdt {arguments.name}: interrupted{f'; {interrupt}' if interrupt.args else ''}", file=sys.stderr)
         return 130
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pydantic import Field, field_validator
@@ -50,8 +51,10 @@ class RunConfig(Config):
     @classmethod
     def _names_are_plain(cls, constraints: dict[str, AnyConstraint]) -> dict[str, AnyConstraint]:
         for name in constraints:
-            if not name.replace("-", "_").replace(" ", "_").isidentifier():
-                raise ValueError(f"{name!r} is no name for a constraint: use letters, digits, - and _")
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_ -]*", name):
+                raise ValueError(f"{name!r} is no name for a constraint: use letters, digits, _, - and spaces")
+            if name == "base":
+                raise ValueError("base is the name of the data's own stream; choose another for the constraint")
         return constraints
 
     @property
@@ -76,7 +79,8 @@ def check_batch(batch_size: int, workers: int, accumulation: int) -> None:
     parts = max(workers, 1) * accumulation
     if batch_size % parts:
         near = max(parts, round(batch_size / parts) * parts)
+        over = [f"{workers} workers"] * (workers > 1) + [f"{accumulation} accumulation steps"] * (accumulation > 1)
         raise InputError(
-            f"train.batch_size: {batch_size} samples do not divide over {max(workers, 1)} workers and "
-            f"{accumulation} accumulation steps; the nearest that do: {near}"
+            f"train.batch_size: {batch_size} samples do not divide over {' and '.join(over)}; "
+            f"the nearest that do: {near}"
         )

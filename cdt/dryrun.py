@@ -40,7 +40,7 @@ def describe_plan(config: RunConfig) -> str:
         f"workers      {world}{' (this process)' * (config.run.workers == 0)}, "
         f"{micro} samples per worker and micro-batch, ZeRO stage {engine.zero_stage}, {engine.precision}",
         f"memory       about {sum(memory.values()) / 2**20:,.0f} MiB per worker beside the libraries: "
-        + ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in memory.items()),
+        + ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in memory.items()),
         f"writes       {config.directory}/: config.yaml, data.json, metrics.jsonl, dual.jsonl, events.jsonl, "
         "calibration.json, README.md, checkpoints/, samples/, tb/",
     ]

@@ -11,7 +11,7 @@ from cdt.data.reader import ImageReader, normalise
 from cdt.errors import InputError
 from cdt.evaluate.classifier import Classifier, train_classifier
 from cdt.evaluate.evaluation import ConstraintState, Evaluation, evaluate_samples
-from cdt.run import Run, write_card
+from cdt.run import Run, save_text, write_card
 
 
 def read_images(index: Index, rows: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
@@ -53,9 +53,7 @@ def evaluate_run(run: Run, reference: Index, judge: Classifier, samples: Tensor,
         constraints=constraint_states(run),
     )
     if save:
-        partial = run.directory / ".evaluation.json.partial"
-        partial.write_text(evaluation.to_json() + "\n", encoding="utf-8")
-        partial.rename(run.directory / "evaluation.json")
+        save_text(run.directory / "evaluation.json", evaluation.to_json() + "\n")
         write_card(run)
     return evaluation
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cdt.config import RunConfig
 from cdt.diffusion.process import Process
 from cdt.diffusion.sampler import sample
-from cdt.errors import InputError
+from cdt.errors import InputError, RunError
 from cdt.export import export_pipeline
 from cdt.monitor.card import CardFacts, Requirement, model_card
 from cdt.networks import build_network
@@ -44,10 +47,6 @@ class Run:
         return found[-1]
 
     @property
-    def has_checkpoint(self) -> bool:
-        return bool(complete_checkpoints(self.directory / "checkpoints"))
-
-    @property
     def state(self) -> TrainState:
         """Where the newest checkpoint stands."""
         return read_state(self.checkpoint)
@@ -55,7 +54,11 @@ class Run:
     @cached_property
     def data(self) -> dict[str, Any]:
         """What it was trained on, as data.json states it: split, shape, dtype, class_names, class_counts, source."""
-        return json.loads((self.directory / "data.json").read_text())
+        path = self.directory / "data.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read: {error}") from error
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -71,7 +74,10 @@ class Run:
     def network(self, *, raw: bool = False, device: str | torch.device = "cpu") -> nn.Module:
         """The network in evaluation mode, with the EMA weights or the raw ones."""
         network = build_network(self.config.network, self.shape)
-        network.load_state_dict(read_weights(self.checkpoint, raw), strict=True)
+        try:
+            network.load_state_dict(read_weights(self.checkpoint, raw), strict=True)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise InputError(f"{self.checkpoint} is damaged or of another network: {error}") from error
         return network.to(device).eval()
 
     def sample(
@@ -106,7 +112,7 @@ class Run:
         path = self.directory / "dual.jsonl"
         if not path.is_file():
             return []
-        last = {row["constraint"]: row for row in map(json.loads, path.read_text().splitlines())}
+        last = {row["constraint"]: row for row in _rows(path)}
         return [last[name] for name in self.config.constraints if name in last]
 
     def export(
@@ -178,9 +184,32 @@ class Run:
         return json.loads(path.read_text()) if path.is_file() else []
 
 
+def has_checkpoint(directory: Path) -> bool:
+    """Whether a run directory has a complete checkpoint."""
+    return bool(complete_checkpoints(directory / "checkpoints"))
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a journal but those that a full disk cut off."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)
+
+
 def write_card(run: Run) -> None:
-    """The run's model card, as README.md of its directory."""
-    (run.directory / "README.md").write_text(model_card(run.card_facts()), encoding="utf-8")
+    """The run's model card, as README.md of its directory. Raises RunError when the disk refuses."""
+    save_text(run.directory / "README.md", model_card(run.card_facts()))
+
+
+def save_text(path: Path, text: str) -> None:
+    """Writes a file of a run directory whole or not at all. Raises RunError when the disk refuses."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.rename(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RunError(f"cannot write {path}: {error.strerror}") from error
 
 
 def load(directory: str | Path) -> Run:

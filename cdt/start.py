@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import torch
 from cdt.cluster.trainer import check_slots, launch, set_environment
 from cdt.config import RunConfig
 from cdt.data.header import read_header
+from cdt.data.index import Index
 from cdt.errors import InputError, RunError
-from cdt.run import Run, write_card
+from cdt.run import Run, has_checkpoint, save_text, write_card
 from cdt.settings import apply_overrides, dump_yaml, load_yaml, parse
 from cdt.training.checkpoint import checkpoint_name, is_complete
 from cdt.training.job import Job, Prepared, prepare
@@ -32,12 +34,15 @@ CHANGEABLE = {
 
 
 def check(config: RunConfig) -> tuple[Prepared, Path | None]:
-    """All that can be refused before a run starts; the checkpoint that it forks from, if it does.
+    """All that can be refused before a new run starts; the checkpoint that it forks from, if it does.
 
     Raises InputError.
     """
-    check_slots(config.run.workers)
-    prepared = prepare(config)
+    if config.directory.exists():
+        begun = has_checkpoint(config.directory)
+        remedy = f"continue it with `cdt resume {config.directory}`" if begun else "remove it: it has no checkpoint"
+        raise InputError(f"{config.directory} exists already: choose another name, run.name=NAME, or {remedy}")
+    prepared = _fit_together(config)
     return prepared, None if config.run.fork is None else _warm_checkpoint(config, prepared)
 
 
@@ -45,15 +50,9 @@ def train(config: RunConfig, on_progress: OnProgress = lambda report: None) -> R
     """Trains a new run to its end.
 
     Raises InputError before anything is written when the configuration, the data and the machine do not fit together;
-    RunError when the run fails later: what it wrote stays, and ``resume`` continues it.
+    RunError when the run fails later: what it wrote stays, and ``resume`` continues it. KeyboardInterrupt likewise.
     """
     prepared, warm = check(config)
-    check_tools()
-    if config.directory.exists():
-        raise InputError(
-            f"{config.directory} exists already: continue it with `cdt resume {config.directory}`, "
-            "or choose another name: run.name=NAME"
-        )
     _lay_out(config, prepared)
     job = Job(config, config.directory.resolve(), checkpoint=warm, fork=warm is not None)
     return _finish(job, config.directory, on_progress)
@@ -66,26 +65,32 @@ def resume(directory: str | Path, overrides: Sequence[str] = (), on_progress: On
     """
     run = Run(directory)
     config = _changed(run, overrides)
-    check(config)
-    check_tools()
-    step, workers = run.state.step, max(config.run.workers, 1)
+    step, world, workers = run.state.step, run.state.world, max(config.run.workers, 1)
     if step >= config.train.total_steps:
         raise InputError(
             f"{directory} is complete: {step} of {config.train.total_steps} steps are done; "
             f"more with train.dual_steps=N (now {config.train.dual_steps})"
         )
-    if run.state.world != workers:
-        raise InputError(
-            f"run.workers: the checkpoint was written by {run.state.world} workers and cannot continue on {workers}"
-        )
-    _write(run.directory / "config.yaml", dump_yaml(config))
+    if world != workers:
+        raise InputError(f"run.workers: the checkpoint was written by {world} workers and cannot continue on {workers}")
+    if differing := _differences(run.data, _facts(_fit_together(config).index)):
+        raise InputError(f"data.shards: {config.data.shards} differs from the run's data in {', '.join(differing)}")
+    save_text(run.directory / "config.yaml", dump_yaml(config))
     return _finish(Job(config, run.directory.resolve(), run.checkpoint.resolve()), run.directory, on_progress)
+
+
+def _fit_together(config: RunConfig) -> Prepared:
+    """Raises InputError unless configuration, data and machine do."""
+    check_slots(config.run.workers)
+    check_tools()
+    return prepare(config)
 
 
 def check_tools() -> None:
     """Raises InputError when DeepSpeed could not build its communication op for CPUs."""
     set_environment()
-    tools = {"ninja": "pip install ninja", "c++": "install a C++ compiler (Debian: apt-get install g++)"}
+    compiler = os.environ.get("CXX", "c++")
+    tools = {"ninja": "pip install ninja", compiler: "install a C++ compiler (Debian: apt-get install g++)"}
     missing = [f"{name} is missing: {remedy}" for name, remedy in tools.items() if shutil.which(name) is None]
     if missing and not torch.cuda.is_available():
         raise InputError(f"DeepSpeed builds its CPU communication with tools that are not here: {'; '.join(missing)}")
@@ -95,15 +100,23 @@ def _finish(job: Job, directory: Path, on_progress: OnProgress) -> Run:
     try:
         launch(job, on_progress)
     except RunError as error:
-        more = (
-            f"continue with `cdt resume {directory}`"
-            if Run(directory).has_checkpoint
-            else "no checkpoint was saved yet"
-        )
-        raise RunError(f"{error}\nIts log is {directory}/events.jsonl; {more}") from None
+        raise RunError(f"{error}\n{_left_behind(directory)}") from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_left_behind(directory)) from None
     run = Run(directory)
     write_card(run)
     return run
+
+
+def _left_behind(directory: Path) -> str:
+    """How to go on with a run that ended early; of one that never began, nothing stays."""
+    log = directory / "events.jsonl"
+    if has_checkpoint(directory):
+        return f"continue with `cdt resume {directory}`; the run's log is {log}"
+    if log.is_file():
+        return f"no checkpoint was saved yet: remove {directory} to begin anew; the run's log is {log}"
+    shutil.rmtree(directory, ignore_errors=True)
+    return "nothing was trained or written"
 
 
 def _changed(run: Run, overrides: Sequence[str]) -> RunConfig:
@@ -127,20 +140,28 @@ def _warm_checkpoint(config: RunConfig, prepared: Prepared) -> Path:
             f"run.fork: {config.run.fork} has no complete checkpoint at step {config.train.warm_steps}, the end of its "
             "warm start (train.warm_steps)"
         )
-    differing = [name for name in ("network", "diffusion") if getattr(origin.config, name) != getattr(config, name)]
-    if origin.config.engine.zero_stage != config.engine.zero_stage or origin.config.run.workers != config.run.workers:
-        differing.append("engine.zero_stage or run.workers")
-    if origin.shape != prepared.index.shape:
-        differing.append("data.shards")
+    theirs, ours = _continued(origin.config), _continued(config)
+    differing = [name for name in ours if theirs[name] != ours[name]]
+    differing += [f"{name} of its data" for name in _differences(origin.data, _facts(prepared.index))]
     if differing:
         raise InputError(f"run.fork: {config.run.fork} differs in {', '.join(differing)}; a fork continues its weights")
     return path
 
 
-def _lay_out(config: RunConfig, prepared: Prepared) -> None:
-    """The run directory with what is known before the first step; nothing stays when the disk refuses."""
-    index, directory = prepared.index, config.directory
-    data = {
+def _continued(config: RunConfig) -> dict[str, object]:
+    """The settings on which a checkpoint's files depend."""
+    return {
+        "network": config.network,
+        "diffusion": config.diffusion,
+        "engine.zero_stage": config.engine.zero_stage,
+        "engine.precision": config.engine.precision,
+        "run.workers": max(config.run.workers, 1),
+    }
+
+
+def _facts(index: Index) -> dict[str, Any]:
+    """What data.json states of the data."""
+    return {
         "split": index.split,
         "shape": list(index.shape),
         "dtype": index.dtype,
@@ -148,16 +169,23 @@ def _lay_out(config: RunConfig, prepared: Prepared) -> None:
         "class_counts": index.class_counts.tolist(),
         "source": read_header(index.root).source,
     }
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Where data differ that a checkpoint was trained on and is to continue on."""
+    return [name for name in ("shape", "dtype", "class_names", "class_counts") if one[name] != other[name]]
+
+
+def _lay_out(config: RunConfig, prepared: Prepared) -> None:
+    """The run directory with what is known before the first step; nothing stays when the disk refuses."""
+    directory = config.directory
     try:
         directory.mkdir(parents=True)
-        _write(directory / "config.yaml", dump_yaml(config))
-        _write(directory / "data.json", json.dumps(data, indent=1) + "\n")
     except OSError as error:
+        raise RunError(f"cannot make {directory}: {error.strerror}") from error
+    try:
+        save_text(directory / "config.yaml", dump_yaml(config))
+        save_text(directory / "data.json", json.dumps(_facts(prepared.index), indent=1) + "\n")
+    except RunError:
         shutil.rmtree(directory, ignore_errors=True)
-        raise RunError(f"cannot write {directory}: {error.strerror}") from error
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.rename(path)
+        raise

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 
 from cdt.dual import DualProblem, DualState, Sums, dual_step, journal_rows
+from cdt.errors import CdtError
 from cdt.monitor.recorder import append
 
 
-@dataclass(frozen=True)
-class Failure:
-    """What ended a worker: its own words, and the exit status that they deserve."""
+class Failure(NamedTuple):
+    """What ended a worker, in the words for the user."""
 
     rank: int
-    text: str
-    exit_status: int
+    error: CdtError
 
 
 class Coordinator:
@@ -28,15 +27,15 @@ class Coordinator:
 
     def __init__(self, directory: Path, on_progress: Callable[[dict[str, Any]], None] | None = None) -> None:
         self._on_progress = on_progress
-        self._journal = directory / "dual.jsonl"
+        self._directory = directory
         self._report: dict[str, Any] = {}
-        self._failures: list[tuple[float, Failure]] = []
+        self._failures: list[Failure] = []
 
     def dual_step(self, step: int, problem: DualProblem, state: DualState, sums: Sums) -> DualState:
         """The next dual state, journaled."""
         state = dual_step(problem, state, sums)
         for row in journal_rows(problem, state, step):
-            append(self._journal, row)
+            append(self._directory / "dual.jsonl", row)
         return state
 
     def progress(self, report: dict[str, Any]) -> None:
@@ -49,11 +48,17 @@ class Coordinator:
         return self._report
 
     def failed(self, failure: Failure) -> None:
-        self._failures.append((time.monotonic(), failure))
+        self._failures.append(failure)
 
-    def first_failure(self) -> Failure | None:
-        """What failed first; the other ranks' errors follow from it."""
-        return min(self._failures, key=lambda entry: entry[0])[1] if self._failures else None
+    def failures(self) -> list[Failure]:
+        """In the order in which they came: what failed first may be the cause of the others."""
+        return self._failures
+
+    def conclude(self, error: CdtError) -> None:
+        """Records what ended the run, if there is still room for it."""
+        row = {"time": time.time(), "step": self._report.get("step", 0), "event": "failed", "text": str(error)}
+        with contextlib.suppress(OSError):
+            append(self._directory / "events.jsonl", row)
 
 
 class RemoteCoordinator:
@@ -80,8 +85,11 @@ class RemoteCoordinator:
     def failed(self, failure: Failure) -> None:
         ray.get(self._actor.failed.remote(failure))
 
-    def first_failure(self) -> Failure | None:
-        return ray.get(self._actor.first_failure.remote())
+    def failures(self) -> list[Failure]:
+        return ray.get(self._actor.failures.remote())
+
+    def conclude(self, error: CdtError) -> None:
+        ray.get(self._actor.conclude.remote(error))
 
     def stop(self) -> None:
         ray.kill(self._actor)

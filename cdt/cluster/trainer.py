@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -16,6 +18,7 @@ from typing import Any
 import ray
 import torch
 import torch.distributed as dist
+from ray._private import worker as ray_worker
 from ray.train import RunConfig as RayRunConfig
 from ray.train import ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -33,8 +36,8 @@ OnProgress = Callable[[dict[str, Any]], None]
 def launch(job: Job, on_progress: OnProgress) -> None:
     """Runs a prepared job to its end.
 
-    Raises the first worker's failure: InputError and RunError as they are, anything else as RunError with the worker's
-    own traceback.
+    Raises what ended it, once, and records it in events.jsonl: a worker's InputError or RunError as it is, anything
+    else as RunError with the worker's own traceback. KeyboardInterrupt ends it within seconds.
     """
     set_environment()
     if job.config.run.workers == 0:
@@ -74,11 +77,20 @@ def local_ray() -> Iterator[None]:
         yield
         return
     set_environment()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ray.init(
-            address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, num_cpus=slots()
-        )
+    # What Ray would still print with log_to_driver=False: paragraphs on each worker that died.
+    ray_worker._worker_logs_enabled = False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                num_cpus=slots(),
+            )
+    except Exception as error:  # of a machine that does not suit it, Ray raises nearly anything
+        raise RunError(f"Ray does not start on this machine: {error}") from error
     try:
         yield
     finally:
@@ -90,8 +102,14 @@ def _run_here(job: Job, on_progress: OnProgress) -> None:
     if not dist.is_initialized():
         # It stays for the life of the process: DeepSpeed keeps references to the first group that it sees.
         dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
-    start_deepspeed()
-    Worker(job, Coordinator(job.directory, on_progress)).run()
+    coordinator = Coordinator(job.directory, on_progress)
+    try:
+        start_deepspeed()
+        Worker(job, coordinator).run()
+    except Exception as error:
+        told = _in_our_words(error)
+        coordinator.conclude(told)
+        raise told from (None if told is error else error)
 
 
 def _run_under_ray(job: Job, on_progress: OnProgress) -> None:
@@ -102,7 +120,12 @@ def _run_under_ray(job: Job, on_progress: OnProgress) -> None:
         gpu = torch.cuda.is_available()
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"job": job, "coordinator": coordinator, "threads": threads},
+            train_loop_config={
+                "job": job,
+                "coordinator": coordinator,
+                "threads": threads,
+                "directory": str(Path.cwd()),
+            },
             scaling_config=ScalingConfig(
                 num_workers=workers, use_gpu=gpu, resources_per_worker={"GPU" if gpu else "CPU": 1}
             ),
@@ -110,10 +133,12 @@ def _run_under_ray(job: Job, on_progress: OnProgress) -> None:
             run_config=RayRunConfig(name="ray", storage_path=str(job.directory)),
         )
         try:
-            with _watching(coordinator, on_progress):
+            with _watching(coordinator, on_progress), _interruptible():
                 trainer.fit()
         except TrainingFailedError as error:
-            raise _own_error(coordinator.first_failure(), error) from None
+            cause = _cause(error, coordinator.failures())
+            coordinator.conclude(cause)
+            raise cause from None
         finally:
             coordinator.stop()
 
@@ -122,24 +147,47 @@ def _work(arguments: dict[str, Any]) -> None:
     """What Ray runs on each worker."""
     job, coordinator = arguments["job"], arguments["coordinator"]
     try:
+        os.chdir(arguments["directory"])  # Ray starts workers elsewhere; paths in configurations are the user's
         torch.set_num_threads(arguments["threads"])
         start_deepspeed()
         Worker(job, coordinator).run()
     except Exception as error:
-        text = str(error) if isinstance(error, CdtError) else traceback.format_exc()
-        status = error.exit_status if isinstance(error, CdtError) else 0
-        coordinator.failed(Failure(dist.get_rank(), text, status))
+        coordinator.failed(Failure(dist.get_rank(), _in_our_words(error)))
         raise
 
 
-def _own_error(failure: Failure | None, error: TrainingFailedError) -> CdtError:
-    if failure is None:
-        return RunError(f"the workers ended without a word, killed from outside perhaps: {error}")
-    if failure.exit_status == InputError.exit_status:
-        return InputError(failure.text)
-    if failure.exit_status == RunError.exit_status:
-        return RunError(failure.text)
-    return RunError(f"worker {failure.rank} failed:\n{failure.text.rstrip()}")
+def _in_our_words(error: Exception) -> CdtError:
+    """What a worker raised, for the user: our own errors and full disks in a line, a bug with its traceback."""
+    if isinstance(error, CdtError):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunError(f"the disk is full: cannot write {error.filename or 'the run'}")
+    return RunError(f"worker {dist.get_rank()} failed:\n{''.join(traceback.format_exception(error)).rstrip()}")
+
+
+def _cause(error: TrainingFailedError, failures: list[Failure]) -> CdtError:
+    """Of everything that went wrong, what came first: a worker that died takes others with it, and says nothing."""
+    silent = sorted(set(getattr(error, "worker_failures", {})) - {failure.rank for failure in failures})
+    if silent:
+        return RunError(
+            f"worker {silent[0]} died: killed from outside, by the kernel for want of memory (`dmesg` tells), or by a "
+            "crash in native code (its last words are in /tmp/ray/session_latest/logs)"
+        )
+    return failures[0].error if failures else RunError(f"Ray cannot run the workers: {error}")
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C as KeyboardInterrupt: while it trains, Ray takes the signal for itself and leaves by SystemExit."""
+    here = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if here:
+            signal.signal(signal.SIGINT, handler)
 
 
 @contextlib.contextmanager

@@ -19,9 +19,10 @@ BUDGETS: dict[str, type[Constraint]] = {
 
 
 def _one_budget(tree: Any) -> Any:
-    """Refuses a constraint that names no budget, or several, before its kind is looked up."""
+    """Drops budgets that are null (taken back by an override); of the others there must be exactly one."""
     if isinstance(tree, dict):
-        named = [name for name in BUDGETS if tree.get(name) is not None]
+        tree = {key: value for key, value in tree.items() if key not in BUDGETS or value is not None}
+        named = [name for name in BUDGETS if name in tree]
         if len(named) > 1:
             raise ValueError(f"has {' and '.join(named)}: exactly one budget is needed")
         if not named:
@@ -34,7 +35,7 @@ def _one_budget(tree: Any) -> Any:
 def _kind(tree: Any) -> str:
     if isinstance(tree, Constraint):
         return tree.budget
-    return next((name for name in BUDGETS if isinstance(tree, dict) and tree.get(name) is not None), "")
+    return next((name for name in BUDGETS if isinstance(tree, dict) and name in tree), "")
 
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from cdt.errors import InputError
 from cdt.schema import Config
@@ -50,14 +50,14 @@ class Constraint(Config):
     """A class by name, or a list of classes that are one group."""
     where: dict[str, float] = Field(default_factory=dict)
     """Attributes and the values that they must have."""
-    window: Literal["auto"] | float | None = None
+    window: Literal["auto"] | FiniteFloat | None = None
     """Upper end of the log-SNR window of the loss; ``null``: the full range; ``auto``: where classes separate."""
 
     @field_validator("classes", mode="before")
     @classmethod
     def _one_or_several(cls, value: object) -> tuple[str, ...]:
         several = value if isinstance(value, list | tuple) else [value]
-        if not several or not all(isinstance(name, str | int) for name in several):
+        if not all(isinstance(name, str | int) for name in several):
             raise ValueError("a class name or a list of class names is needed")
         return tuple(str(name) for name in several)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from cdt.constraints.constraint import Calibration, Constraint
 
@@ -15,7 +15,7 @@ class MaxLoss(Constraint):
     budget: ClassVar[str] = "max_loss"
     rule: ClassVar[str] = "ascent"
 
-    max_loss: float = Field(gt=0)
+    max_loss: FiniteFloat = Field(gt=0)
     """c, nats."""
 
     def threshold(self, calibration: Calibration) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from cdt.constraints.constraint import Calibration, Constraint
 
@@ -18,7 +18,7 @@ class MinFrequency(Constraint):
 
     min_frequency: float = Field(gt=0, lt=1)
     """F, a share of all generated samples."""
-    window: Literal["auto"] | float | None = "auto"
+    window: Literal["auto"] | FiniteFloat | None = "auto"
     """Upper end of the log-SNR window; class mass is decided at low log-SNR, so the full range is a poor measure."""
 
     def threshold(self, calibration: Calibration) -> float:

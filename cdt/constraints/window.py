@@ -7,11 +7,12 @@ be told apart. Above that l the loss is detail, which a model can fit without ge
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 SEPARATED = 0.05
 """nats of posterior cross-entropy that may be missing from log(1 / f_i)"""
-_EXEMPLARS = 1000
 _DRAWS = 256
 
 
@@ -50,17 +51,15 @@ def auto_window(
 ) -> float:
     """The smallest l, to a quarter, at which the posterior cross-entropy is at most ``SEPARATED`` nats.
 
-    Images [n, ...] and [k, ...] in [-1, 1]; beyond a thousand of each, a random thousand. Returns ``logsnr_max`` when
-    the classes separate nowhere below it.
+    Shares above 0.6 need less than that, a tenth of log(1 / f_i), or their window would hold no credit at all.
+
+    Images ``inside`` [n, C, H, W] and ``outside`` [k, C, H, W] in [-1, 1]; a thousand of each are plenty. Returns
+    ``logsnr_max`` when the classes separate nowhere below it, or when there is nothing outside.
     """
-    rng = np.random.default_rng(seed)
-    inside, outside = (_some(images, rng) for images in (inside, outside))
-    eps = rng.standard_normal((_DRAWS, inside.shape[1]))
+    if not len(outside):
+        return logsnr_max
+    inside, outside = (images.reshape(len(images), -1).astype(np.float64) for images in (inside, outside))
+    eps = np.random.default_rng(seed).standard_normal((_DRAWS, inside.shape[1]))
     levels = np.arange(np.ceil(4 * logsnr_min), np.floor(4 * logsnr_max) + 1) / 4
-    separated = posterior_cross_entropy(inside, outside, share, levels, eps) <= SEPARATED
+    separated = posterior_cross_entropy(inside, outside, share, levels, eps) <= min(SEPARATED, -math.log(share) / 10)
     return float(levels[separated.argmax()]) if separated.any() else logsnr_max
-
-
-def _some(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    flat = images.reshape(len(images), -1).astype(np.float64)
-    return flat if len(flat) <= _EXEMPLARS else flat[rng.choice(len(flat), _EXEMPLARS, replace=False)]

@@ -65,8 +65,9 @@ class ImageReader:
                 raise ValueError(f"{image.dtype} of shape {image.shape}, expected {index.dtype} of {index.shape}")
         except (OSError, ValueError) as error:
             path = index.root / index.shards[int(index.shard[row])].name
+            reason = error.strerror if isinstance(error, OSError) else error
             raise RunError(
-                f"{path}, byte {int(index.offset[row])}: {error}. `cdt verify {index.root}` checks all shards"
+                f"{path}, byte {int(index.offset[row])}: {reason}. `cdt verify {index.root}` checks all shards"
             ) from error
         return image
 

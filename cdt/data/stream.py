@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from cdt.data.index import Index
 from cdt.data.plan import Order, ShardOrder, SubsetOrder, allocate, stream_key
 from cdt.data.reader import ImageReader, normalise
+from cdt.errors import RunError
 from cdt.schema import Config
 
 
@@ -134,16 +135,24 @@ class Planner(Sampler[PlannedBatch]):
         )
 
 
-class _Samples(Dataset[tuple[Batch, np.ndarray]]):
+Loaded = tuple[Batch | RunError, np.ndarray]
+"""A batch, or why there is none, and where the streams stand after it."""
+
+
+class _Samples(Dataset[Loaded]):
     """What a loader worker does: planned rows to a batch."""
 
     def __init__(self, reader: ImageReader, cells: np.ndarray) -> None:
         self._reader, self._cells = reader, cells
 
-    def __getitem__(self, plan: PlannedBatch) -> tuple[Batch, np.ndarray]:
+    def __getitem__(self, plan: PlannedBatch) -> Loaded:
         cells = self._cells[plan.rows]
+        try:
+            images = self._reader.images(plan.rows)
+        except RunError as error:
+            return error, plan.counters_after  # raised in a loader worker, it would arrive inside of a traceback
         batch = Batch(
-            images=torch.from_numpy(normalise(self._reader.images(plan.rows))),
+            images=torch.from_numpy(normalise(images)),
             positions=torch.from_numpy(plan.positions),
             streams=torch.from_numpy(plan.streams),
             cells=torch.from_numpy(cells),
@@ -152,8 +161,15 @@ class _Samples(Dataset[tuple[Batch, np.ndarray]]):
         return batch, plan.counters_after
 
 
+def _as_it_is(loaded: Any) -> Any:
+    """In place of DataLoader's own conversion."""
+    return loaded
+
+
 class MixtureStream:
     """An endless iterator of this rank's batches; ``state()`` restores it, on any number of ranks.
+
+    Iterating raises RunError for a sample that cannot be read.
 
     Args:
         index: the split that is trained on.
@@ -188,7 +204,7 @@ class MixtureStream:
         self._planner = Planner(orders, mixture_of, batch_size, local, stream_key(seed, "allocation"))
         self._samples = _Samples(ImageReader(index, config.cache_mb), cells)
         self._lag, self._workers = config.lambda_lag, min(config.loader_workers, config.lambda_lag)
-        self._iterator: Iterator[tuple[Batch, np.ndarray]] | None = None
+        self._iterator: Iterator[Loaded] | None = None
         self._batch, self._counters = 0, np.zeros(len(orders), dtype=np.int64)
         self._history = [(0, lambdas)]
         self._planner.steer(0, lambdas)
@@ -202,12 +218,15 @@ class MixtureStream:
                 self._samples,
                 sampler=self._planner,
                 batch_size=None,
+                collate_fn=_as_it_is,
                 num_workers=self._workers,
                 prefetch_factor=max(self._lag // self._workers, 1) if self._workers else None,
             )
             self._iterator = iter(loader)
-        batch, self._counters = next(self._iterator)
-        self._batch += 1
+        batch, counters = next(self._iterator)
+        if isinstance(batch, RunError):
+            raise batch
+        self._batch, self._counters = self._batch + 1, counters
         while len(self._history) > 1 and self._history[1][0] <= self._batch:
             self._history.pop(0)
         return batch
@@ -228,7 +247,7 @@ class MixtureStream:
         self._batch = state.batch
         self._counters = np.array([state.counters.get(name, 0) for name in self._names], dtype=np.int64)
         self._planner.start(self._batch, self._counters)
-        if set(state.counters) == set(self._names):
+        if list(state.counters) == self._names:
             self._history = [(first, np.asarray(lambdas, dtype=np.float64)) for first, lambdas in state.history]
         else:
             self._history = [(0, self._history[0][1])]

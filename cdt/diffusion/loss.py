@@ -59,9 +59,9 @@ def nats(squared_error: Tensor, dimensions: int, low: float, high: float) -> Ten
 class Weighting:
     """``w(l)``, the primal weight of the squared error of eps at log-SNR drawn uniformly; mean 1 for ``simple``.
 
-    elbo     1                                     (uniform log-SNR is the variational bound)
-    simple   |dt/dl| (logsnr_max - logsnr_min)/T   (t uniform; Ho et al., arXiv 2006.11239, eq. 14)
-    min_snr  simple * min(SNR, gamma) / SNR        (Hang et al., arXiv 2303.09556)
+    elbo     1                                         (uniform log-SNR is the variational bound)
+    simple   |dt/dl| (logsnr_max - logsnr_min)/(T-1)   (t uniform on [0, T-1]; Ho et al., arXiv 2006.11239, eq. 14)
+    min_snr  simple * min(SNR, gamma)/SNR              (Hang et al., arXiv 2303.09556)
     """
 
     def __init__(self, config: DiffusionConfig, process: Process) -> None:
@@ -90,6 +90,6 @@ class Diffusion:
     def losses(self, network: Network, x0: Tensor, u: Tensor, eps: Tensor, dtype: torch.dtype) -> Losses:
         """Losses of x0 [B, C, H, W] in [-1, 1] at ``l = logsnr_min + u (logsnr_max - logsnr_min)``, u [B]."""
         low, high = self.process.logsnr_min, self.process.logsnr_max
-        logsnr = torch.lerp(torch.full_like(u, low), torch.full_like(u, high), u)
+        logsnr = low + u * (high - low)
         error = squared_error(network, self.process, x0, logsnr, eps, dtype)
         return Losses(logsnr, error, self.weighting(logsnr) * error)

@@ -7,6 +7,7 @@ number of ranks sees the same draws, on any device.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -55,19 +56,19 @@ def normals(seed: int, positions: Tensor, shape: tuple[int, ...]) -> Tensor:
     radius0, radius1 = (-2 * u0.log()).sqrt(), (-2 * u2.log()).sqrt()
     angle0, angle1 = 2 * math.pi * u1, 2 * math.pi * u3
     draws = [radius0 * angle0.cos(), radius0 * angle0.sin(), radius1 * angle1.cos(), radius1 * angle1.sin()]
-    return torch.stack(draws, dim=-1).reshape(len(positions), -1)[:, :size].reshape(len(positions), *shape)
+    return torch.stack(draws, dim=-1).flatten(1)[:, :size].unflatten(1, shape)
 
 
 def stratified(seed: int, positions: Tensor, batch_size: int) -> Tensor:
     """One uniform draw per position [B] in [0, 1], stratified over each global batch of ``batch_size`` positions.
 
-    Every stratum of width 1/batch_size holds one position of the batch. Neighbours in the batch lie about a golden
-    section apart, so that any run of neighbours (the samples of one class, the share of one rank) is spread as well.
+    Every stratum of width 1/batch_size holds one position of the batch. Neighbours in the batch lie a golden section
+    apart, so that any run of neighbours (the samples of one class, the share of one rank) is spread as well.
     """
     batch, slot = positions // batch_size, positions % batch_size
     jitter = _uniform(_word(seed, _LEVEL, positions))
     shift = _word(seed, _SHIFT, batch) % batch_size
-    stratum = (slot * _golden_stride(batch_size) + shift) % batch_size
+    stratum = (_golden_ranks(batch_size, positions.device)[slot] + shift) % batch_size
     return (stratum + jitter) / batch_size
 
 
@@ -76,7 +77,12 @@ def _word(seed: int, domain: int, counter: Tensor) -> Tensor:
     return philox(seed, (zero, zero + domain, counter & _WORD, counter >> 32))[0]
 
 
-def _golden_stride(n: int) -> int:
-    """The integer nearest to n divided by the golden ratio that has no factor in common with n."""
-    target = n * (math.sqrt(5) - 1) / 2
-    return min((k for k in range(1, n + 1) if math.gcd(k, n) == 1), key=lambda k: abs(k - target))
+@cache
+def _golden_ranks(n: int, device: torch.device) -> Tensor:
+    """A permutation [n]: the rank of ``frac(k phi)`` among k = 0, ..., n - 1, with phi the golden section.
+
+    Of all Kronecker sequences this one fills [0, 1] most evenly (Niederreiter, "Random number generation and
+    quasi-Monte Carlo methods", 1992, section 3.1).
+    """
+    golden = (math.sqrt(5) - 1) / 2
+    return torch.frac(torch.arange(n, dtype=torch.float64) * golden).argsort().argsort().to(device)

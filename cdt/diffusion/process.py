@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 from torch import Tensor
 
 from cdt.schema import Config
@@ -29,11 +29,11 @@ class DiffusionConfig(Config):
     """Where ``min_snr`` caps the signal-to-noise ratio (arXiv 2303.09556)."""
     timesteps: int = Field(default=1000, ge=10, le=100_000)
     """Number of integer timesteps T of the exported noise schedule."""
-    logsnr_min: float | None = None
+    logsnr_min: FiniteFloat | None = None
     """Log-SNR at the noise end of the cosine schedule; default -10 (+ shift). ``linear_beta`` has its own."""
-    logsnr_max: float | None = None
+    logsnr_max: FiniteFloat | None = None
     """Log-SNR at the data end of the cosine schedule; default 10 (+ shift)."""
-    logsnr_shift: float = 0.0
+    logsnr_shift: FiniteFloat = 0.0
     """Moves the whole cosine schedule: ``-2 log k`` for images enlarged k times (arXiv 2301.11093)."""
 
     @model_validator(mode="after")
@@ -41,15 +41,24 @@ class DiffusionConfig(Config):
         if self.schedule == "linear_beta":
             if self.logsnr_min is not None or self.logsnr_max is not None or self.logsnr_shift:
                 raise ValueError("linear_beta fixes the log-SNR range: drop logsnr_min, logsnr_max, logsnr_shift")
-        elif (self.logsnr_min or -10.0) >= (self.logsnr_max or 10.0):
-            raise ValueError("logsnr_min must be below logsnr_max")
+        elif self.cosine_range[0] >= self.cosine_range[1]:
+            low, high = self.cosine_range
+            raise ValueError(f"logsnr_min must be below logsnr_max: they are {low:g} and {high:g}, the shift included")
         return self
+
+    @property
+    def cosine_range(self) -> tuple[float, float]:
+        """Log-SNR at the noise end and at the data end of the cosine schedule."""
+        low = -10.0 + self.logsnr_shift if self.logsnr_min is None else self.logsnr_min
+        high = 10.0 + self.logsnr_shift if self.logsnr_max is None else self.logsnr_max
+        return low, high
 
 
 def cosine_logsnr(timesteps: int, logsnr_min: float, logsnr_max: float, shift: float = 0.0) -> np.ndarray:
-    """``l = -2 log tan(pi u / 2) + shift`` for u from ``u(logsnr_max)`` to ``u(logsnr_min)``: [T], nats.
+    """``l = -2 log tan(u) + shift`` for u evenly from ``u(logsnr_max)`` to ``u(logsnr_min)``: [T], nats.
 
-    Kingma et al., arXiv 2107.00630, section 3; the shift is Hoogeboom et al., arXiv 2301.11093, eq. 4.
+    The cosine schedule, truncated as in Ho & Salimans, arXiv 2207.12598, and shifted as in Hoogeboom et al.,
+    arXiv 2301.11093.
     """
     first = math.atan(math.exp(-(logsnr_max - shift) / 2))
     last = math.atan(math.exp(-(logsnr_min - shift) / 2))
@@ -76,9 +85,7 @@ class Process:
     def from_config(cls, config: DiffusionConfig) -> Process:
         if config.schedule == "linear_beta":
             return cls(linear_beta_logsnr(config.timesteps), config.prediction)
-        low = -10.0 + config.logsnr_shift if config.logsnr_min is None else config.logsnr_min
-        high = 10.0 + config.logsnr_shift if config.logsnr_max is None else config.logsnr_max
-        return cls(cosine_logsnr(config.timesteps, low, high, config.logsnr_shift), config.prediction)
+        return cls(cosine_logsnr(config.timesteps, *config.cosine_range, config.logsnr_shift), config.prediction)
 
     @property
     def alphas_cumprod(self) -> np.ndarray:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from cdt.dual.rules import DEFAULT_ETA, RULES
 from cdt.schema import Config
 
 
 class DualConfig(Config):
-    period: Literal["epoch"] | int = "epoch"
+    period: Literal["epoch"] | Annotated[int, Field(ge=1)] = "epoch"
     """How often the multipliers move: every epoch (``data.epoch_samples``), or every so many steps."""
     rule: Literal["auto", "mass", "ascent"] = "auto"
     """``auto``: the mass rule for floors on shares, projected ascent for budgets in nats."""
-    eta: float | None = Field(default=None, gt=0)
-    """Step size, per nat of violation; default 0.3 for the mass rule, 0.01 for projected ascent."""
+    eta: FiniteFloat | None = Field(default=None, gt=0)
+    """Step size, per nat of violation; default 0.02 for the mass rule, 0.01 for projected ascent."""
     start: Literal["closed_form", "zero"] = "closed_form"
     """Where floors on shares begin: at the solution for disjoint classes and an exact model, or at 0."""
-    cap: float = Field(default=10.0, gt=0)
+    cap: FiniteFloat = Field(default=10.0, gt=0)
     """No multiplier grows beyond this; one that stays here is reported."""
     estimate: Literal["probe", "training"] = "probe"
     """What the step believes: fixed draws under the EMA weights, or the losses of the period's training batches."""
@@ -44,7 +44,8 @@ class Sums:
     def standard_error(self) -> np.ndarray:
         """Of the mean, draws taken as independent: [m]; nan below two draws."""
         n = np.maximum(self.count, 2)
-        variance = np.maximum(self.squares / n - (self.total / n) ** 2, 0.0) * n / (n - 1)
+        with np.errstate(invalid="ignore"):  # inf - inf, where a loss ran away
+            variance = np.maximum(self.squares / n - (self.total / n) ** 2, 0.0) * n / (n - 1)
         return np.where(self.count > 1, np.sqrt(variance / n), np.nan)
 
 
@@ -89,8 +90,8 @@ class DualState:
     counts: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def to_json(self) -> dict[str, Any]:
-        # JSON has no nan: an estimate that does not exist is null.
-        arrays = {name: _null_for_nan(getattr(self, name)) for name in ("lambdas", "losses", "errors", "counts")}
+        # JSON has neither nan nor infinities: an estimate that does not exist is null.
+        arrays = {name: _null_unless_finite(getattr(self, name)) for name in ("lambdas", "losses", "errors", "counts")}
         return {"period": self.period, **arrays}
 
     @classmethod
@@ -99,8 +100,8 @@ class DualState:
         return cls(period=tree["period"], **arrays)
 
 
-def _null_for_nan(values: np.ndarray) -> list[float | None]:
-    return [None if np.isnan(value) else float(value) for value in values]
+def _null_unless_finite(values: np.ndarray) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
 
 
 def dual_step(problem: DualProblem, state: DualState, sums: Sums) -> DualState:
@@ -129,16 +130,19 @@ def dual_step(problem: DualProblem, state: DualState, sums: Sums) -> DualState:
 
 
 def journal_rows(problem: DualProblem, state: DualState, step: int) -> list[dict[str, Any]]:
-    """One row per constraint, as ``dual.jsonl`` records them. ``slack = c - loss``: positive when satisfied."""
+    """One row per constraint, as ``dual.jsonl`` records them. ``slack = c - loss``: positive when satisfied.
+
+    None stands for what the step could not estimate.
+    """
     slack = problem.thresholds - state.losses
     columns = zip(
         problem.names,
         state.lambdas.tolist(),
-        _null_for_nan(state.losses),
-        _null_for_nan(state.errors),
+        _null_unless_finite(state.losses),
+        _null_unless_finite(state.errors),
         state.counts.tolist(),
         problem.thresholds.tolist(),
-        _null_for_nan(slack),
+        _null_unless_finite(slack),
         strict=True,
     )
     return [

@@ -15,12 +15,10 @@ STARTING = "starting"
 @contextmanager
 def progress_bar(console: Console, title: str) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Yields what the trainer's reports go to; on a screen that is no terminal only the end is printed."""
+    # Together at most 80 characters, so that nothing is cut on an ordinary terminal.
     columns = (
-        SpinnerColumn(),
-        TextColumn("{task.fields[title]}"),
-        TextColumn("[bold]{task.description:<11}"),
-        BarColumn(bar_width=20),
-        TaskProgressColumn(),
+        TextColumn("{task.fields[title]} [bold]{task.description}"),
+        BarColumn(bar_width=8),
         TextColumn("{task.fields[figures]}"),
         TimeRemainingColumn(compact=True),
     )
@@ -41,16 +39,16 @@ def progress_bar(console: Console, title: str) -> Iterator[Callable[[dict[str, A
 
 
 def figures(report: dict[str, Any]) -> str:
-    """The numbers of a report, those that are known yet."""
-    parts = [f"step {report['step']}/{report['total']}"]
+    """The numbers of a report that are known yet: step, loss, throughput, and the worst constraint's slack in nats."""
+    parts = [f"{report['step']}/{report['total']}"]
     if "loss" in report:
         parts.append(f"loss {report['loss']:.3f}")
     if "samples_per_s" in report:
-        parts.append(f"{report['samples_per_s']:,.0f} samples/s")
+        parts.append(f"{report['samples_per_s']:.0f} samples/s")
     if report.get("worst"):
         name, slack = report["worst"]
-        parts.append(f"{name} {'met' if slack >= 0 else 'violated'} by {abs(slack):.2f} nats")
-    return " · ".join(parts)
+        parts.append(f"{name} {slack:+.2f}")
+    return " ".join(parts)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import logging
 import os
@@ -18,6 +17,7 @@ import torch.distributed as dist
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from cdt.errors import RunError
 from cdt.schema import Config
 from cdt.training.ranks import Ranks
 from cdt.training.schedule import TrainConfig
@@ -112,6 +112,8 @@ class Engine:
                 model=self.module, optimizer=optimizer, config=deepspeed_options(config, train, ranks.world)
             )
         self.network: Any = wrapped[0]
+        # It would copy scripts beside its files: on rank 0 alone, between barriers, where an error hangs the others.
+        self.network._copy_recovery_script = lambda directory: None
         self._optimizer: Any = wrapped[1]
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self.accumulation = config.accumulation
@@ -144,15 +146,15 @@ class Engine:
             if weight.requires_grad:
                 values = self._deepspeed.utils.safe_get_local_fp32_param(weight)
             else:
-                values = weight.ds_tensor.data
+                values = weight.ds_tensor.float()
             start = self._ranks.rank * weight.ds_tensor.numel()
-            return Fragment(start, values.flatten()[: max(weight.ds_numel - start, 0)])
+            return Fragment(start, values.detach().flatten()[: max(weight.ds_numel - start, 0)])
         if self._config.zero_stage in (1, 2) and weight.requires_grad:
             mapping = weight._hp_mapping  # DeepSpeed's own record of which rank masters what
             if mapping is None:
                 return Fragment(0, torch.zeros(0, device=weight.device))
-            return Fragment(mapping.lp_fragment_address.start, mapping.hp_fragment)
-        whole = self._masters[weight].detach().flatten()
+            return Fragment(mapping.lp_fragment_address.start, mapping.hp_fragment.detach())
+        whole = self._masters[weight].detach().float().flatten()
         share = -(-whole.numel() // self._ranks.world)
         start = min(self._ranks.rank * share, whole.numel())
         return Fragment(start, whole[start : start + share])
@@ -191,10 +193,13 @@ class Engine:
 
     def _partitioned(self, weights: dict[str, Fragment]) -> nn.Module:
         if self._partitioned_network is None:
-            options = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}
+            # Small weights would stay gathered after their first forward, and keep the values of that day.
+            zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
+            options = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero}
             with contextlib.redirect_stdout(io.StringIO()):
                 network, *_ = self._deepspeed.initialize(model=self._build().to(self._ranks.device), config=options)
-            self._partitioned_network = network.eval()
+            network.eval()
+            self._partitioned_network = network
         for name, weight in self._partitioned_network.module.named_parameters():
             values = weights[name].values
             weight.ds_tensor.data.flatten()[: values.numel()] = values
@@ -210,8 +215,10 @@ class Engine:
             raise problems[0]
 
     def load(self, directory: Path) -> None:
-        """What ``save`` wrote, on the same number of workers."""
-        self.network.load_checkpoint(str(directory), tag="engine")
+        """What ``save`` wrote, on the same number of workers. Raises RunError when it is not there."""
+        loaded, _ = self.network.load_checkpoint(str(directory), tag="engine")
+        if loaded is None:
+            raise RunError(f"{directory} holds no weights that DeepSpeed can load")
 
 
 @contextlib.contextmanager
@@ -225,8 +232,8 @@ def _deferred_errors(writer: Any, problems: list[OSError]) -> Iterator[None]:
         except OSError as error:
             problems.append(error)
         except RuntimeError as error:
-            # How torch's zip writer reports a disk that refuses.
-            problems.append(OSError(errno.ENOSPC, str(error)))
+            # How torch's zip writer reports a disk that refuses; it keeps the reason to itself.
+            problems.append(OSError(f"{path} could not be written, perhaps the disk is full ({error})"))
 
     writer.save = save
     try:

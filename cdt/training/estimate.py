@@ -11,19 +11,23 @@ _ADAM_BYTES = 8  # two fp32 moments
 
 
 def activation_bytes(network: nn.Module, shape: tuple[int, int, int], batch: int, dtype: torch.dtype) -> int:
-    """Bytes that autograd keeps for the backward pass of one micro-batch; the network is on the meta device."""
-    saved = 0
+    """Bytes that autograd keeps for the backward pass of one micro-batch; the network is on the meta device.
+
+    What several operations keep counts once, the weights and buffers that they keep not at all.
+    """
+    known = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
+    saved: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal saved
-        if not isinstance(tensor, nn.Parameter):
-            saved += tensor.numel() * tensor.element_size()
+        storage = tensor.untyped_storage()
+        if storage._cdata not in known:  # on the meta device all data pointers are 0
+            saved[storage._cdata] = storage
         return tensor
 
     x = torch.zeros(batch, *shape, device="meta", dtype=dtype)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         network(x, torch.zeros(batch, device="meta"))
-    return saved
+    return sum(storage.nbytes() for storage in saved.values())
 
 
 def state_bytes(parameters: int, engine: EngineConfig, world: int) -> dict[str, float]:

@@ -14,6 +14,8 @@ from cdt.config import RunConfig, check_batch
 from cdt.constraints import MinFrequency, Population, Requirements
 from cdt.data.index import Index
 from cdt.data.stream import Mixture
+from cdt.diffusion.process import Process
+from cdt.diffusion.sampler import check_steps
 from cdt.dual import largest_feasible_scale, mixture_probabilities, sample_weights
 from cdt.errors import InputError
 from cdt.networks import build_network
@@ -59,6 +61,9 @@ class Prepared:
 def prepare(config: RunConfig) -> Prepared:
     """Raises InputError for whatever does not fit together."""
     check_batch(config.train.batch_size, config.run.workers, config.engine.accumulation)
+    check_steps(config.sampler.name, config.sampler.steps, config.diffusion.timesteps)
+    if not config.train.total_steps:
+        raise InputError("train: warm_steps, dual_steps and cooldown_steps are 0; there is nothing to train")
     index = Index.load(config.data.shards, config.data.split)
     index.check_sizes()
     if not index.count:
@@ -105,7 +110,15 @@ def _check_feasible(requirements: Requirements) -> None:
 
 
 def _check_windows(config: RunConfig) -> None:
-    """The training estimate sums losses by cell, so constraints that share samples must share a window."""
+    """Windows that end inside the log-SNR range; one for all where the training estimate sums losses by cell."""
+    process = Process.from_config(config.diffusion)
+    for name, constraint in config.constraints.items():
+        window = constraint.window
+        if isinstance(window, float) and not process.logsnr_min < window <= process.logsnr_max:
+            raise InputError(
+                f"constraints.{name}.window: {window:g} is not within the log-SNR range of the noise schedule: above "
+                f"{process.logsnr_min:.4g}, at most {process.logsnr_max:.4g}"
+            )
     windows = {constraint.window for constraint in config.constraints.values()}
     if config.dual.estimate == "training" and (len(windows) > 1 or "auto" in windows):
         raise InputError(

@@ -1,0 +1,78 @@
+"""Engine and training step on two ranks, at each ZeRO stage and precision, against plain PyTorch in one process."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from two_ranks import CASES
+
+from cdt.training.engine import EngineConfig, deepspeed_options
+from cdt.training.schedule import TrainConfig
+
+FP32 = [name for name, (_, precision, _) in CASES.items() if precision == "fp32"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_ranks_hold_every_weight_once_in_fp32(two_ranks: list[dict[str, Any]], case: str) -> None:
+    for rank in two_ranks:
+        assert rank["cases"][case]["uncovered"] == []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gathered_weights_are_the_masters(two_ranks: list[dict[str, Any]], case: str) -> None:
+    for rank in two_ranks:
+        assert rank["cases"][case]["rounded"]
+        assert rank["cases"][case]["finer_than_bf16"] > 0.9
+
+
+@pytest.mark.parametrize("case", FP32)
+def test_two_ranks_train_like_one_process(two_ranks: list[dict[str, Any]], case: str) -> None:
+    for rank in two_ranks:
+        told = rank["cases"][case]
+        assert told["distance_from_plain"] < 1e-5
+        assert told["loss_error"] < 1e-5
+        assert told["sums_error"] < 1e-5
+        assert told["norm_error"] < 1e-5
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradient_norms_are_finite_and_the_same_on_all_ranks(two_ranks: list[dict[str, Any]], case: str) -> None:
+    one, other = (rank["cases"][case]["norms"] for rank in two_ranks)
+    assert all(math.isfinite(norm) and norm > 0 for norm in one)
+    assert one == other
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_network_with_other_weights_is_that_network(two_ranks: list[dict[str, Any]], case: str) -> None:
+    """Asked for in mid-training and again with others: at stage 3 it is one network whose weights change."""
+    for rank in two_ranks:
+        assert max(rank["cases"][case]["forward_errors"]) < 1e-6
+        assert rank["cases"][case]["untouched"]
+
+
+def test_what_cdt_sets_cannot_be_contradicted() -> None:
+    for options, remedy in (
+        ({"train_batch_size": 4}, "train.batch_size"),
+        ({"fp16": {"enabled": True}}, "engine.precision"),
+        ({"gradient_clipping": 2}, "engine.clip"),
+        ({"zero_optimization": {"stage": 2}}, "engine.zero_stage"),
+    ):
+        with pytest.raises(ValidationError, match=f"contradicts cdt's own setting: use {remedy}"):
+            EngineConfig(deepspeed=options)
+
+
+def test_raw_options_reach_deepspeed() -> None:
+    raw = {"wall_clock_breakdown": True, "zero_optimization": {"reduce_bucket_size": 1000}}
+    config = EngineConfig(zero_stage=2, precision="bf16", accumulation=3, clip=0.5, deepspeed=raw)
+    assert deepspeed_options(config, TrainConfig(batch_size=24), world=4) == {
+        "wall_clock_breakdown": True,
+        "zero_optimization": {"reduce_bucket_size": 1000, "stage": 2},
+        "train_batch_size": 24,
+        "train_micro_batch_size_per_gpu": 2,
+        "gradient_accumulation_steps": 3,
+        "gradient_clipping": 0.5,
+        "bf16": {"enabled": True},
+    }

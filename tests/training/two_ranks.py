@@ -1,0 +1,429 @@
+"""What two real ranks of DeepSpeed do, in one start of two processes: ``two_ranks.py RANK FOLDER SHARDS``.
+
+Each rank writes what it measured to ``FOLDER/rank-RANK.json``; conftest.py runs it, the tests judge the figures.
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import json
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from cdt.constraints import MaxLoss, MinFrequency, Population, Requirements
+from cdt.data.index import Index
+from cdt.data.reader import ImageReader
+from cdt.data.stream import Batch, StreamState
+from cdt.diffusion.loss import Diffusion
+from cdt.diffusion.noise import normals
+from cdt.diffusion.process import DiffusionConfig
+from cdt.errors import RunError
+from cdt.networks import DiTConfig, build_network
+from cdt.training import checkpoint
+from cdt.training.calibrate import find_windows
+from cdt.training.ema import Ema
+from cdt.training.engine import Engine, EngineConfig, Fragment, start_deepspeed
+from cdt.training.meter import Meter
+from cdt.training.probe import Probe
+from cdt.training.ranks import Ranks
+from cdt.training.schedule import TrainConfig
+from cdt.training.step import train_step
+from cdt.training.sums import PeriodSums
+
+SHAPE = (1, 8, 8)
+STEPS = 20
+TRAIN = TrainConfig(batch_size=8, warm_steps=STEPS, dual_steps=0, lr=2e-3, lr_warmup_steps=5, ema_decay=0.9)
+DIFFUSION = Diffusion(DiffusionConfig())
+WINDOWS = np.array([10.0, 0.0])
+SEED = 5
+
+CASES = {
+    f"stage {stage}, {precision}{', two micro-batches' * (accumulation - 1)}": (stage, precision, accumulation)
+    for accumulation, stages, precisions in ((1, (0, 1, 2, 3), ("fp32", "bf16")), (2, (2,), ("fp32",)))
+    for stage in stages
+    for precision in precisions
+}
+
+
+class Scaled(nn.Module):
+    """A small network with one weight that is not trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = build_network(DiTConfig(patch=4, width=32, depth=1, heads=2), SHAPE)
+        self.gain = nn.Parameter(torch.tensor([1.5, 0.5, 1.25]), requires_grad=False)
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        return self.inner(x, timestep) * self.gain.sum().to(x.dtype)
+
+
+def build() -> nn.Module:
+    torch.manual_seed(0)
+    return Scaled()
+
+
+class Plain:
+    """What Engine is to training, in one process and without DeepSpeed."""
+
+    accumulation, dtype = 1, torch.float32
+
+    def __init__(self) -> None:
+        self.network = build()
+        self._trained = [weight for weight in self.network.parameters() if weight.requires_grad]
+        self._optimizer = torch.optim.AdamW(self._trained, betas=TRAIN.betas, weight_decay=TRAIN.weight_decay)
+        self.norms: list[float] = []
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def step(self, learning_rate: float) -> None:
+        self._optimizer.param_groups[0]["lr"] = learning_rate
+        self.norms.append(float(nn.utils.clip_grad_norm_(self._trained, EngineConfig().clip)))
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+
+def batch_at(step: int, rank: int, world: int) -> Batch:
+    """This rank's part of a made-up global batch; all its fields matter to the step."""
+    B = TRAIN.batch_size
+    positions = torch.arange(step * B, (step + 1) * B)[rank * B // world : (rank + 1) * B // world]
+    return Batch(
+        images=normals(99, positions, SHAPE) / 2,
+        positions=positions,
+        streams=positions % 3,
+        cells=positions % 2,
+        weights=0.5 + (positions % 4).float(),
+    )
+
+
+def train(engine: Any, ranks: Ranks, first: int, end: int, after: Callable[[int], None]) -> dict[str, Any]:
+    """Steps ``first`` to ``end`` on this rank's batches: the losses, and the statistics of the period."""
+    sums = PeriodSums(WINDOWS, DIFFUSION, torch.device("cpu"))
+    losses = []
+    for step in range(first, end):
+        batch = batch_at(step, ranks.rank, ranks.world)
+        rate = TRAIN.learning_rate(step)
+        loss = train_step(engine, DIFFUSION, batch, sums, learning_rate=rate, seed=SEED, batch_size=TRAIN.batch_size)
+        losses.append(loss.item())
+        after(step)
+    return {"losses": losses, "sums": sums.take()}
+
+
+@dataclass
+class Trained:
+    weights: dict[str, Tensor]
+    norms: list[float]
+    losses: list[float]
+    sums: np.ndarray
+
+
+def plainly() -> Trained:
+    """One process, no DeepSpeed: what every fp32 case must agree with."""
+    engine = Plain()
+    told = train(engine, Ranks(0, 1, torch.device("cpu")), 0, STEPS, lambda step: None)
+    weights = {name: weight.detach().clone() for name, weight in engine.network.named_parameters()}
+    return Trained(weights, engine.norms, told["losses"], told["sums"])
+
+
+def whole(engine: Engine, fragments: dict[str, Fragment] | None = None) -> dict[str, Tensor]:
+    fragments = engine.fragments() if fragments is None else fragments
+    return {name: engine.gather(name, fragment) for name, fragment in fragments.items()}
+
+
+def distance(weights: dict[str, Tensor], others: dict[str, Tensor]) -> float:
+    """Relative L2 over all weights together."""
+    assert list(weights) == list(others)
+    one, other = (torch.cat([weight.double().flatten() for weight in w.values()]) for w in (weights, others))
+    return float((one - other).norm() / other.norm())
+
+
+def same(weights: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    return set(weights) == set(others) and all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def uncovered(engine: Engine, fragments: dict[str, Fragment], ranks: Ranks) -> list[str]:
+    """Weights whose elements the ranks do not hold exactly once, or not as fp32 without gradients."""
+    pieces: list[Any] = [None] * ranks.world
+    dist.all_gather_object(pieces, {name: (f.start, f.values.numel()) for name, f in fragments.items()})
+    wrong = []
+    for name, weight in build().named_parameters():
+        held = np.zeros(weight.numel(), dtype=int)
+        for start, count in (piece[name] for piece in pieces):
+            held[start : start + count] += 1
+        values = fragments[name].values
+        if (held != 1).any() or values.dtype != torch.float32 or values.requires_grad or values.dim() != 1:
+            wrong.append(name)
+    return wrong
+
+
+def forward_error(engine: Engine, fragments: dict[str, Fragment]) -> float:
+    """The network with these weights against a plain one that has them, relative."""
+    x, timestep = normals(7, torch.arange(4), SHAPE), torch.tensor([0.0, 10.5, 500.0, 999.0])
+    plain = build()
+    plain.load_state_dict(whole(engine, fragments))
+    with engine.network_with(fragments) as network:
+        out = network(x, timestep)
+    with torch.no_grad():
+        expected = plain.eval()(x, timestep)
+    assert out.dtype == torch.float32
+    assert not out.requires_grad
+    return float((out - expected).norm() / expected.norm())
+
+
+def state_at(step: int, ranks: Ranks) -> checkpoint.TrainState:
+    stream = StreamState(step, {"base": 8 * step, "constraint a": 3}, [(0, [0.0]), (step + 4, [0.25])])
+    return checkpoint.TrainState(step, ranks.world, stream, {"problem": {}, "state": {"period": 1}}, [0.1, 0.2])
+
+
+@dataclass
+class Case:
+    """One engine from its first step to its last, and a second one that takes over in the middle."""
+
+    config: EngineConfig
+    ranks: Ranks
+    folder: Path
+    plain: Trained
+    told: dict[str, Any] = field(default_factory=dict)
+
+    def run(self) -> Engine:
+        steps = STEPS if self.config.precision == "fp32" else STEPS // 4
+        engine = Engine(build, self.config, TRAIN, self.ranks)
+        ema = Ema(engine)
+        self.told["uncovered"] = uncovered(engine, engine.fragments(), self.ranks)
+        self.told["uncovered_ema"] = uncovered(engine, ema.fragments, self.ranks)
+        averages = {name: weight.double() for name, weight in whole(engine).items()}
+        norms: list[float] = []
+
+        def first_half(step: int) -> None:
+            decay = TRAIN.ema_decay_at(step)
+            ema.update(decay)
+            for name, weight in whole(engine).items():
+                averages[name] = decay * averages[name] + (1 - decay) * weight.double()
+            norms.append(engine.gradient_norm())
+
+        def second_half(step: int) -> None:
+            ema.update(TRAIN.ema_decay_at(step))
+            norms.append(engine.gradient_norm())
+
+        first = train(engine, self.ranks, 0, steps // 2, first_half)
+        self.told["ema_error"] = distance(whole(engine, ema.fragments), averages)
+        self._save(engine, ema, steps // 2)
+        self.told["forward_errors"] = [forward_error(engine, ema.fragments)]
+        second = train(engine, self.ranks, steps // 2, steps, second_half)
+        before = whole(engine)
+        self.told["forward_errors"] += [forward_error(engine, f) for f in (ema.fragments, engine.fragments())]
+        self.told["untouched"] = same(whole(engine), before)
+        self.told["norms"] = norms
+        if self.config.precision == "fp32":
+            self._against_plain(engine, norms, first, second)
+        self._against_forward_weights(engine)
+        self._resume(steps, whole(engine), whole(engine, ema.fragments))
+        return engine
+
+    def _against_plain(self, engine: Engine, norms: list[float], *parts: dict[str, Any]) -> None:
+        plain = self.plain
+        losses = self.ranks.sum(np.array([loss for part in parts for loss in part["losses"]])) / self.ranks.world
+        sums = self.ranks.sum(sum(part["sums"] for part in parts))
+        self.told["distance_from_plain"] = distance(whole(engine), plain.weights)
+        self.told["norm_error"] = float(np.abs(np.array(norms) / plain.norms - 1).max())
+        self.told["loss_error"] = float(np.abs(losses / plain.losses - 1).max())
+        self.told["sums_error"] = float(np.abs(sums / plain.sums - 1).max())
+
+    def _against_forward_weights(self, engine: Engine) -> None:
+        """The weights of the forward pass are the masters, rounded; the masters are finer than bf16."""
+        import deepspeed
+
+        masters = whole(engine)
+        weights = dict(engine.module.named_parameters())
+        with deepspeed.zero.GatheredParameters(list(weights.values()), enabled=self.config.zero_stage == 3):
+            low = {name: weight.detach().float() for name, weight in weights.items()}
+            self.told["rounded"] = same({name: masters[name].to(engine.dtype).float() for name in masters}, low)
+        trained = torch.cat([weight.flatten() for name, weight in masters.items() if name != "gain"])
+        self.told["finer_than_bf16"] = float((trained.bfloat16().float() != trained).float().mean())
+
+    def _save(self, engine: Engine, ema: Ema, step: int) -> None:
+        path = checkpoint.save(self.folder, state_at(step, self.ranks), engine, ema, self.ranks)
+        self.told["saved_weights"] = same(checkpoint.read_weights(path, raw=True), whole(engine))
+        self.told["saved_ema"] = same(checkpoint.read_weights(path), whole(engine, ema.fragments))
+        self.told["saved_state"] = checkpoint.read_state(path) == state_at(step, self.ranks)
+        self.told["files"] = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+        self.told["complete"] = [path.name for path in checkpoint.complete_checkpoints(self.folder)]
+
+    def _resume(self, steps: int, weights: dict[str, Tensor], averages: dict[str, Tensor]) -> None:
+        path = self.folder / checkpoint.checkpoint_name(steps // 2)
+        engine = Engine(build, self.config, TRAIN, self.ranks)
+        ema = Ema(engine)
+        engine.load(path)
+        ema.load(checkpoint.read_weights(path))
+        train(engine, self.ranks, steps // 2, steps, lambda step: ema.update(TRAIN.ema_decay_at(step)))
+        self.told["resumed_weights"] = same(whole(engine), weights)
+        self.told["resumed_ema"] = same(whole(engine, ema.fragments), averages)
+
+
+@contextmanager
+def refusing_disk(bytes_per_file: int) -> Iterator[None]:
+    """The operating system refuses this process to write files beyond a size: a full disk of one's own."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_per_file, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+@contextmanager
+def no_space(*_: object) -> Iterator[None]:
+    raise OSError(errno.ENOSPC, "No space left on device")
+    yield
+
+
+@contextmanager
+def failing(owner: Any, name: str, failure: Callable[[], Any], only: Callable[..., bool]) -> Iterator[None]:
+    """``owner.name`` runs under a failure where ``only`` holds of its arguments."""
+    true = getattr(owner, name)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        if not only(*arguments):
+            return true(*arguments, **options)
+        with failure():
+            return true(*arguments, **options)
+
+    setattr(owner, name, call)
+    try:
+        yield
+    finally:
+        setattr(owner, name, true)
+
+
+def full_disks(engine: Engine, folder: Path, ranks: Ranks) -> dict[str, Any]:
+    """Saving while one rank cannot write, at each place that writes: what each rank hears, and what is left."""
+    ema = Ema(engine)
+    checkpoint.save(folder, state_at(1, ranks), engine, ema, ranks)
+    writer = engine.network.checkpoint_engine
+
+    def refused() -> Any:
+        return refusing_disk(2000)
+
+    def anything(*_: object) -> bool:
+        return True
+
+    def named(name: str) -> Callable[..., bool]:
+        return lambda *arguments: any(name in str(argument) for argument in arguments)
+
+    places = {
+        "optimiser of rank 1, refused": (1, writer, "save", refused, anything),
+        "optimiser of rank 1, full": (1, writer, "save", no_space, anything),
+        "network of rank 0, refused": (0, writer, "save", refused, anything),
+        "ema, refused": (0, safetensors.torch, "save_file", refused, named("ema")),
+        "weights, full": (0, safetensors.torch, "save_file", no_space, named("weights")),
+        "state, full": (0, Path, "write_text", no_space, named("state.json")),
+        "manifest, full": (0, Path, "write_text", no_space, named("manifest.json")),
+        "renaming, full": (0, Path, "rename", no_space, named("partial")),
+        "folder, full": (0, Path, "mkdir", no_space, named("partial")),
+    }
+    told = {}
+    for place, (rank, owner, name, failure, only) in places.items():
+        mine = failing(owner, name, failure, only) if ranks.rank == rank else failing(owner, name, failure, named("\0"))
+        try:
+            with mine:
+                checkpoint.save(folder, state_at(2, ranks), engine, ema, ranks)
+            heard = "nothing"
+        except RunError as error:
+            heard = str(error)
+        dist.barrier()
+        left = sorted(path.name for path in folder.iterdir())
+        complete = [path.name for path in checkpoint.complete_checkpoints(folder)]
+        told[place] = {"heard": heard, "left": left, "complete": complete}
+        dist.barrier()
+    checkpoint.save(folder, state_at(2, ranks), engine, ema, ranks)
+    told["afterwards"] = [path.name for path in checkpoint.complete_checkpoints(folder)]
+    return told
+
+
+def probed(index: Index, ranks: Ranks) -> dict[str, Any]:
+    """Probe and windows on this many ranks, in figures that one rank must repeat."""
+    population = Population(index.classes, index.class_names, index.attributes, "digits")
+    constraints = {
+        "four": MinFrequency(classes=("4",), min_frequency=0.2),
+        "low": MaxLoss(classes=("0", "1", "2"), max_loss=9.0),
+        "mid": MaxLoss(classes=("1", "4"), max_loss=9.0, window=-0.5),
+    }
+    requirements = Requirements.bind(constraints, population)
+    reader = ImageReader(index, 512)
+    windows = find_windows(requirements, reader, DIFFUSION.process, ranks, SEED)
+    probe = Probe(requirements.rows, windows, 9, reader, DIFFUSION.process, ranks, seed=SEED, chunk=4)
+    forwards = 0
+
+    def network(x: Tensor, timestep: Tensor) -> Tensor:
+        nonlocal forwards
+        forwards += 1
+        return x * (0.9 - timestep[:, None, None, None] / 2000)
+
+    values = probe.measure(network)
+    sums, gathered = probe.sums(values), probe.gather(values)
+    return {
+        "windows": windows.tolist(),
+        "total": sums.total.tolist(),
+        "squares": sums.squares.tolist(),
+        "count": sums.count.tolist(),
+        "gathered": gathered.tolist(),
+        "forwards": forwards,
+        "mine_is_mine": bool((probe.mine(gathered) == values).all()),
+    }
+
+
+def spoken(ranks: Ranks) -> dict[str, Any]:
+    """What the ranks tell each other."""
+    mine = np.array([0.1, 1e16, float(ranks.rank)]) * (1 + ranks.rank)
+    meter = Meter(batch_size=8)
+    for loss in (1.0, 2.0):
+        meter.count(torch.tensor(loss + 10 * ranks.rank), waited=0.5 + ranks.rank)
+    dist.barrier()
+    return {
+        "sum": ranks.sum(mine).tolist(),
+        "from_first": ranks.from_first({"rank": ranks.rank, "array": [1.5, None]}),
+        "any": [
+            ranks.any_of(None),
+            ranks.any_of("second" if ranks.rank == 1 else None),
+            ranks.any_of(f"rank {ranks.rank}"),
+        ],
+        "meter": meter.take(ranks),
+        "meter_anew": meter.take(ranks),
+    }
+
+
+def main(rank: int, folder: Path, shards: Path) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=datetime.timedelta(seconds=60))
+    start_deepspeed()
+    ranks, plain = Ranks.current(), plainly()
+    told: dict[str, Any] = {"spoken": spoken(ranks), "probed": probed(Index.load(shards), ranks)}
+    told["cases"], told["full_disks"] = {}, {}
+    for name, (stage, precision, accumulation) in CASES.items():
+        config = EngineConfig(zero_stage=stage, precision=precision, accumulation=accumulation)
+        case = Case(config, ranks, folder / name, plain)
+        engine = case.run()
+        told["cases"][name] = case.told
+        if (precision, accumulation) == ("fp32", 1) and stage in (1, 3):
+            told["full_disks"][f"stage {stage}"] = full_disks(engine, folder / f"full {stage}", ranks)
+    (folder / f"rank-{rank}.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
