@@ -127,10 +127,10 @@ def test_modules_are_small() -> None:
         (
             "cdt/data/a.py",
             "import torch\ntorch.distributed.barrier()",
-            "only cluster, train may import torch.distributed",
+            "only cluster, training may import torch.distributed",
         ),
-        ("cdt/dual/a.py", "from torch import distributed", "only cluster, train may import torch.distributed"),
-        ("cdt/dual/a.py", "import torch.distributed as dist", "only cluster, train may import torch.distributed"),
+        ("cdt/dual/a.py", "from torch import distributed", "only cluster, training may import torch.distributed"),
+        ("cdt/dual/a.py", "import torch.distributed as dist", "only cluster, training may import torch.distributed"),
         ("cdt/dual/__init__.py", "import ray.train", "dual -> ray; only cluster may import ray"),
         (
             "cdt/training/step.py",

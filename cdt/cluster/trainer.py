@@ -6,12 +6,12 @@ import contextlib
 import errno
 import logging
 import os
-import signal
 import sys
 import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -133,12 +133,13 @@ def _run_under_ray(job: Job, on_progress: OnProgress) -> None:
             run_config=RayRunConfig(name="ray", storage_path=str(job.directory)),
         )
         try:
-            with _watching(coordinator, on_progress), _interruptible():
-                trainer.fit()
+            _fit(trainer, coordinator, on_progress)
         except TrainingFailedError as error:
             cause = _cause(error, coordinator.failures())
             coordinator.conclude(cause)
             raise cause from None
+        except ray.exceptions.RayError as error:
+            raise RunError(f"Ray failed: {error}") from error
         finally:
             coordinator.stop()
 
@@ -176,34 +177,24 @@ def _cause(error: TrainingFailedError, failures: list[Failure]) -> CdtError:
     return failures[0].error if failures else RunError(f"Ray cannot run the workers: {error}")
 
 
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C as KeyboardInterrupt: while it trains, Ray takes the signal for itself and leaves by SystemExit."""
-    here = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        if here:
-            signal.signal(signal.SIGINT, handler)
+def _fit(trainer: TorchTrainer, coordinator: RemoteCoordinator, on_progress: OnProgress) -> None:
+    """Trains in a thread of its own; this one passes on what the coordinator hears, four times a second.
 
+    In the main thread, Ray would take Ctrl-C for itself, and answer only once all workers are up.
+    """
+    result: Future[None] = Future()
 
-@contextlib.contextmanager
-def _watching(coordinator: RemoteCoordinator, on_progress: OnProgress) -> Iterator[None]:
-    """Passes on what the coordinator hears, four times a second."""
-    done = threading.Event()
+    def fit() -> None:
+        try:
+            trainer.fit()
+            result.set_result(None)
+        except BaseException as error:
+            result.set_exception(error)
 
-    def watch() -> None:
-        while not done.wait(0.25):
-            if report := coordinator.latest():
-                on_progress(report)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    threading.Thread(target=fit, daemon=True).start()
+    while not wait([result], timeout=0.25).done:
+        if report := coordinator.latest():
+            on_progress(report)
+    if report := coordinator.latest():
+        on_progress(report)
+    result.result()

@@ -46,7 +46,7 @@ class Constraint(Config):
     rule: ClassVar[str]
     """The update rule that suits this budget's units, a key of ``cdt.dual.RULES``."""
 
-    classes: tuple[str, ...] = Field(default=(), alias="class")
+    classes: tuple[str, ...] = Field(default=(), validation_alias="class", serialization_alias="class")
     """A class by name, or a list of classes that are one group."""
     where: dict[str, float] = Field(default_factory=dict)
     """Attributes and the values that they must have."""

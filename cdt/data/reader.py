@@ -51,7 +51,10 @@ class ImageReader:
     def images(self, rows: np.ndarray) -> np.ndarray:
         """Rows [n] to images [n, C, H, W] of the index's dtype. Raises RunError naming shard and offset."""
         if self._cache is None:
-            return np.stack([self._image(row) for row in rows.tolist()])
+            images = np.empty((len(rows), *self._index.shape), self._index.dtype)
+            for place, row in enumerate(rows.tolist()):
+                images[place] = self._image(row)
+            return images
         for row in np.unique(rows[~self._cached[rows]]).tolist():
             self._cache[row] = self._image(row)
             self._cached[row] = True

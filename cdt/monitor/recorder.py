@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class Recorder:
 
 
 def append(path: Path, row: Mapping[str, Any]) -> None:
-    """One JSON object on a line of its own."""
+    """One JSON object on a line of its own; JSON has no word for nan and infinities, they become null."""
+    known = {name: None if isinstance(value, float) and not isfinite(value) else value for name, value in row.items()}
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(json.dumps(known, allow_nan=False) + "\n")

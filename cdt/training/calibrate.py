@@ -8,6 +8,7 @@ import numpy as np
 
 from cdt.constraints import Calibration, MinFrequency, Requirements
 from cdt.constraints.window import auto_window
+from cdt.data.plan import stream_key
 from cdt.data.reader import ImageReader, normalise
 from cdt.diffusion.process import Process
 from cdt.dual import DualConfig, DualProblem, DualState, solve_floors
@@ -21,7 +22,6 @@ def find_windows(
 ) -> np.ndarray:
     """The upper end of each constraint's log-SNR window [m]; the ranks share the work. A collective."""
     windows = np.zeros(len(requirements.names))
-    rng = np.random.default_rng(seed)
     for i, (name, constraint) in enumerate(requirements.constraints.items()):
         if i % ranks.world != ranks.rank:
             continue
@@ -29,6 +29,8 @@ def find_windows(
             inside = requirements.rows[name]
             outside = np.setdiff1d(np.arange(len(requirements.cells)), inside)
             share = constraint.min_frequency if isinstance(constraint, MinFrequency) else requirements.shares[i]
+            # A generator of its own, so that the window does not depend on which rank looks for which others.
+            rng = np.random.default_rng(stream_key(seed, f"window {name}"))
             inside, outside = (normalise(reader.images(_some(rows, rng))) for rows in (inside, outside))
             windows[i] = auto_window(inside, outside, share, process.logsnr_min, process.logsnr_max, seed)
         else:

@@ -121,7 +121,8 @@ def _check_windows(config: RunConfig) -> None:
             )
     windows = {constraint.window for constraint in config.constraints.values()}
     if config.dual.estimate == "training" and (len(windows) > 1 or "auto" in windows):
+        found = ", ".join(sorted("null" if window is None else str(window) for window in windows))
         raise InputError(
             "dual.estimate: training needs one window for all constraints, a number or null; "
-            f"found {', '.join(sorted(map(str, windows)))}: set constraints.NAME.window, or estimate: probe"
+            f"found {found}: set constraints.NAME.window, or estimate: probe"
         )

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdt.dual import RULES, DualProblem, DualState, Sums, dual_step, lagrangian, solve_floors
@@ -75,6 +75,7 @@ def test_the_rules_agree_within_one_problem() -> None:
     np.testing.assert_allclose(found.lambdas, solution.lambdas, atol=1e-6)
 
 
+@settings(max_examples=30)
 @given(
     masses=st.lists(st.floats(0.02, 1.0), min_size=2, max_size=5).map(np.array),
     wishes=st.lists(st.floats(0.02, 1.0), min_size=5, max_size=5).map(np.array),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdt.constraints import Constraint, MaxLoss, MinFrequency, Population, Requirements
@@ -63,6 +63,7 @@ def separate(case: Case) -> float:
     return value / (1 + case.lambdas.sum())
 
 
+@settings(max_examples=50)
 @given(case=cases())
 def test_all_estimators_have_the_same_expectation(case: Case) -> None:
     expected = separate(case)
@@ -70,6 +71,7 @@ def test_all_estimators_have_the_same_expectation(case: Case) -> None:
     assert reweight(case) == pytest.approx(expected, rel=1e-12)
 
 
+@settings(max_examples=50)
 @given(case=cases())
 def test_without_multipliers_all_are_the_plain_loss(case: Case) -> None:
     plain = Case(case.requirements, case.losses, np.zeros_like(case.lambdas))
@@ -77,6 +79,7 @@ def test_without_multipliers_all_are_the_plain_loss(case: Case) -> None:
         assert estimator(plain) == pytest.approx(case.losses.mean(), rel=1e-12)
 
 
+@settings(max_examples=50)
 @given(case=cases(), seed=st.integers(0, 2**32))
 def test_losses_of_constraints_follow_from_cells_whatever_the_mixture_drew(case: Case, seed: int) -> None:
     """Given its cell a draw is uniform in it, so draws of any mixture estimate every loss_i, unweighted by lambda."""

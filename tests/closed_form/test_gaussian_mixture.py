@@ -149,7 +149,7 @@ def exemplars(mixture: Mixture, classes: list[int]) -> np.ndarray:
 def test_exemplars_have_the_cross_entropy_of_their_densities() -> None:
     """Where noise is wider than the distance between exemplars of a class."""
     inside, outside = exemplars(APART, [0]), exemplars(APART, [1, 2, 3, 4])
-    eps = np.random.default_rng(0).standard_normal((2000, D))
+    eps = np.random.default_rng(0).standard_normal((1000, D))
     levels = np.array([1.0, 2.0, 3.0])
     found = posterior_cross_entropy(inside[:, 0, 0], outside[:, 0, 0], 0.02, levels, eps)
     np.testing.assert_allclose(found, [cross_entropy(APART, 0, level) for level in levels], rtol=0.05)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdt.constraints import Constraint, MaxLoss, MinFrequency, Population, Requirements
@@ -35,6 +35,7 @@ def bound(draw: st.DrawFn) -> tuple[Requirements, np.ndarray]:
     return requirements, np.stack(columns, axis=1)
 
 
+@settings(max_examples=50)
 @given(case=bound())
 def test_rows_and_shares_are_those_of_the_members(case: tuple[Requirements, np.ndarray]) -> None:
     requirements, inside = case
@@ -43,6 +44,7 @@ def test_rows_and_shares_are_those_of_the_members(case: tuple[Requirements, np.n
     assert requirements.names == tuple(requirements.constraints)
 
 
+@settings(max_examples=50)
 @given(case=bound())
 def test_samples_share_a_cell_exactly_when_they_belong_to_the_same_constraints(
     case: tuple[Requirements, np.ndarray],
@@ -58,6 +60,7 @@ def test_samples_share_a_cell_exactly_when_they_belong_to_the_same_constraints(
     assert sorted(pairs) == sorted(expected)
 
 
+@settings(max_examples=50)
 @given(case=bound(), seed=st.integers(0, 2**32))
 def test_means_of_cells_add_up_to_means_of_constraints(case: tuple[Requirements, np.ndarray], seed: int) -> None:
     requirements, inside = case
@@ -68,6 +71,7 @@ def test_means_of_cells_add_up_to_means_of_constraints(case: tuple[Requirements,
     np.testing.assert_allclose(requirements.by_constraint(means), expected, atol=1e-12)
 
 
+@settings(max_examples=50)
 @given(case=bound(), data=st.data())
 def test_cells_without_a_value_are_left_out(case: tuple[Requirements, np.ndarray], data: st.DataObject) -> None:
     """The others stand for the whole constraint; without any there is no value."""

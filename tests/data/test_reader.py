@@ -71,11 +71,11 @@ def test_latents_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_with_and_without_memory_are_alike(index: Index) -> None:
     remembering, forgetting = ImageReader(index, ALL_IN_MEMORY), ImageReader(index, NOTHING_IN_MEMORY)
     rng = np.random.default_rng(2)
-    for _ in range(5):
-        rows = rng.integers(0, index.count, 20)  # with repetitions
+    for count in (20, 20, 1, 0, 20):
+        rows = rng.integers(0, index.count, count)  # with repetitions
         images = remembering.images(rows)
         assert images.dtype == np.uint8
-        assert images.shape == (20, 1, 6, 5)
+        assert images.shape == (count, 1, 6, 5)
         np.testing.assert_array_equal(images, forgetting.images(rows))
         images[:] = 0  # the caller's own
 

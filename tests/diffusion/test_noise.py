@@ -60,7 +60,7 @@ def test_levels_do_not_repeat_what_the_noise_used() -> None:
     positions = torch.arange(5000)
     u = stratified(3, positions, 1).double()
     eps = normals(3, positions, (4,)).double()
-    table = torch.cat([u[:, None], eps], dim=1)
+    table = torch.cat([u[:, None], eps, eps**2], dim=1)
     assert (torch.corrcoef(table.T)[0, 1:].abs() < 4 / math.sqrt(5000)).all()
 
 
@@ -112,11 +112,13 @@ def test_over_the_batches_each_slot_sees_all_levels() -> None:
         assert stats.kstest(u[:, slot].double().numpy(), "uniform").pvalue > 1e-3
 
 
-@pytest.mark.parametrize("batch_size", [32, 100, 128, 243, 1000, 4096])
+@pytest.mark.parametrize("batch_size", [32, 90, 100, 128, 145, 243, 1000, 4096])
 @pytest.mark.parametrize("part", [2, 4, 8])
 def test_runs_of_neighbours_are_spread_over_all_levels(batch_size: int, part: int) -> None:
     """The samples of one class, or of one rank: no gap wider than 3 times what an even spread would leave."""
     u = stratified(1, torch.arange(batch_size), batch_size)
+    steps = torch.diff(u) % 1
+    assert (steps - (math.sqrt(5) - 1) / 2).abs().max().item() * batch_size < 4
     run = batch_size // part
     for start in range(0, batch_size - run + 1, max(run // 2, 1)):
         levels = u[start : start + run].sort().values

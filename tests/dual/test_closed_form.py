@@ -66,10 +66,12 @@ def test_floors_that_sum_to_more_than_one_are_infeasible(problem: tuple[np.ndarr
     assert solve_floors(*problem) is None
 
 
-@given(classes=masses)
-def test_all_mass_promised_while_a_class_without_floor_exists_is_infeasible(classes: np.ndarray) -> None:
+@given(classes=masses, promised=st.sampled_from([1.0, 1 - 1e-12, 1 + 1e-12]))
+def test_all_mass_promised_while_a_class_without_floor_exists_is_infeasible(
+    classes: np.ndarray, promised: float
+) -> None:
     shares = (classes / classes.sum())[:-1]
-    assert solve_floors(shares, np.full(len(shares), 1 / len(shares))) is None
+    assert solve_floors(shares, np.full(len(shares), promised / len(shares))) is None
 
 
 def test_the_example_of_the_paper() -> None:

@@ -86,7 +86,7 @@ def test_the_step_is_pure_and_in_float64() -> None:
 @pytest.mark.parametrize("total", [np.nan, np.inf, -np.inf])
 def test_without_a_finite_estimate_a_multiplier_stays_as_it_is(total: float) -> None:
     """To the last bit, under either rule; the others move."""
-    before = state(0.1, 0.3, 0.2)
+    before = state(1e-18, 1 / 3, 0.2)
     for i in range(3):
         statistics = sums(-1.0, 2.0, 13.0)
         statistics.total[i] = total

@@ -29,6 +29,8 @@ def test_two_ranks_measure_what_one_does(two_ranks: list[dict[str, Any]], digits
             np.testing.assert_allclose(told[name], single[name], rtol=1e-9)
         assert told["mine_is_mine"]
     assert [rank["probed"]["forwards"] for rank in two_ranks] == [4, 4]
+    asked = [question for rank in two_ranks for question in rank["probed"]["exemplars"]]
+    assert sorted(asked) == sorted(single["exemplars"])
 
 
 def test_draws_are_nats_on_the_window(digits: Index, alone: Ranks) -> None:

@@ -5,7 +5,7 @@ Each rank writes what it measured to ``FOLDER/rank-RANK.json``; conftest.py runs
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import errno
 import json
 import resource
@@ -22,6 +22,7 @@ import safetensors.torch
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import FileStore
 
 from cdt.constraints import MaxLoss, MinFrequency, Population, Requirements
 from cdt.data.index import Index
@@ -236,7 +237,7 @@ class Case:
     def _against_plain(self, engine: Engine, norms: list[float], *parts: dict[str, Any]) -> None:
         plain = self.plain
         losses = self.ranks.sum(np.array([loss for part in parts for loss in part["losses"]])) / self.ranks.world
-        sums = self.ranks.sum(sum(part["sums"] for part in parts))
+        sums = self.ranks.sum(np.sum([part["sums"] for part in parts], axis=0))
         self.told["distance_from_plain"] = distance(whole(engine), plain.weights)
         self.told["norm_error"] = float(np.abs(np.array(norms) / plain.norms - 1).max())
         self.told["loss_error"] = float(np.abs(losses / plain.losses - 1).max())
@@ -355,17 +356,33 @@ def full_disks(engine: Engine, folder: Path, ranks: Ranks) -> dict[str, Any]:
     return told
 
 
+@contextmanager
+def listening(reader: ImageReader) -> Iterator[list[int]]:
+    """Which rows are asked for, each question summed up in a number."""
+    questions: list[int] = []
+    images = reader.images
+
+    def ask(rows: np.ndarray) -> np.ndarray:
+        questions.append(int(rows.sum()))
+        return images(rows)
+
+    reader.images = ask
+    yield questions
+    reader.images = images
+
+
 def probed(index: Index, ranks: Ranks) -> dict[str, Any]:
     """Probe and windows on this many ranks, in figures that one rank must repeat."""
     population = Population(index.classes, index.class_names, index.attributes, "digits")
     constraints = {
         "four": MinFrequency(classes=("4",), min_frequency=0.2),
-        "low": MaxLoss(classes=("0", "1", "2"), max_loss=9.0),
+        "low": MaxLoss(classes=("0", "1", "2"), max_loss=9.0, window="auto"),
         "mid": MaxLoss(classes=("1", "4"), max_loss=9.0, window=-0.5),
     }
     requirements = Requirements.bind(constraints, population)
     reader = ImageReader(index, 512)
-    windows = find_windows(requirements, reader, DIFFUSION.process, ranks, SEED)
+    with listening(reader) as exemplars:
+        windows = find_windows(requirements, reader, DIFFUSION.process, ranks, SEED)
     probe = Probe(requirements.rows, windows, 9, reader, DIFFUSION.process, ranks, seed=SEED, chunk=4)
     forwards = 0
 
@@ -378,6 +395,7 @@ def probed(index: Index, ranks: Ranks) -> dict[str, Any]:
     sums, gathered = probe.sums(values), probe.gather(values)
     return {
         "windows": windows.tolist(),
+        "exemplars": exemplars,
         "total": sums.total.tolist(),
         "squares": sums.squares.tolist(),
         "count": sums.count.tolist(),
@@ -409,14 +427,15 @@ def spoken(ranks: Ranks) -> dict[str, Any]:
 
 def main(rank: int, folder: Path, shards: Path) -> None:
     torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=datetime.timedelta(seconds=60))
+    store = FileStore(str(folder / "store"), 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=dt.timedelta(seconds=60))
     start_deepspeed()
     ranks, plain = Ranks.current(), plainly()
     told: dict[str, Any] = {"spoken": spoken(ranks), "probed": probed(Index.load(shards), ranks)}
     told["cases"], told["full_disks"] = {}, {}
     for name, (stage, precision, accumulation) in CASES.items():
-        config = EngineConfig(zero_stage=stage, precision=precision, accumulation=accumulation)
+        tree = {"zero_stage": stage, "precision": precision, "accumulation": accumulation}
+        config = EngineConfig.model_validate(tree)
         case = Case(config, ranks, folder / name, plain)
         engine = case.run()
         told["cases"][name] = case.told

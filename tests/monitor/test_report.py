@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from cdt.monitor.report import end_of_training, split_lines
+
+
+def test_split_lines_count_classes() -> None:
+    lines = split_lines(Path("data/x"), {"train": [1200, 7], "test": [3, 0]}, ["cat", "dog"], tars=1)
+    assert lines == ["data/x: 1,210 samples in 1 shard", "  train: cat 1,200, dog 7", "  test: cat 3, dog 0"]
+    assert split_lines(Path("x"), {"train": [2]}, ["cat"], tars=3)[0] == "x: 2 samples in 3 shards"
+
+
+def printed(rows: list[dict[str, object]]) -> list[str]:
+    text = io.StringIO()
+    Console(file=text, width=120).print(end_of_training(Path("runs/a"), rows))
+    return [line.rstrip() for line in text.getvalue().splitlines()]
+
+
+def test_the_end_names_the_run_and_tensorboard() -> None:
+    assert printed([]) == ["run: runs/a   TensorBoard: tensorboard --logdir runs/a/tb"]
+
+
+def test_the_end_tells_each_constraint() -> None:
+    row = {"constraint": "four", "lambda": 0.1, "loss": 3.25, "threshold": 3.0, "slack": -0.25, "satisfied": False}
+    met = row | {"constraint": "five", "slack": 0.5, "satisfied": True}
+    unmeasured = row | {"constraint": "rare", "loss": None, "slack": None, "satisfied": None}
+    head, *lines, where = printed([row, met, unmeasured])
+    assert head.split() == ["constraint", "lambda", "loss", "threshold", "slack", "satisfied"]
+    assert [line.split() for line in lines] == [
+        ["four", "0.100", "3.250", "3.000", "-0.250", "no"],
+        ["five", "0.100", "3.250", "3.000", "0.500", "yes"],
+        ["rare", "0.100", "-", "3.000", "-", "no", "samples"],
+    ]
+    assert where.startswith("run: runs/a")

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cdt.networks import DiTConfig, UNetConfig, build_network
+from cdt.training.engine import EngineConfig
+from cdt.training.estimate import activation_bytes, state_bytes
+
+P, WORLD = 1000, 4
+
+
+def total(stage: int, precision: str) -> float:
+    engine = EngineConfig.model_validate({"zero_stage": stage, "precision": precision})
+    memory = state_bytes(P, engine, WORLD)
+    return sum(memory[name] for name in ("weights", "gradients", "optimiser"))
+
+
+def test_mixed_precision_states_are_those_of_the_zero_paper() -> None:
+    """Rajbhandari et al., figure 1: 16 P, 4 P + 12 P / N, 2 P + 14 P / N, 16 P / N bytes."""
+    assert [total(stage, "bf16") for stage in range(4)] == [
+        16 * P,
+        4 * P + 12 * P / WORLD,
+        2 * P + 14 * P / WORLD,
+        16 * P / WORLD,
+    ]
+
+
+def test_fp32_states() -> None:
+    """Weights and gradients of 4 bytes; a partitioned optimiser keeps a master copy of its part."""
+    assert [total(stage, "fp32") for stage in range(4)] == [
+        16 * P,
+        8 * P + 12 * P / WORLD,
+        4 * P + 16 * P / WORLD,
+        20 * P / WORLD,
+    ]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_average_is_always_divided_and_the_probe_at_stage_3(precision: str) -> None:
+    for stage in range(4):
+        memory = state_bytes(P, EngineConfig.model_validate({"zero_stage": stage, "precision": precision}), WORLD)
+        assert memory["EMA"] == 4 * P / WORLD
+        assert memory["probe"] == (4 * P / WORLD if stage == 3 else 4 * P)
+
+
+class Chain(nn.Module):
+    """Two matrices and a sine, whose activations can be counted by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False)
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        hidden = self.first(x)
+        return self.second(hidden) * torch.sin(hidden)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
+def test_activations_of_a_chain(dtype: torch.dtype, size: int) -> None:
+    """Kept are x, hidden (twice asked for, once there), sin(hidden) and second(hidden); no weights."""
+    with torch.device("meta"):
+        network = Chain().to(dtype)
+    assert activation_bytes(network, (1, 2, 64), 3, dtype) == 4 * (3 * 2 * 64) * size
+
+
+@pytest.mark.parametrize("config", [DiTConfig(width=32, depth=2, heads=2), UNetConfig(channels=(8, 16))])
+def test_activations_grow_with_the_batch_and_shrink_by_checkpointing(config: DiTConfig | UNetConfig) -> None:
+    with torch.device("meta"):
+        network, thrifty = (build_network(config, (1, 8, 8), checkpointing=again) for again in (False, True))
+    small, large = (activation_bytes(network, (1, 8, 8), batch, torch.float32) for batch in (4, 8))
+    assert small > 0
+    assert large == 2 * small
+    assert activation_bytes(thrifty, (1, 8, 8), 8, torch.float32) < large / 2

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cdt.config import RunConfig
+from cdt.data.index import Index
+from cdt.errors import InputError
+from cdt.training.job import prepare
+
+
+def config(index: Index, **sections: Any) -> RunConfig:
+    tree: dict[str, Any] = {
+        "data": {"shards": str(index.root)},
+        "network": {"kind": "dit", "width": 32, "depth": 1, "heads": 2},
+        "train": {"batch_size": 50},
+        "constraints": {
+            "four": {"class": 4, "min_frequency": 0.2},
+            "low": {"class": [0, 1], "max_loss": 30.0},
+            "small": {"class": [1, 2, 4], "max_loss": 30.0},
+        },
+    }
+    for name, section in sections.items():
+        tree[name] = {**tree.get(name, {}), **section} if name != "constraints" else section
+    return RunConfig.model_validate(tree)
+
+
+def test_a_period_is_an_epoch_unless_it_is_counted_in_steps(digits: Index) -> None:
+    assert prepare(config(digits)).period_steps == -(-digits.count // 50)
+    assert prepare(config(digits, data={"epoch_samples": 101})).period_steps == 3
+    assert prepare(config(digits, dual={"period": 7})).period_steps == 7
+
+
+def test_networks_are_built_from_the_seed(digits: Index) -> None:
+    builds = [prepare(config(digits, run={"seed": seed})).build for seed in (1, 1, 2)]
+    states = [torch.cat([weight.flatten() for weight in build().parameters()]) for build in builds]
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+def test_resampling_and_reweighting_train_on_the_same_mixture(digits: Index) -> None:
+    """The share that a sample's cell has in the gradient: by how often it is drawn, times its weight."""
+    prepared = prepare(config(digits))
+    r, lambdas = prepared.requirements, np.array([0.3, 0.05, 0.8])
+    gradient_shares = {}
+    for estimator in ("resample", "reweight"):
+        mixture = prepared.mixture_of(estimator)(lambdas)
+        assert mixture.probabilities.sum() == pytest.approx(1)
+        drawn = mixture.probabilities[0] * r.cell_shares
+        for i, rows in enumerate(r.rows.values()):
+            drawn = drawn + mixture.probabilities[1 + i] * np.bincount(r.cells[rows], minlength=len(drawn)) / len(rows)
+        gradient_shares[estimator] = drawn * mixture.weights
+        assert gradient_shares[estimator].sum() == pytest.approx(1)
+    np.testing.assert_allclose(gradient_shares["resample"], gradient_shares["reweight"], rtol=1e-12)
+    assert prepared.mixture_of("reweight")(lambdas).probabilities.tolist() == [1, 0, 0, 0]
+    assert (prepared.mixture_of("resample")(lambdas).weights == 1).all()
+
+
+def floors(**shares: float) -> dict[str, Any]:
+    return {f"c{name[1:]}": {"class": name[1:], "min_frequency": share} for name, share in shares.items()}
+
+
+def test_floors_that_sum_to_one_are_met_together(digits: Index) -> None:
+    prepare(config(digits, constraints={f"c{c}": {"class": c, "min_frequency": 0.1} for c in range(10)}))
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"constraints": floors(_1=0.7, _2=0.5)}, "floors of c1, c2 sum to 1.2 and cannot be met.* by 0.8333 they"),
+        ({"constraints": {"x": {"class": "ten", "max_loss": 1.0}}}, "constraints.x.class: 'ten' is not in the data"),
+        ({"constraints": {"x": {"where": {"male": 1}, "max_loss": 1.0}}}, "constraints.x.where: 'male'"),
+        ({"constraints": {"x": {"class": 1, "max_loss": 1.0, "window": 11}}}, "constraints.x.window: 11 is not within"),
+        ({"dual": {"estimate": "training"}}, "dual.estimate: training needs one window.*found auto, null"),
+        ({"data": {"split": "val"}}, "has no split 'val'; it has train"),
+        ({"run": {"workers": 4}}, "train.batch_size: 50 samples do not divide over 4 workers.*: 48|52"),
+        ({"network": {"patch": 3}}, "network.patch: patches of 3x3 do not tile"),
+        ({"train": {"warm_steps": 0, "dual_steps": 0}}, "there is nothing to train"),
+    ],
+)
+def test_what_does_not_fit_together_is_one_line(digits: Index, sections: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told) as caught:
+        prepare(config(digits, **sections))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_training_estimate_works_with_one_window(digits: Index) -> None:
+    both = {
+        "four": {"class": 4, "min_frequency": 0.2, "window": 0.5},
+        "low": {"class": 1, "max_loss": 30.0, "window": 0.5},
+    }
+    assert prepare(config(digits, constraints=both, dual={"estimate": "training"})).requirements.names == (
+        "four",
+        "low",
+    )
