@@ -135,7 +135,7 @@ class Planner(Sampler[PlannedBatch]):
         )
 
 
-Loaded = tuple[Batch | RunError, np.ndarray]
+Loaded = tuple[Batch | str, np.ndarray]
 """A batch, or why there is none, and where the streams stand after it."""
 
 
@@ -150,7 +150,7 @@ class _Samples(Dataset[Loaded]):
         try:
             images = self._reader.images(plan.rows)
         except RunError as error:
-            return error, plan.counters_after  # raised in a loader worker, it would arrive inside of a traceback
+            return str(error), plan.counters_after  # raised in a loader worker, it would arrive inside of a traceback
         batch = Batch(
             images=torch.from_numpy(normalise(images)),
             positions=torch.from_numpy(plan.positions),
@@ -224,8 +224,8 @@ class MixtureStream:
             )
             self._iterator = iter(loader)
         batch, counters = next(self._iterator)
-        if isinstance(batch, RunError):
-            raise batch
+        if isinstance(batch, str):
+            raise RunError(batch)
         self._batch, self._counters = self._batch + 1, counters
         while len(self._history) > 1 and self._history[1][0] <= self._batch:
             self._history.pop(0)

@@ -3,7 +3,16 @@
 from cdt.dual.closed_form import FloorSolution, largest_feasible_scale, solve_floors
 from cdt.dual.lagrangian import lagrangian, mixture_probabilities, sample_weights
 from cdt.dual.rules import RULES
-from cdt.dual.step import DualConfig, DualProblem, DualState, Sums, dual_step, journal_rows, worst_constraint
+from cdt.dual.step import (
+    DualConfig,
+    DualProblem,
+    DualState,
+    Sums,
+    dual_step,
+    journal_rows,
+    newly_capped,
+    worst_constraint,
+)
 
 __all__ = [
     "RULES",
@@ -17,6 +26,7 @@ __all__ = [
     "lagrangian",
     "largest_feasible_scale",
     "mixture_probabilities",
+    "newly_capped",
     "sample_weights",
     "solve_floors",
     "worst_constraint",

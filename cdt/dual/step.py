@@ -169,3 +169,9 @@ def worst_constraint(problem: DualProblem | None, state: DualState) -> tuple[str
     slack = problem.thresholds - state.losses
     worst = int(np.nanargmin(slack))
     return problem.names[worst], float(slack[worst])
+
+
+def newly_capped(problem: DualProblem, before: DualState, after: DualState) -> list[str]:
+    """The constraints whose multipliers this step brought to the cap."""
+    reached = (after.lambdas >= problem.cap) & (before.lambdas < problem.cap)
+    return [problem.names[i] for i in np.flatnonzero(reached)]

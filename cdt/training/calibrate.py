@@ -28,7 +28,8 @@ def find_windows(
         if constraint.window == "auto":
             inside = requirements.rows[name]
             outside = np.setdiff1d(np.arange(len(requirements.cells)), inside)
-            share = constraint.min_frequency if isinstance(constraint, MinFrequency) else requirements.shares[i]
+            # The share before, not the floor: rare classes need a higher log-SNR, and the threshold counts from there.
+            share = requirements.shares[i]
             # A generator of its own, so that the window does not depend on which rank looks for which others.
             rng = np.random.default_rng(stream_key(seed, f"window {name}"))
             inside, outside = (normalise(reader.images(_some(rows, rng))) for rows in (inside, outside))

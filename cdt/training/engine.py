@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -114,6 +115,7 @@ class Engine:
         self.network: Any = wrapped[0]
         # It would copy scripts beside its files: on rank 0 alone, between barriers, where an error hangs the others.
         self.network._copy_recovery_script = lambda directory: None
+        self.network.checkpoint_engine.load = _load_data_only
         self._optimizer: Any = wrapped[1]
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self.accumulation = config.accumulation
@@ -215,10 +217,23 @@ class Engine:
             raise problems[0]
 
     def load(self, directory: Path) -> None:
-        """What ``save`` wrote, on the same number of workers. Raises RunError when it is not there."""
-        loaded, _ = self.network.load_checkpoint(str(directory), tag="engine")
+        """What ``save`` wrote, on the same number of workers. Raises RunError when it is missing or something else."""
+        try:
+            loaded, _ = self.network.load_checkpoint(str(directory), tag="engine")
+        except pickle.UnpicklingError as error:
+            raise RunError(f"{directory}/engine holds more than weights and optimiser state; it was not run") from error
         if loaded is None:
             raise RunError(f"{directory} holds no weights that DeepSpeed can load")
+
+
+def _load_data_only(path: str, map_location: Any = None) -> Any:
+    """In place of DeepSpeed's own way to read its files, which executes what they say."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+        return torch.load(path, map_location=map_location, weights_only=True)
 
 
 @contextlib.contextmanager

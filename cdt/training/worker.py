@@ -14,7 +14,16 @@ from cdt.data.reader import ImageReader
 from cdt.data.stream import MixtureStream
 from cdt.diffusion.loss import Diffusion
 from cdt.diffusion.sampler import sample
-from cdt.dual import DualProblem, DualState, Sums, journal_rows, mixture_probabilities, worst_constraint
+from cdt.dual import (
+    DualProblem,
+    DualState,
+    Sums,
+    journal_rows,
+    lagrangian,
+    mixture_probabilities,
+    newly_capped,
+    worst_constraint,
+)
 from cdt.monitor.pictures import image_grid, save_picture
 from cdt.monitor.recorder import Recorder
 from cdt.training import calibrate, checkpoint
@@ -133,6 +142,7 @@ class Worker:
     def _calibrate(self) -> None:
         """Thresholds from the warm EMA model; the multipliers start to act on the stream."""
         self._say("calibration")
+        self.sums.take()
         with self.engine.network_with(self.ema.fragments) as network:
             values = self.probe.measure(network)
         losses = self.probe.sums(values).mean()
@@ -164,21 +174,30 @@ class Worker:
         state = None
         if self.ranks.first:
             state = self.coordinator.dual_step(self.step, self.problem, self.dual, sums)
-        self.dual = self.ranks.from_first(state)
+        before, self.dual = self.dual, self.ranks.from_first(state)
         self.stream.steer(self.dual.lambdas)
         if self.recorder:
             names = ["base", *self.requirements.names]
             probabilities = dict(zip(names, mixture_probabilities(self.dual.lambdas).tolist(), strict=True))
             self.recorder.dual(self.step, journal_rows(self.problem, self.dual, self.step), probabilities)
-            self.recorder.scalars(self.step, self._training_losses(cell_sums))
+            self.recorder.scalars(self.step, self._losses(cell_sums))
+            for name in newly_capped(self.problem, before, self.dual):
+                text = (
+                    f"the multiplier of {name} reached its cap of {self.problem.cap:g}: it may be impossible to satisfy"
+                )
+                self.recorder.event(self.step, "cap", text, constraint=name)
 
-    def _training_losses(self, cell_sums: np.ndarray) -> dict[str, float]:
+    def _losses(self, cell_sums: np.ndarray) -> dict[str, float]:
         """The period's losses on training batches, nats: base draws over the full range, constraints windowed."""
-        base_total, _, base_count = cell_sums[-1]
-        losses = {"training_loss/base": base_total / base_count} if base_count else {}
         means = constraint_sums(self.requirements, cell_sums[:-1]).mean()
         named = zip(self.requirements.names, means.tolist(), strict=True)
-        return losses | {f"training_loss/{name}": mean for name, mean in named if np.isfinite(mean)}
+        values = {f"training_loss/{name}": mean for name, mean in named if np.isfinite(mean)}
+        base_total, _, base_count = cell_sums[-1]
+        if base_count and self.problem is not None and np.isfinite(self.dual.losses).all():
+            base = base_total / base_count
+            values["training_loss/base"] = base
+            values["dual/lagrangian"] = lagrangian(base, self.dual.losses, self.problem.thresholds, self.dual.lambdas)
+        return values
 
     def _report(self, phase: Phase, meter: Meter) -> None:
         """One row of metrics, averaged over all ranks since the last, and a word to the progress bar."""

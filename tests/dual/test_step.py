@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from cdt.dual import DualConfig, DualProblem, DualState, Sums, dual_step, journal_rows, worst_constraint
+from cdt.dual import DualConfig, DualProblem, DualState, Sums, dual_step, journal_rows, newly_capped, worst_constraint
 from cdt.dual.rules import DEFAULT_ETA, RULES
 from cdt.errors import InputError
 from cdt.settings import parse
@@ -249,3 +249,11 @@ def test_settings_that_make_no_sense_are_refused(tree: dict[str, Any], line: str
     with pytest.raises(InputError) as error:
         parse(DualConfig, tree, where="run.yaml")
     assert str(error.value) == f"run.yaml: {line}"
+
+
+def test_the_cap_is_reported_by_the_step_that_reaches_it() -> None:
+    posed = problem(cap=0.1)
+    before = state(0.099, 0.01, 0.1)
+    after = dual_step(posed, before, sums(20.0, -1.0, 30.0))
+    assert after.lambdas.tolist() == [0.1, pytest.approx(0.03 * math.exp(-2 * DEFAULT_ETA["mass"]) - 0.02), 0.1]
+    assert newly_capped(posed, before, after) == ["four"]

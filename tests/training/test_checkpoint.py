@@ -11,10 +11,8 @@ from two_ranks import CASES
 from cdt.data.stream import StreamState
 from cdt.training.checkpoint import TrainState, checkpoint_name, complete_checkpoints, is_complete, read_state
 
-PLACES = (
-    "optimiser of rank 1, refused",
-    "optimiser of rank 1, full",
-    "network of rank 0, refused",
+DEEPSPEEDS_PLACES = ("optimiser of rank 1, refused", "optimiser of rank 1, full", "network of rank 0, refused")
+OUR_PLACES = (
     "ema, refused",
     "weights, full",
     "state, full",
@@ -43,8 +41,13 @@ def test_a_fresh_engine_continues_bit_by_bit(two_ranks: list[dict[str, Any]], ca
         assert rank["cases"][case]["resumed_ema"]
 
 
-@pytest.mark.parametrize("stage", ["stage 1", "stage 3"])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("stage", "place"),
+    [
+        *(("stage 1", place) for place in (*DEEPSPEEDS_PLACES, *OUR_PLACES)),
+        *(("stage 3", place) for place in DEEPSPEEDS_PLACES),
+    ],
+)
 def test_a_rank_that_cannot_write_leaves_nothing_behind(
     two_ranks: list[dict[str, Any]], stage: str, place: str
 ) -> None:
@@ -62,6 +65,13 @@ def test_a_rank_that_cannot_write_leaves_nothing_behind(
 def test_saving_works_again_when_there_is_room(two_ranks: list[dict[str, Any]], stage: str) -> None:
     for rank in two_ranks:
         assert rank["full_disks"][stage]["afterwards"] == [checkpoint_name(1), checkpoint_name(2)]
+
+
+def test_a_checkpoint_is_data_and_is_not_executed(two_ranks: list[dict[str, Any]]) -> None:
+    for rank in two_ranks:
+        told = rank["booby_trapped"]
+        assert told["heard"].endswith("holds more than weights and optimiser state; it was not run")
+        assert told["executed"] == []
 
 
 def write(folder: Path, step: int) -> Path:

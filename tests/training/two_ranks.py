@@ -339,6 +339,8 @@ def full_disks(engine: Engine, folder: Path, ranks: Ranks) -> dict[str, Any]:
     }
     told = {}
     for place, (rank, owner, name, failure, only) in places.items():
+        if owner is not writer and engine.network.zero_optimization_stage() == 3:
+            continue  # what is not DeepSpeed's is the same at each stage
         mine = failing(owner, name, failure, only) if ranks.rank == rank else failing(owner, name, failure, named("\0"))
         try:
             with mine:
@@ -405,6 +407,31 @@ def probed(index: Index, ranks: Ranks) -> dict[str, Any]:
     }
 
 
+class Mischief:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.file,)
+
+
+def booby_trapped(engine: Engine, checkpoint: Path, ranks: Ranks) -> dict[str, Any]:
+    """Loading a checkpoint in whose place somebody put code."""
+    proof = checkpoint / f"executed by {ranks.rank}"
+    for path in sorted((checkpoint / "engine").glob("*.pt"))[ranks.rank :: ranks.world]:
+        torch.save({"module": Mischief(proof)}, path)
+    dist.barrier()
+    try:
+        engine.load(checkpoint)
+        heard = "nothing"
+    except RunError as error:
+        heard = str(error)
+    dist.barrier()
+    return {"heard": heard, "executed": sorted(path.name for path in checkpoint.glob("executed*"))}
+
+
 def spoken(ranks: Ranks) -> dict[str, Any]:
     """What the ranks tell each other."""
     mine = np.array([0.1, 1e16, float(ranks.rank)]) * (1 + ranks.rank)
@@ -441,6 +468,9 @@ def main(rank: int, folder: Path, shards: Path) -> None:
         told["cases"][name] = case.told
         if (precision, accumulation) == ("fp32", 1) and stage in (1, 3):
             told["full_disks"][f"stage {stage}"] = full_disks(engine, folder / f"full {stage}", ranks)
+        if accumulation > 1:
+            saved = folder / name / checkpoint.checkpoint_name(STEPS // 2)
+            told["booby_trapped"] = booby_trapped(engine, saved, ranks)
     (folder / f"rank-{rank}.json").write_text(json.dumps(told))
 
 
