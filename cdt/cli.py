@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -20,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     What went wrong is said in one or few lines; only a bug has a traceback.
     """
-    arguments = build_parser().parse_args(argv)
+    arguments = parse(build_parser(), argv)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     try:
@@ -36,6 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cdt {arguments.name}: interrupted{f'; {interrupt}' if interrupt.args else ''}", file=sys.stderr)
         return 130
     return 0
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Like ``parse_args``; but argparse takes ``key=value`` for unknown where an option stands before it."""
+    arguments, unknown = parser.parse_known_args(argv)
+    if "overrides" in arguments:
+        arguments.overrides = [*arguments.overrides, *(text for text in unknown if not text.startswith("-"))]
+        unknown = [text for text in unknown if text.startswith("-")]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return arguments
 
 
 def shard(arguments: argparse.Namespace, console: Console) -> None:
@@ -113,7 +125,8 @@ def sample(arguments: argparse.Namespace, console: Console) -> None:
     images = run.sample(
         arguments.n, seed=arguments.seed, sampler=arguments.sampler, steps=arguments.steps, raw=arguments.raw
     )
-    save_images(images, arguments.out)
+    with _whole(arguments.out) as partial:
+        save_images(images, partial)
     _say(console, f"{arguments.n} samples: {arguments.out}")
 
 
@@ -149,8 +162,21 @@ def _say(console: Console, *lines: str) -> None:
 def _check_new_file(path: Path, suffixes: set[str]) -> None:
     if path.suffix not in suffixes:
         raise InputError(f"-o {path}: the name must end in {' or '.join(sorted(suffixes))}")
+    if path.is_dir():
+        raise InputError(f"-o {path}: this is a directory; name a file")
     if not path.parent.is_dir():
         raise InputError(f"-o {path}: no such directory: {path.parent}")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` to write to; the file takes its own name when all of it is there."""
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -169,14 +195,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     added = add(train, "train a new run")
     added.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file; see configs/")
-    added.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
+    _add_overrides(added, "settings that replace those of the file")
     added.add_argument("--dry-run", action="store_true", help="check everything, print the plan, write nothing")
 
     added = add(resume, "continue a run from its newest complete checkpoint")
     added.add_argument("run", type=Path, metavar="RUN", help="a run directory")
-    added.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings that may change, as train.dual_steps"
-    )
+    _add_overrides(added, "settings that may change, as train.dual_steps")
 
     added = add(sample, "draw samples from a run's EMA weights")
     _add_sampling(added)
@@ -214,6 +238,11 @@ def _add_sources(added: argparse.ArgumentParser) -> None:
     sources.add_parser("idx", help="MNIST's file format", parents=[place, options])
     folder = sources.add_parser("folder", help="DIR/<class>/*.png, jpg, webp, ...", parents=[place, options])
     folder.add_argument("--attributes", type=Path, metavar="FILE.csv", help="column `file`, then one per attribute")
+
+
+def _add_overrides(added: argparse.ArgumentParser, text: str) -> None:
+    # With a default, argparse does not count them among the arguments that it misses.
+    added.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=text)
 
 
 def _add_sampling(added: argparse.ArgumentParser) -> None:

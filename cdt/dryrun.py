@@ -18,7 +18,7 @@ def describe_plan(config: RunConfig) -> str:
     prepared, warm = check(config)
     train, engine, world = config.train, config.engine, max(config.run.workers, 1)
     with torch.device("meta"):
-        network = prepared.build()
+        network = prepared.build().to("meta")  # a pretrained network comes with its weights
     parameters = sum(weight.numel() for weight in network.parameters())
     micro = train.batch_size // (world * engine.accumulation)
     dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32

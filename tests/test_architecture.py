@@ -39,6 +39,7 @@ ARROWS: dict[str, set[str]] = {
     "measure": {"run", "data", "evaluate"},
     "dryrun": {"config", "settings", "start", "training"},
     "start": {"config", "settings", "data", "run", "training", "cluster"},
+    "__main__": {"cli"},
     "cli": PACKAGES | {"config", "settings", "export", "run", "start", "dryrun", "measure"},
     "__init__": PACKAGES | {"config", "run", "start", "measure"},
 }

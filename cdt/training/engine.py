@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from pydantic import Field, field_validator
+from pydantic import Field, FiniteFloat, field_validator
 from torch import Tensor, nn
 
 from cdt.errors import RunError
@@ -33,6 +33,8 @@ _OWNED = {
     "bf16": "engine.precision",
     "fp16": "engine.precision",
     "bfloat16": "engine.precision",
+    "amp": "engine.precision",
+    "torch_autocast": "engine.precision",
 }
 
 
@@ -43,7 +45,7 @@ class EngineConfig(Config):
     """Of the forward and backward pass; master weights, statistics and probes are always fp32 or better."""
     accumulation: int = Field(default=1, ge=1)
     """Micro-batches per step."""
-    clip: float = Field(default=1.0, ge=0)
+    clip: FiniteFloat = Field(default=1.0, ge=0)
     """Largest norm of the gradient; 0: no clipping."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
@@ -56,7 +58,10 @@ class EngineConfig(Config):
         for key in options:
             if key in _OWNED:
                 raise ValueError(f"{key} contradicts cdt's own setting: use {_OWNED[key]}")
-        if "stage" in options.get("zero_optimization", {}):
+        zero = options.get("zero_optimization", {})
+        if not isinstance(zero, dict):
+            raise ValueError("zero_optimization must be a mapping; the stage is engine.zero_stage")
+        if "stage" in zero:
             raise ValueError("zero_optimization.stage contradicts cdt's own setting: use engine.zero_stage")
         return options
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from cdt.schema import Config
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Phase = Literal["warm", "dual", "cooldown", "plain"]
 
 
@@ -20,14 +21,15 @@ class TrainConfig(Config):
     """Steps under the constraints, at constant learning rate."""
     cooldown_steps: int = Field(default=0, ge=0)
     """Steps with the multipliers fixed, while the learning rate falls to zero."""
-    lr: float = Field(default=1e-3, gt=0)
+    lr: FiniteFloat = Field(default=1e-3, gt=0)
     """Learning rate of AdamW."""
     lr_warmup_steps: int = Field(default=100, ge=0)
     """Steps of linear warm-up from zero."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
     """Decay rates of AdamW's moments."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    weight_decay: FiniteFloat = Field(default=0.0, ge=0)
+    """Of AdamW, decoupled from the gradient."""
+    ema_decay: Decay = 0.999
     """Of the averaged weights that constraints are measured with and that samples are drawn from."""
     checkpoint_steps: int | None = Field(default=None, ge=1)
     """Also save every so many steps; the ends of the phases are always saved."""

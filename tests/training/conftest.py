@@ -59,6 +59,7 @@ def two_ranks(digits: Index, tmp_path_factory: pytest.TempPathFactory) -> list[d
     finally:
         for process in processes:
             process.kill()
+    printed = [(folder / f"output-{rank}.txt").read_text() for rank in range(2)]
     if any(statuses):
-        pytest.fail("\n\n".join((folder / f"output-{rank}.txt").read_text()[-3000:] for rank in range(2)))
-    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+        pytest.fail("\n\n".join(text[-3000:] for text in printed))
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) | {"printed": printed[rank]} for rank in range(2)]

@@ -62,6 +62,12 @@ def test_what_cdt_sets_cannot_be_contradicted() -> None:
     ):
         with pytest.raises(ValidationError, match=f"contradicts cdt's own setting: use {remedy}"):
             EngineConfig(deepspeed=options)
+    with pytest.raises(ValidationError, match="zero_optimization must be a mapping"):
+        EngineConfig(deepspeed={"zero_optimization": 3})
+
+
+def test_deepspeed_prints_nothing(two_ranks: list[dict[str, Any]]) -> None:
+    assert [rank["printed"] for rank in two_ranks] == ["", ""]
 
 
 def test_raw_options_reach_deepspeed() -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from cdt.training.schedule import TrainConfig
 
@@ -47,6 +50,12 @@ def test_checkpoints_at_the_ends_of_phases_and_in_between() -> None:
     assert [step for step in range(1, 351) if CONFIG.saves_after(step)] == [100, 300, 350]
     every = TrainConfig(warm_steps=0, dual_steps=10, cooldown_steps=0, checkpoint_steps=4)
     assert [step for step in range(1, 11) if every.saves_after(step)] == [4, 8, 10]
+
+
+@pytest.mark.parametrize("wrong", [{"betas": (0.9, 1.0)}, {"lr": float("inf")}, {"ema_decay": 1.0}, {"batch_size": 0}])
+def test_settings_that_cannot_train_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        TrainConfig(**wrong)
 
 
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 30), st.integers(0, 40), st.integers(0, 100))

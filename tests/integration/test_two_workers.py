@@ -1,0 +1,169 @@
+"""One real run through Ray and DeepSpeed on two workers, and what it must leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import cdt
+from cdt.data.shard import shard
+from cdt.data.sources import SOURCES
+
+CONFIG = """
+run: {dir: runs, workers: 2, threads: 1}
+data: {shards: data, epoch_samples: 128}
+network: {kind: unet, channels: [8, 16], layers_per_block: 1}
+constraints:
+  four: {class: 4, min_frequency: 0.2, window: 0.5}
+  rare: {class: [5, 7], min_frequency: 0.2, window: 0.5}
+dual: {probe_draws: 16}
+train: {batch_size: 32, warm_steps: 8, dual_steps: 8, checkpoint_steps: 12, log_steps: 4, lr: 0.002, grid_images: 4}
+sampler: {steps: 4}
+"""
+
+
+def run_cdt(directory: Path, *arguments: str, status: int = 0) -> str:
+    """``cdt`` in a process of its own; all that it printed."""
+    environment = {**os.environ, "PYTHONWARNINGS": "", "COLUMNS": "100"}
+    command = [sys.executable, "-m", "cdt", *arguments]
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with shards, a configuration and the finished run ``runs/both``."""
+    home = tmp_path_factory.mktemp("home")
+    shard(SOURCES["digits"](), home / "data", keep={"4": 0.1})
+    (home / "both.yaml").write_text(CONFIG)
+    (home / "screen").write_text(run_cdt(home, "train", "both.yaml"))
+    return home
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def ema(run: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / f"step-{step:09d}" / "ema.safetensors")
+
+
+def relative_distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    x, y = (torch.cat([weights[name].double().flatten() for name in sorted(weights)]) for weights in (a, b))
+    return float((x - y).norm() / y.norm())
+
+
+def test_the_screen_shows_the_progress_and_the_result_and_nothing_else(home: Path) -> None:
+    lines = [line for line in (home / "screen").read_text().splitlines() if line.strip()]
+    assert len(lines) == 5, lines
+    assert "16/16" in lines[0]
+    assert [line.split()[0] for line in lines[1:4]] == ["constraint", "four", "rare"]
+    assert "runs/both" in lines[4]
+
+
+def test_the_run_directory(home: Path) -> None:
+    run = home / "runs" / "both"
+    names = {"config.yaml", "data.json", "calibration.json", "metrics.jsonl", "events.jsonl", "dual.jsonl", "README.md"}
+    assert names | {"checkpoints", "samples", "tb"} <= {path.name for path in run.iterdir()}
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+        "step-000000008",
+        "step-000000012",
+        "step-000000016",
+    ]
+    assert [row["step"] for row in rows(run / "metrics.jsonl")] == [4, 8, 12, 16]
+    assert [row["event"] for row in rows(run / "events.jsonl")].count("calibrated") == 2
+    assert cdt.load(run).state.step == 16
+
+
+def test_the_journal_has_a_row_per_period_and_constraint(home: Path) -> None:
+    journal = rows(home / "runs" / "both" / "dual.jsonl")
+    assert [(row["period"], row["step"], row["constraint"]) for row in journal] == [
+        (1, 12, "four"),
+        (1, 12, "rare"),
+        (2, 16, "four"),
+        (2, 16, "rare"),
+    ]
+    for row in journal:
+        assert row["count"] == 16
+        assert row["slack"] == pytest.approx(row["threshold"] - row["loss"])
+        assert row["satisfied"] == (row["slack"] >= 0)
+        assert 0 <= row["lambda"] < 10
+
+
+def test_tensorboard(home: Path) -> None:
+    events = EventAccumulator(str(home / "runs" / "both" / "tb"))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    constraint = {f"constraints/four/{name}" for name in ("lambda", "loss", "threshold", "slack", "satisfied")}
+    training = {f"train/{name}" for name in ("loss", "grad_norm", "lr", "samples_per_s", "data_wait_s")}
+    assert constraint | training | {"mixture/base", "mixture/rare"} <= tags
+    assert events.Tags()["images"] == ["samples/ema"]
+
+
+def test_one_process_gives_the_weights_and_multipliers_of_two(home: Path) -> None:
+    run_cdt(home, "train", "both.yaml", "run.name=alone", "run.workers=0")
+    runs = home / "runs"
+    assert relative_distance(ema(runs / "alone", 16), ema(runs / "both", 16)) < 1e-5
+    for one, two in zip(rows(runs / "alone" / "dual.jsonl"), rows(runs / "both" / "dual.jsonl"), strict=True):
+        assert one["lambda"] == pytest.approx(two["lambda"], rel=1e-5)
+
+
+def test_resuming_ends_where_the_uninterrupted_run_ended(home: Path) -> None:
+    runs = home / "runs"
+    run_cdt(home, "train", "both.yaml", "run.name=cut", "run.workers=0", "train.dual_steps=4")
+    run_cdt(home, "resume", "runs/cut", "train.dual_steps=8")
+    assert relative_distance(ema(runs / "cut", 16), ema(runs / "alone", 16)) == 0
+    assert rows(runs / "cut" / "dual.jsonl") == rows(runs / "alone" / "dual.jsonl")
+    assert "complete: 16 of 16 steps" in run_cdt(home, "resume", "runs/cut", status=2)
+
+
+def test_a_twin_forks_from_the_warm_checkpoint(home: Path) -> None:
+    run_cdt(home, "train", "both.yaml", "run.name=twin", "run.workers=0", "run.fork=runs/alone", "constraints={}")
+    twin = home / "runs" / "twin"
+    assert rows(twin / "events.jsonl")[0]["text"].startswith("step 8 of 16")
+    assert not (twin / "dual.jsonl").exists()
+    assert relative_distance(ema(twin, 16), ema(home / "runs" / "alone", 16)) > 1e-4
+
+
+def test_samples_evaluation_and_export(home: Path) -> None:
+    from diffusers import DDPMPipeline
+
+    run_cdt(home, "sample", "runs/both", "-n", "5", "-o", "five.npz", "--seed", "3")
+    five = np.load(home / "five.npz")["images"]
+    assert five.shape == (5, 1, 8, 8)
+    run_cdt(home, "evaluate", "runs/both", "-n", "20")
+    evaluation = json.loads((home / "runs" / "both" / "evaluation.json").read_text())
+    assert sum(evaluation["shares"]) == pytest.approx(1)
+    assert "20 samples" in (home / "runs" / "both" / "README.md").read_text()
+    run_cdt(home, "export", "runs/both", "exported")
+    pipeline = DDPMPipeline.from_pretrained(home / "exported")
+    pipeline.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(cdt.sample_seed(3, k)) for k in range(5)]
+    images = pipeline(batch_size=5, generator=generators, num_inference_steps=4, output_type="np").images
+    ours = (cdt.load(home / "runs" / "both").sample(5, seed=3).numpy() + 1) / 2
+    assert np.abs(images.transpose(0, 3, 1, 2) - ours).max() < 1e-5
+
+
+def test_a_worker_that_fails_speaks_once(home: Path, tmp_path: Path) -> None:
+    shard(SOURCES["digits"](), tmp_path / "data")
+    (tmp_path / "both.yaml").write_text(CONFIG)
+    tar = tmp_path / "data" / "train" / "000000.tar"
+    content = bytearray(tar.read_bytes())
+    content[100_000:400_000] = bytes(300_000)
+    tar.write_bytes(content)
+    said = run_cdt(tmp_path, "train", "both.yaml", status=1)
+    assert said.count("000000.tar") == 1
+    assert "cdt verify" in said
+    assert "Traceback" not in said
