@@ -111,7 +111,7 @@ def resume(arguments: argparse.Namespace, console: Console) -> None:
     from cdt.monitor.report import end_of_training
     from cdt.start import resume as resume_training
 
-    with progress_bar(console, arguments.run.name) as show:
+    with progress_bar(console, arguments.run.resolve().name) as show:
         run = resume_training(arguments.run, arguments.overrides, show)
     console.print(end_of_training(run.directory, run.constraint_rows()))
 

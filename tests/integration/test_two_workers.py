@@ -115,9 +115,10 @@ def test_tensorboard(home: Path) -> None:
 def test_one_process_gives_the_weights_and_multipliers_of_two(home: Path) -> None:
     run_cdt(home, "train", "both.yaml", "run.name=alone", "run.workers=0")
     runs = home / "runs"
-    assert relative_distance(ema(runs / "alone", 16), ema(runs / "both", 16)) < 1e-5
+    # Sums in another order; Adam divides by the gradient's size and so enlarges rounding where gradients vanish.
+    assert relative_distance(ema(runs / "alone", 16), ema(runs / "both", 16)) < 1e-4
     for one, two in zip(rows(runs / "alone" / "dual.jsonl"), rows(runs / "both" / "dual.jsonl"), strict=True):
-        assert one["lambda"] == pytest.approx(two["lambda"], rel=1e-5)
+        assert one["lambda"] == pytest.approx(two["lambda"], rel=1e-4)
 
 
 def test_resuming_ends_where_the_uninterrupted_run_ended(home: Path) -> None:
@@ -137,6 +138,7 @@ def test_a_twin_forks_from_the_warm_checkpoint(home: Path) -> None:
     assert relative_distance(ema(twin, 16), ema(home / "runs" / "alone", 16)) > 1e-4
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of NumPy 2, about diffusers
 def test_samples_evaluation_and_export(home: Path) -> None:
     from diffusers import DDPMPipeline
 
@@ -167,3 +169,9 @@ def test_a_worker_that_fails_speaks_once(home: Path, tmp_path: Path) -> None:
     assert said.count("000000.tar") == 1
     assert "cdt verify" in said
     assert "Traceback" not in said
+
+
+def test_a_run_that_exists_can_be_resumed_or_needs_another_name(home: Path) -> None:
+    said = run_cdt(home, "train", "both.yaml", "run.workers=0", status=2)
+    assert "cdt resume runs/both" in said
+    assert "run.name=NAME" in said
