@@ -77,7 +77,8 @@ class Run:
         try:
             network.load_state_dict(read_weights(self.checkpoint, raw), strict=True)
         except (OSError, RuntimeError, SafetensorError) as error:
-            raise InputError(f"{self.checkpoint} is damaged or of another network: {error}") from error
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{self.checkpoint} is damaged or of another network: {reason}") from error
         return network.to(device).eval()
 
     def sample(
