@@ -119,7 +119,7 @@ def test_an_index_with_a_wrong_count(
 
 
 def test_a_conditional_network(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from diffusers import UNet2DModel
+    from diffusers.models.unets.unet_2d import UNet2DModel
 
     network = UNet2DModel(
         sample_size=8,

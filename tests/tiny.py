@@ -14,6 +14,8 @@ TREE: dict[str, Any] = {
     "run": {"name": "tiny", "workers": 0},
     "data": {"epoch_samples": 32},
     "network": {"kind": "dit", "patch": 4, "width": 16, "depth": 1, "heads": 2},
+    # An untrained v-predictor draws grey images; an eps-predictor draws black and white, where much looks the same.
+    "diffusion": {"prediction": "v_prediction"},
     "constraints": {"four": {"class": 4, "min_frequency": 0.2}, "five": {"class": 5, "max_loss": 300.0, "window": 0.5}},
     "dual": {"probe_draws": 8},
     "train": {"batch_size": 16, "warm_steps": 4, "dual_steps": 4, "log_steps": 2, "lr": 0.01, "grid_images": 0},

@@ -19,6 +19,7 @@ import ray
 import torch
 import torch.distributed as dist
 from ray._private import worker as ray_worker
+from ray.exceptions import RayError
 from ray.train import RunConfig as RayRunConfig
 from ray.train import ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -138,7 +139,7 @@ def _run_under_ray(job: Job, on_progress: OnProgress) -> None:
             cause = _cause(error, coordinator.failures())
             coordinator.conclude(cause)
             raise cause from None
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             raise RunError(f"Ray failed: {error}") from error
         finally:
             coordinator.stop()

@@ -140,7 +140,7 @@ def test_a_twin_forks_from_the_warm_checkpoint(home: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of NumPy 2, about diffusers
 def test_samples_evaluation_and_export(home: Path) -> None:
-    from diffusers import DDPMPipeline
+    from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
 
     run_cdt(home, "sample", "runs/both", "-n", "5", "-o", "five.npz", "--seed", "3")
     five = np.load(home / "five.npz")["images"]
@@ -150,7 +150,7 @@ def test_samples_evaluation_and_export(home: Path) -> None:
     assert sum(evaluation["shares"]) == pytest.approx(1)
     assert "20 samples" in (home / "runs" / "both" / "README.md").read_text()
     run_cdt(home, "export", "runs/both", "exported")
-    pipeline = DDPMPipeline.from_pretrained(home / "exported")
+    pipeline: Any = DDPMPipeline.from_pretrained(home / "exported")
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(cdt.sample_seed(3, k)) for k in range(5)]
     images = pipeline(batch_size=5, generator=generators, num_inference_steps=4, output_type="np").images
