@@ -1,0 +1,230 @@
+"""Runs that begin, end early, go on, fork, or are refused; all in this process."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+import cdt
+from cdt.config import RunConfig
+from cdt.dryrun import describe_plan
+from cdt.errors import InputError, RunError
+from cdt.run import Run
+from cdt.start import resume, train
+from cdt.training.checkpoint import read_weights
+
+# Of the libraries, while they are imported.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards in ``data``, and the finished run ``whole``."""
+    home = tmp_path_factory.mktemp("home")
+    tiny.write_shards(home / "data")
+    train(tiny.config(home / "data", home / "whole"))
+    return home
+
+
+@pytest.fixture
+def other(home: Path, tmp_path: Path) -> Callable[..., RunConfig]:
+    """A configuration like that of ``whole`` for a run in a place of its own."""
+    return lambda **sections: tiny.config(home / "data", tmp_path / "runs" / "other", **sections)
+
+
+def rows(run: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / name).read_text().splitlines()]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """Whether the last checkpoints agree bit by bit, in the EMA and the raw weights."""
+    pairs = [[read_weights(Run(run).checkpoint, raw) for run in (one, other)] for raw in (False, True)]
+    return all(torch.equal(a[name], b[name]) for a, b in pairs for name in a | b)
+
+
+def interrupting(step: int, with_error: BaseException) -> Callable[[dict[str, Any]], None]:
+    def on_progress(report: dict[str, Any]) -> None:
+        if report["step"] >= step:
+            raise with_error
+
+    return on_progress
+
+
+def test_a_run_is_returned_opened(home: Path) -> None:
+    run = cdt.load(home / "whole")
+    assert run.state.step == 8
+    assert [row["constraint"] for row in run.constraint_rows()] == ["four", "five"]
+    assert run.config == tiny.config(home / "data", home / "whole")
+    assert run.data["class_counts"] == [0, 0, 177, 183, 18, 182, 181, 0, 0, 0]
+
+
+def test_reports_arrive_as_it_trains(other: Callable[..., RunConfig]) -> None:
+    reports: list[dict[str, Any]] = []
+    train(other(), reports.append)
+    assert [report["step"] for report in reports] == sorted(report["step"] for report in reports)
+    assert {report["phase"] for report in reports} == {"warm", "calibration", "dual"}
+    assert reports[-1]["step"] == reports[-1]["total"] == 8
+    assert reports[-1]["worst"][0] in ("four", "five")
+
+
+def test_an_interrupted_run_goes_on_as_if_nothing_had_been(home: Path, other: Callable[..., RunConfig]) -> None:
+    """Ctrl-C between two checkpoints: steps 5 and 6 and a dual step are done again, with the same outcome."""
+    config = other()
+    with pytest.raises(KeyboardInterrupt, match="continue with `cdt resume"):
+        train(config, interrupting(6, KeyboardInterrupt()))
+    assert Run(config.directory).state.step == 4
+    resume(config.directory)
+    assert same_weights(config.directory, home / "whole")
+    journal = rows(config.directory, "dual.jsonl")
+    assert [row["period"] for row in journal] == [1, 1, 1, 1, 2, 2]
+    assert journal[:2] == journal[2:4]
+    assert journal[2:] == rows(home / "whole", "dual.jsonl")
+    assert [row["event"] for row in rows(config.directory, "events.jsonl")].count("start") == 2
+
+
+def test_a_bug_is_told_once_with_its_traceback_and_recorded(other: Callable[..., RunConfig]) -> None:
+    config = other()
+    with pytest.raises(RunError) as caught:
+        train(config, interrupting(6, ZeroDivisionError("by nothing")))
+    said = str(caught.value)
+    assert said.startswith("worker 0 failed:\nTraceback")
+    assert said.count("Traceback") == said.count("ZeroDivisionError: by nothing") == 1
+    assert said.splitlines()[-1].startswith(f"continue with `cdt resume {config.directory}`")
+    last = rows(config.directory, "events.jsonl")[-1]
+    assert (last["event"], last["step"]) == ("failed", 6)
+    assert "by nothing" in last["text"]
+
+
+def test_a_run_that_fails_before_its_first_checkpoint(other: Callable[..., RunConfig]) -> None:
+    config = other()
+    with pytest.raises(RunError, match=r"no checkpoint was saved yet: remove .*/other to begin anew"):
+        train(config, interrupting(2, ValueError()))
+    with pytest.raises(InputError, match=r"exists already: .*run\.name=NAME, or remove it: it has no checkpoint"):
+        train(config)
+    with pytest.raises(InputError, match="no complete checkpoint yet"):
+        resume(config.directory)
+
+
+def test_samples_that_cannot_be_read_end_the_run_in_one_line(home: Path, tmp_path: Path) -> None:
+    """The sizes are right, so only reading finds it: byte offset, shard and remedy are named."""
+    damaged = Path(shutil.copytree(home / "data", tmp_path / "damaged"))
+    for tar in (damaged / "train").iterdir():
+        tar.write_bytes(bytes(tar.stat().st_size))
+    with pytest.raises(RunError) as caught:
+        train(tiny.config(damaged, tmp_path / "run"))
+    first, *rest = str(caught.value).splitlines()
+    assert "train/000000.tar, byte" in first
+    assert f"`cdt verify {damaged}`" in first
+    assert len(rest) == 1
+
+
+def test_a_disk_that_refuses_a_checkpoint_keeps_those_before(other: Callable[..., RunConfig]) -> None:
+    """A limit on the size of files stands for the full disk; the network is larger than the limit."""
+    config = other(network={"width": 64})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_the_disk(report: dict[str, Any]) -> None:
+        if report["step"] == 6:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+
+    try:
+        with pytest.raises(RunError, match=r"cannot save .*step-000000008: .*earlier checkpoints are intact\ncontinue"):
+            train(config, fill_the_disk)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in (config.directory / "checkpoints").iterdir()] == ["step-000000004"]
+    assert resume(config.directory).state.step == 8
+
+
+def test_a_disk_that_takes_nothing_leaves_nothing(other: Callable[..., RunConfig]) -> None:
+    config = other()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(RunError, match=r"cannot write .*/other/config\.yaml"):
+            train(config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not config.directory.exists()
+
+
+def test_a_run_directory_that_cannot_be_made(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"cannot make .*/file/run: Not a directory"):
+        train(tiny.config(home / "data", tmp_path / "file" / "run"))
+
+
+def test_the_plan_refuses_what_training_refuses_and_writes_nothing(
+    home: Path, other: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    plan = describe_plan(other(run={"fork": str(home / "whole")}))
+    assert "warm start 0 steps, dual training 4 steps" in plan
+    assert "starts from" in plan
+    assert "every 2 training steps, 2 constraints" in plan
+    with pytest.raises(InputError, match=r"continue it with `cdt resume .*/whole`"):
+        describe_plan(tiny.config(home / "data", home / "whole"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"train": {"warm_steps": 5}}, "no complete checkpoint at step 5"),
+        ({"network": {"width": 32}}, "differs in network;"),
+        ({"engine": {"precision": "bf16"}}, "differs in engine.precision;"),
+        ({"data": {"shards": "full"}}, "differs in class_counts of its data;"),
+    ],
+)
+def test_a_fork_must_continue_its_origin(
+    sections: dict[str, Any], told: str, home: Path, other: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    if not Path("full").exists():
+        tiny.write_shards(Path("full"), keep={})
+    config = other(run={"fork": "whole"}, **sections)
+    with pytest.raises(InputError, match=told):
+        train(config)
+    assert not config.directory.exists()
+
+
+def test_a_fork_with_the_same_constraints_repeats_its_origin(
+    home: Path, other: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Once it has a checkpoint of its own, it does not need its origin any more."""
+    origin = Path(shutil.copytree(home / "whole", tmp_path / "origin"))
+    config = other(run={"fork": str(origin)}, train={"checkpoint_steps": 6})
+    with pytest.raises(KeyboardInterrupt):
+        train(config, interrupting(8, KeyboardInterrupt()))
+    assert rows(config.directory, "events.jsonl")[0]["text"] == "step 4 of 8 on 1 workers"
+    shutil.rmtree(origin)
+    assert resume(config.directory).state.step == 8
+    assert same_weights(config.directory, home / "whole")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ([], "is complete: 8 of 8 steps are done; more with train.dual_steps=N"),
+        (["train.batch_size=8"], "train.batch_size cannot change when a run is resumed; these can: .*train.dual_steps"),
+        (["train.dual_steps=8", "data.shards=full"], "data.shards: full differs from the run's data in class_counts"),
+        (["train.dual_steps=-1"], "train.dual_steps: got -1; must be an integer >= 0"),
+    ],
+)
+def test_resuming_changes_nothing_that_would_make_it_another_run(
+    overrides: list[str], told: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    if not Path("full").exists():
+        tiny.write_shards(Path("full"), keep={})
+    before = (home / "whole" / "config.yaml").read_bytes()
+    with pytest.raises(InputError, match=told):
+        resume(home / "whole", overrides)
+    assert (home / "whole" / "config.yaml").read_bytes() == before
