@@ -24,6 +24,7 @@ from cdt.dual import (
     newly_capped,
     worst_constraint,
 )
+from cdt.errors import RunError
 from cdt.monitor.pictures import image_grid, save_picture
 from cdt.monitor.recorder import Recorder
 from cdt.training import calibrate, checkpoint
@@ -202,6 +203,8 @@ class Worker:
     def _report(self, phase: Phase, meter: Meter) -> None:
         """One row of metrics, averaged over all ranks since the last, and a word to the progress bar."""
         values = meter.take(self.ranks)
+        if not np.isfinite(values["loss"]):
+            raise RunError(f"the loss is not finite at step {self.step}: lower train.lr (now {self.config.train.lr:g})")
         values |= {"grad_norm": self.engine.gradient_norm(), "lr": self.config.train.learning_rate(self.step - 1)}
         if self.recorder:
             self.recorder.metrics(self.step, {"epoch": self.step * self.config.train.batch_size / self.epoch, **values})

@@ -1,0 +1,181 @@
+"""A run on two workers that is killed, resumed, interrupted, and still is the run that nothing happened to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cdt.data.shard import shard
+from cdt.data.sources import SOURCES
+
+pytestmark = pytest.mark.slow  # three starts of Ray
+
+CONFIG = """
+run: {workers: 2, threads: 1}
+data: {shards: data, epoch_samples: 64}
+network: {kind: dit, patch: 4, width: 16, depth: 1, heads: 2}
+constraints:
+  four: {class: 4, min_frequency: 0.2}
+  rare: {class: [5, 7], max_loss: 300}
+dual: {probe_draws: 16}
+train: {batch_size: 16, warm_steps: 8, dual_steps: 1000000, checkpoint_steps: 20, lr: 0.002, grid_images: 0}
+"""
+PATIENCE_S = 200
+
+
+class Command:
+    """``cdt`` in a process and session of its own, as if typed at a terminal; it does not outlive the context."""
+
+    def __init__(self, home: Path, *arguments: str) -> None:
+        self._out, self._err = home / "out", home / "err"
+        command = [sys.executable, "-m", "cdt", *arguments]
+        with self._out.open("w") as out, self._err.open("w") as err:
+            self.process = subprocess.Popen(command, cwd=home, stdout=out, stderr=err, start_new_session=True)
+
+    def __enter__(self) -> Command:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.interrupt()
+            self.status()
+
+    def interrupt(self) -> None:
+        """Ctrl-C: the signal goes to all processes of the terminal."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def wait_until(self, happened: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not happened():
+            assert self.process.poll() is None, self.said()
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.05)
+
+    def status(self) -> int:
+        return self.process.wait(PATIENCE_S)
+
+    def said(self) -> tuple[str, str]:
+        """Stdout and stderr."""
+        return self._out.read_text(), self._err.read_text()
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Command lines of the processes that a process has started, and those that they have."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue  # it has ended meanwhile
+    found, grown = {pid}, True
+    while grown:
+        more = {child for child, parent in parents.items() if parent in found} - found
+        found, grown = found | more, bool(more)
+    return {child: commandline(child) for child in found - {pid}}
+
+
+def commandline(pid: int) -> str:
+    """Empty when the process is gone, or a zombie."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
+    except OSError:
+        return ""
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def saved(run: Path) -> list[int]:
+    """Steps of the checkpoints that have their names, the last one last."""
+    return sorted(int(path.name[5:]) for path in (run / "checkpoints").glob("step-*"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    shard(SOURCES["digits"](), home / "data", keep={"4": 0.1})
+    (home / "hard.yaml").write_text(CONFIG)
+    return home
+
+
+@pytest.fixture(scope="module")
+def killed(home: Path) -> tuple[str, str]:
+    """What ``runs/hard`` prints when one of its workers is killed."""
+    run = home / "runs" / "hard"
+    with Command(home, "train", "hard.yaml") as command:
+        command.wait_until(lambda: len(saved(run)) > 1)
+        started = descendants(command.process.pid)
+        workers = [pid for pid, name in started.items() if name.startswith("ray::RayTrainWorker")]
+        assert len(workers) == 2
+        os.kill(max(workers), signal.SIGKILL)
+        assert command.status() == 1
+    return command.said()
+
+
+@pytest.fixture(scope="module")
+def interrupted(home: Path, killed: tuple[str, str]) -> tuple[str, str]:
+    """What ``runs/hard``, resumed, prints at Ctrl-C some checkpoints later."""
+    run = home / "runs" / "hard"
+    before = saved(run)
+    with Command(home, "resume", "runs/hard") as command:
+        command.wait_until(lambda: len(saved(run)) > len(before) + 1)
+        started = descendants(command.process.pid)
+        command.interrupt()
+        pressed = time.monotonic()
+        assert command.status() == 130
+        assert time.monotonic() - pressed < 30
+    time.sleep(2)
+    # Ray's two agents see some seconds later that they are alone.
+    assert [name for pid, name in started.items() if name == commandline(pid) and "Agent" not in name] == []
+    return command.said()
+
+
+def test_a_killed_worker_is_named_and_not_what_it_did_to_the_others(home: Path, killed: tuple[str, str]) -> None:
+    out, err = killed
+    first, second = err.splitlines()
+    assert first.startswith("cdt train: worker ")
+    assert "died: killed from outside" in first
+    assert second == "continue with `cdt resume runs/hard`; the run's log is runs/hard/events.jsonl"
+    assert len(out.strip().splitlines()) == 1  # the progress bar
+    failed = [row for row in rows(home / "runs" / "hard" / "events.jsonl") if row["event"] == "failed"]
+    assert [row["text"] for row in failed] == [first.removeprefix("cdt train: ")]
+
+
+def test_ctrl_c_is_answered_in_one_line(interrupted: tuple[str, str]) -> None:
+    out, err = interrupted
+    assert err == (
+        "cdt resume: interrupted; continue with `cdt resume runs/hard`; the run's log is runs/hard/events.jsonl\n"
+    )
+    assert len(out.strip().splitlines()) == 1
+
+
+def test_it_stands_where_it_would_have_stood_undisturbed(home: Path, interrupted: tuple[str, str]) -> None:
+    """Bit by bit: raw and averaged weights, where the streams stand, multipliers, and every row of the journal."""
+    hard, calm = home / "runs" / "hard", home / "runs" / "calm"
+    last = saved(hard)[-1]
+    with Command(home, "train", "hard.yaml", "run.name=calm", f"train.dual_steps={last - 8}") as command:
+        assert command.status() == 0, command.said()
+    ours, theirs = (run / "checkpoints" / f"step-{last:09d}" for run in (hard, calm))
+    for name in ("weights.safetensors", "ema.safetensors"):
+        weights, undisturbed = load_file(ours / name), load_file(theirs / name)
+        assert weights.keys() == undisturbed.keys()
+        assert all(torch.equal(weights[key], undisturbed[key]) for key in weights)
+    assert json.loads((ours / "state.json").read_text()) == json.loads((theirs / "state.json").read_text())
+    journal = rows(calm / "dual.jsonl")
+    assert len(journal) == 2 * ((last - 8) // 4)
+    disturbed = [row for row in rows(hard / "dual.jsonl") if row["step"] <= last]
+    assert len(disturbed) >= len(journal)
+    assert [row for number, row in enumerate(disturbed) if row not in disturbed[:number]] == journal
