@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,13 +19,16 @@ from cdt.errors import CdtError, InputError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a verb. Exit status 0: done; 1: failed while running; 2: the input is wrong; 130: interrupted.
+    """Runs a verb. Exit status 0: done; 1: failed while running; 2: the input is wrong; 130: interrupted;
+    143: terminated.
 
     What went wrong is said in one or few lines; only a bug has a traceback.
     """
     arguments = parse(build_parser(), argv)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         arguments.verb(arguments, Console())
     except CdtError as error:
@@ -34,9 +39,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cdt {arguments.name}: {reason}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
-        print(f"cdt {arguments.name}: interrupted{f'; {interrupt}' if interrupt.args else ''}", file=sys.stderr)
-        return 130
+        terminated = isinstance(interrupt, Terminated)
+        how = "terminated" if terminated else "interrupted"
+        print(f"cdt {arguments.name}: {how}{f'; {interrupt}' if interrupt.args else ''}", file=sys.stderr)
+        return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
     return 0
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: like Ctrl-C, from a scheduler."""
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise Terminated
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:

@@ -13,7 +13,7 @@ from cdt.diffusion.process import DiffusionConfig
 from cdt.diffusion.sampler import SamplerConfig
 from cdt.dual import DualConfig
 from cdt.errors import InputError
-from cdt.networks import NetworkConfig
+from cdt.networks import NetworkConfig, PretrainedConfig
 from cdt.schema import Config
 from cdt.settings import apply_overrides, load_yaml, parse
 from cdt.training.engine import EngineConfig
@@ -60,6 +60,16 @@ class RunConfig(Config):
     @property
     def directory(self) -> Path:
         return self.run.dir / self.run.name
+
+    def anchored(self) -> RunConfig:
+        """With absolute paths: workers start elsewhere, and a run is opened from anywhere."""
+        paths: dict[str, Config] = {
+            "data": self.data.model_copy(update={"shards": str(Path(self.data.shards).resolve())}),
+            "run": self.run.model_copy(update={"fork": self.run.fork and self.run.fork.resolve()}),
+        }
+        if isinstance(self.network, PretrainedConfig):
+            paths["network"] = self.network.model_copy(update={"path": self.network.path.resolve()})
+        return self.model_copy(update=paths)
 
     @classmethod
     def load(cls, path: Path, overrides: list[str] | None = None) -> RunConfig:

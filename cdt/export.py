@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -11,26 +12,21 @@ from torch import nn
 from cdt.diffusion.process import Process
 from cdt.diffusion.sampler import make_scheduler
 from cdt.errors import InputError, RunError
+from cdt.monitor.card import CardFacts, model_card
 from cdt.networks import DiT, UNet
 from cdt.networks.dit import save_dit
 
 PIPELINE_USE = """
-## Use
-
-```python
 from diffusers import DDPMPipeline
+
 images = DDPMPipeline.from_pretrained("{name}")(batch_size=16, num_inference_steps={steps}).images
-```
 """
 
 DIT_USE = """
-## Use
+import cdt.networks
 
-```python
-import cdt.networks; network = cdt.networks.load_dit("{name}")
-```
-
-`network(x, timestep)` gives the raw prediction; `scheduler/` is diffusers' scheduler to sample with, in {steps} steps.
+# network(x, timestep) is the raw prediction; scheduler/ is diffusers' scheduler to sample with, in {steps} steps.
+network = cdt.networks.load_dit("{name}")
 """
 
 
@@ -41,10 +37,10 @@ def export_pipeline(
     *,
     sampler: str,
     steps: int,
-    model_card: str,
+    facts: CardFacts,
     bounded: bool = True,
 ) -> None:
-    """Write ``network`` with its scheduler to ``directory``, and ``model_card`` with how to load it as README.md.
+    """Write ``network`` with its scheduler to ``directory``, and a model card, with how to load it, as README.md.
 
     A UNet becomes a DDPMPipeline of diffusers, which with one generator ``torch.Generator().manual_seed(sample_seed(
     seed, k))`` per image, ``num_inference_steps=steps`` and ``output_type="np"`` gives the images of ``sample``. A DiT
@@ -65,15 +61,16 @@ def export_pipeline(
         if isinstance(network, DiT):
             save_dit(network, partial)
             scheduler.save_pretrained(partial / "scheduler")
-            use = DIT_USE
+            library, use = "cdt", DIT_USE
         elif isinstance(network, UNet):
             from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline  # seconds to import
 
             DDPMPipeline(unet=network.unet, scheduler=scheduler).save_pretrained(partial)
-            use = PIPELINE_USE
+            library, use = "diffusers", PIPELINE_USE
         else:
             raise TypeError(f"no export for networks of type {type(network).__name__}")
-        card = model_card.rstrip("\n") + "\n" + use.format(name=directory.name, steps=steps)
+        usage = use.format(name=directory.name, steps=steps)
+        card = model_card(replace(facts, usage=usage, library=library))
         (partial / "README.md").write_text(card, encoding="utf-8")
         partial.rename(directory)
     except (OSError, SafetensorError) as error:

@@ -131,7 +131,7 @@ class Run:
             Path(directory),
             sampler=sampler,
             steps=steps,
-            model_card=model_card(self.card_facts()),
+            facts=self.card_facts(),
             bounded=self.bounded,
         )
 

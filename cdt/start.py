@@ -39,9 +39,9 @@ def check(config: RunConfig) -> tuple[Prepared, Path | None]:
     Raises InputError.
     """
     if config.directory.exists():
-        begun = has_checkpoint(config.directory)
-        remedy = f"continue it with `cdt resume {config.directory}`" if begun else "remove it: it has no checkpoint"
-        raise InputError(f"{config.directory} exists already: choose another name, run.name=NAME, or {remedy}")
+        begun = (config.directory / "config.yaml").is_file()
+        remedy = f", or continue it with `cdt resume {config.directory}`" if begun else ""
+        raise InputError(f"{config.directory} exists already: choose another name, run.name=NAME{remedy}")
     prepared = _fit_together(config)
     return prepared, None if config.run.fork is None else _warm_checkpoint(config, prepared)
 
@@ -53,30 +53,43 @@ def train(config: RunConfig, on_progress: OnProgress = lambda report: None) -> R
     RunError when the run fails later: what it wrote stays, and ``resume`` continues it. KeyboardInterrupt likewise.
     """
     prepared, warm = check(config)
+    config = config.anchored()
     _lay_out(config, prepared)
     job = Job(config, config.directory.resolve(), checkpoint=warm, fork=warm is not None)
     return _finish(job, config.directory, on_progress)
 
 
 def resume(directory: str | Path, overrides: Sequence[str] = (), on_progress: OnProgress = lambda report: None) -> Run:
-    """Continues a run from its newest complete checkpoint; ``overrides`` change what ``CHANGEABLE`` lists.
+    """Continues a run from its newest complete checkpoint, or from its beginning where it has none.
+
+    ``overrides`` change what ``CHANGEABLE`` lists.
 
     Raises InputError when there is nothing to continue, nothing left to do, or something else would change.
     """
     run = Run(directory)
-    config = _changed(run, overrides)
+    config = _changed(run, overrides).anchored()
+    begun = has_checkpoint(run.directory)
+    if begun:
+        _check_unfinished(run, config)
+    prepared = _fit_together(config)
+    if differing := _differences(run.data, _facts(prepared.index)):
+        raise InputError(f"data.shards: {config.data.shards} differs from the run's data in {', '.join(differing)}")
+    fork = config.run.fork is not None and not begun
+    checkpoint = _warm_checkpoint(config, prepared) if fork else run.checkpoint.resolve() if begun else None
+    save_text(run.directory / "config.yaml", dump_yaml(config))
+    return _finish(Job(config, run.directory.resolve(), checkpoint, fork), run.directory, on_progress)
+
+
+def _check_unfinished(run: Run, config: RunConfig) -> None:
+    """Raises InputError when a checkpoint leaves nothing to do, or cannot go on under a changed configuration."""
     step, world, workers = run.state.step, run.state.world, max(config.run.workers, 1)
     if step >= config.train.total_steps:
         raise InputError(
-            f"{directory} is complete: {step} of {config.train.total_steps} steps are done; "
+            f"{run.directory} is complete: {step} of {config.train.total_steps} steps are done; "
             f"more with train.dual_steps=N (now {config.train.dual_steps})"
         )
     if world != workers:
         raise InputError(f"run.workers: the checkpoint was written by {world} workers and cannot continue on {workers}")
-    if differing := _differences(run.data, _facts(_fit_together(config).index)):
-        raise InputError(f"data.shards: {config.data.shards} differs from the run's data in {', '.join(differing)}")
-    save_text(run.directory / "config.yaml", dump_yaml(config))
-    return _finish(Job(config, run.directory.resolve(), run.checkpoint.resolve()), run.directory, on_progress)
 
 
 def _fit_together(config: RunConfig) -> Prepared:
@@ -101,8 +114,8 @@ def _finish(job: Job, directory: Path, on_progress: OnProgress) -> Run:
         launch(job, on_progress)
     except RunError as error:
         raise RunError(f"{error}\n{_left_behind(directory)}") from error
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_left_behind(directory)) from None
+    except KeyboardInterrupt as interrupt:
+        raise type(interrupt)(_left_behind(directory)) from None
     run = Run(directory)
     write_card(run)
     return run
@@ -114,7 +127,7 @@ def _left_behind(directory: Path) -> str:
     if has_checkpoint(directory):
         return f"continue with `cdt resume {directory}`; the run's log is {log}"
     if log.is_file():
-        return f"no checkpoint was saved yet: remove {directory} to begin anew; the run's log is {log}"
+        return f"no checkpoint was saved yet; begin again with `cdt resume {directory}`; the run's log is {log}"
     shutil.rmtree(directory, ignore_errors=True)
     return "nothing was trained or written"
 

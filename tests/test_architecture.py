@@ -24,7 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "cluster": {"training", "dual", "monitor"},
     "evaluate": {"data", "diffusion", "networks"},
     "config": PACKAGES | {"settings"},
-    "export": {"diffusion", "networks"},
+    "export": {"diffusion", "networks", "monitor"},
     "run": {
         "config",
         "settings",

@@ -188,19 +188,24 @@ def test_evaluation_and_export(home: Path, tmp_path: Path, cdt: Cdt) -> None:
     assert cdt("export", home / "runs" / "tiny", tmp_path / "exported")[0] == 2
 
 
-def test_ctrl_c_ends_a_run_in_one_line_and_it_can_be_resumed(home: Path, cdt: Cdt) -> None:
-    run = home / "runs" / "long"
+@pytest.mark.parametrize(
+    ("sent", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_a_run_in_one_line_and_it_can_be_resumed(
+    home: Path, cdt: Cdt, sent: signal.Signals, status: int, word: str
+) -> None:
+    run = home / "runs" / word
 
     def interrupt() -> None:
         while not (run / "checkpoints" / "step-000000004").is_dir():
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), sent)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    status, _, err = cdt("train", home / "tiny.yaml", "run.name=long", "train.dual_steps=1000000")
-    assert status == 130
+    ended, _, err = cdt("train", home / "tiny.yaml", f"run.name={word}", "train.dual_steps=1000000")
+    assert ended == status
     log = run / "events.jsonl"
-    assert err == f"cdt train: interrupted; continue with `cdt resume {run}`; the run's log is {log}\n"
+    assert err == f"cdt train: {word}; continue with `cdt resume {run}`; the run's log is {log}\n"
     step = json.loads(log.read_text().splitlines()[-1])["step"]
     assert cdt("resume", run, f"train.dual_steps={step}")[::2] == (0, "")
     assert cdt("resume", run)[0] == 2

@@ -66,6 +66,13 @@ def test_a_run_is_returned_opened(home: Path) -> None:
     assert run.data["class_counts"] == [0, 0, 177, 183, 18, 182, 181, 0, 0, 0]
 
 
+def test_a_run_knows_its_data_from_anywhere(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    run = train(tiny.config(Path("data"), Path("here")))
+    monkeypatch.chdir(tmp_path)
+    assert Run(home / "here").config.data.shards == str(home / "data") == run.config.data.shards
+
+
 def test_reports_arrive_as_it_trains(other: Callable[..., RunConfig]) -> None:
     reports: list[dict[str, Any]] = []
     train(other(), reports.append)
@@ -103,14 +110,21 @@ def test_a_bug_is_told_once_with_its_traceback_and_recorded(other: Callable[...,
     assert "by nothing" in last["text"]
 
 
-def test_a_run_that_fails_before_its_first_checkpoint(other: Callable[..., RunConfig]) -> None:
+def test_a_run_that_fails_before_its_first_checkpoint_begins_again(home: Path, other: Callable[..., RunConfig]) -> None:
     config = other()
-    with pytest.raises(RunError, match=r"no checkpoint was saved yet: remove .*/other to begin anew"):
+    with pytest.raises(RunError, match=r"no checkpoint was saved yet; begin again with `cdt resume .*/other`"):
         train(config, interrupting(2, ValueError()))
-    with pytest.raises(InputError, match=r"exists already: .*run\.name=NAME, or remove it: it has no checkpoint"):
+    with pytest.raises(
+        InputError, match=r"exists already: .*run\.name=NAME, or continue it with `cdt resume .*/other`"
+    ):
         train(config)
-    with pytest.raises(InputError, match="no complete checkpoint yet"):
-        resume(config.directory)
+    resume(config.directory)
+    assert same_weights(config.directory, home / "whole")
+
+
+def test_a_run_whose_loss_is_not_finite_ends_and_says_what_to_change(other: Callable[..., RunConfig]) -> None:
+    with pytest.raises(RunError, match=r"the loss is not finite at step \d: lower train.lr \(now 1e\+30\)"):
+        train(other(train={"lr": 1e30}))
 
 
 def test_samples_that_cannot_be_read_end_the_run_in_one_line(home: Path, tmp_path: Path) -> None:
@@ -214,7 +228,7 @@ def test_a_fork_with_the_same_constraints_repeats_its_origin(
     [
         ([], "is complete: 8 of 8 steps are done; more with train.dual_steps=N"),
         (["train.batch_size=8"], "train.batch_size cannot change when a run is resumed; these can: .*train.dual_steps"),
-        (["train.dual_steps=8", "data.shards=full"], "data.shards: full differs from the run's data in class_counts"),
+        (["train.dual_steps=8", "data.shards=full"], "data.shards: .*/full differs from the run's data in class_counts"),
         (["train.dual_steps=-1"], "train.dual_steps: got -1; must be an integer >= 0"),
     ],
 )

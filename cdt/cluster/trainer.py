@@ -6,6 +6,8 @@ import contextlib
 import errno
 import logging
 import os
+import shutil
+import signal
 import sys
 import threading
 import traceback
@@ -32,6 +34,8 @@ from cdt.training.job import Job
 from cdt.training.worker import Worker
 
 OnProgress = Callable[[dict[str, Any]], None]
+RAY_FOLDER = ".ray"
+"""Where Ray checks that all nodes see the run directory; it leaves nothing else there."""
 
 
 def launch(job: Job, on_progress: OnProgress) -> None:
@@ -81,7 +85,7 @@ def local_ray() -> Iterator[None]:
     # What Ray would still print with log_to_driver=False: paragraphs on each worker that died.
     ray_worker._worker_logs_enabled = False
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _own_signals():
             warnings.simplefilter("ignore")
             ray.init(
                 address="local",
@@ -96,6 +100,17 @@ def local_ray() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray takes SIGTERM for itself, and ends with a stack; who called decides what it means."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _run_here(job: Job, on_progress: OnProgress) -> None:
@@ -125,13 +140,12 @@ def _run_under_ray(job: Job, on_progress: OnProgress) -> None:
                 "job": job,
                 "coordinator": coordinator,
                 "threads": threads,
-                "directory": str(Path.cwd()),
             },
             scaling_config=ScalingConfig(
                 num_workers=workers, use_gpu=gpu, resources_per_worker={"GPU" if gpu else "CPU": 1}
             ),
             torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-            run_config=RayRunConfig(name="ray", storage_path=str(job.directory)),
+            run_config=RayRunConfig(name=RAY_FOLDER, storage_path=str(job.directory)),
         )
         try:
             _fit(trainer, coordinator, on_progress)
@@ -143,13 +157,13 @@ def _run_under_ray(job: Job, on_progress: OnProgress) -> None:
             raise RunError(f"Ray failed: {error}") from error
         finally:
             coordinator.stop()
+            shutil.rmtree(job.directory / RAY_FOLDER, ignore_errors=True)
 
 
 def _work(arguments: dict[str, Any]) -> None:
     """What Ray runs on each worker."""
     job, coordinator = arguments["job"], arguments["coordinator"]
     try:
-        os.chdir(arguments["directory"])  # Ray starts workers elsewhere; paths in configurations are the user's
         torch.set_num_threads(arguments["threads"])
         start_deepspeed()
         Worker(job, coordinator).run()

@@ -47,11 +47,12 @@ def squared_error(
     return (eps - eps_theta).square().mean(dim=(1, 2, 3))
 
 
-def nats(squared_error: Tensor, dimensions: int, low: float, high: float) -> Tensor:
+def nats(squared_error: Tensor, dimensions: int, low: float, high: float | Tensor) -> Tensor:
     """``D (high - low) / 2 * squared error`` [B]: one draw of the loss on the log-SNR window [low, high], in nats.
 
-    Unbiased when log-SNR is uniform on the window. Over the full range this is the variational bound up to a constant
-    (Kingma et al., arXiv 2107.00630, eq. 17); over [logsnr_min, l] it is the same for data noised to l.
+    ``high`` may be [B] as well. Unbiased when log-SNR is uniform on the window. Over the full range this is the
+    variational bound up to a constant (Kingma et al., arXiv 2107.00630, eq. 17); over [logsnr_min, l] it is the
+    same for data noised to l.
     """
     return squared_error.double() * (dimensions * (high - low) / 2)
 

@@ -35,7 +35,11 @@ def progress_bar(console: Console, title: str) -> Iterator[Callable[[dict[str, A
                     figures=figures(report),
                 )
 
-        yield show
+        try:
+            yield show
+        finally:
+            if progress.tasks[0].total is None:  # refused before its first step: what follows is the reason alone
+                progress.remove_task(task)
 
 
 def figures(report: dict[str, Any]) -> str:

@@ -16,9 +16,10 @@ from torch.utils.tensorboard import SummaryWriter
 class Recorder:
     """Appends; whatever was recorded stays if the run dies."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, step: int = 0) -> None:
+        """``step``: where the run goes on; TensorBoard forgets what lies after it, the journals keep both accounts."""
         self._directory = directory
-        self._tensorboard = SummaryWriter(str(directory / "tb"), flush_secs=10)
+        self._tensorboard = SummaryWriter(str(directory / "tb"), flush_secs=10, purge_step=step + 1 if step else None)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One row of metrics.jsonl and the scalars ``train/...``."""

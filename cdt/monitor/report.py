@@ -33,6 +33,7 @@ def end_of_training(directory: Path, rows: Sequence[Mapping[str, Any]]) -> Group
     table.add_column("satisfied")
     for row in rows:
         numbers = ("-" if row[name] is None else f"{row[name]:.3f}" for name in ("loss", "threshold", "slack"))
-        satisfied = {True: "[green]yes", False: "[red]no", None: "no samples"}[row["satisfied"]]
+        unknown = "not measured" if row["count"] else "no samples"
+        satisfied = {True: "[green]yes", False: "[red]no", None: unknown}[row["satisfied"]]
         table.add_row(row["constraint"], f"{row['lambda']:.3f}", *numbers, satisfied)
     return Group(table, where)

@@ -107,8 +107,11 @@ def _seal(partial: Path, final: Path, state: TrainState) -> None:
         if path.is_file()
     }
     (partial / "manifest.json").write_text(json.dumps({"format": FORMAT, "step": state.step, "files": files}, indent=1))
-    shutil.rmtree(final, ignore_errors=True)
+    stale = final.with_name(f".{final.name}.stale")
+    if final.exists():
+        final.rename(stale)
     partial.rename(final)
+    shutil.rmtree(stale, ignore_errors=True)
 
 
 def _sha256(path: Path) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from cdt.data.plan import SubsetOrder, stream_key
 from cdt.data.reader import ImageReader, normalise
-from cdt.diffusion.loss import Network, squared_error
+from cdt.diffusion.loss import Network, nats, squared_error
 from cdt.diffusion.noise import normals, stratified
 from cdt.diffusion.process import Process
 from cdt.dual import Sums
@@ -61,13 +61,12 @@ class Probe:
         device = self._ranks.device
         draw = torch.as_tensor(self._draw[chunk], device=device)
         images = torch.as_tensor(self._images[chunk], device=device)
-        high = self._windows[self._constraint[chunk]]
+        high = torch.as_tensor(self._windows[self._constraint[chunk]], device=device)
         low = self._process.logsnr_min
-        u = stratified(self._key, draw, self._draws)
-        logsnr = low + u * torch.as_tensor(high - low, dtype=torch.float32, device=device)
+        logsnr = low + stratified(self._key, draw, self._draws) * (high - low).float()
         eps = normals(self._key, draw, tuple(images.shape[1:]))
-        error = squared_error(network, self._process, images, logsnr, eps).double().cpu().numpy()
-        return error * images[0].numel() * (high - low) / 2
+        error = squared_error(network, self._process, images, logsnr, eps)
+        return nats(error, images[0].numel(), low, high).cpu().numpy()
 
     def sums(self, values: np.ndarray) -> Sums:
         """Adds up one value per draw of this rank, over all ranks, by constraint."""

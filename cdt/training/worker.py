@@ -80,10 +80,10 @@ class Worker:
         self.dual = DualState(period=0, lambdas=np.zeros(len(self.requirements.names)))
         self.baseline = np.zeros(0)
         self.step = 0
-        self.recorder = Recorder(job.directory) if ranks.first else None
         self._make_probe()
         if job.checkpoint is not None:
             self._restore()
+        self.recorder = Recorder(job.directory, self.step) if ranks.first else None
 
     def run(self) -> None:
         config, train = self.config, self.config.train

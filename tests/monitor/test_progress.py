@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
+from cdt.errors import InputError
 from cdt.monitor.progress import STARTING, counting_bar, figures, progress_bar
 
 REPORT = {
@@ -26,6 +28,13 @@ def test_figures_are_those_that_are_known() -> None:
 def screen(terminal: bool) -> tuple[Console, io.StringIO]:
     text = io.StringIO()
     return Console(file=text, force_terminal=terminal, width=80), text
+
+
+def test_what_is_refused_before_it_starts_shows_no_bar() -> None:
+    console, text = screen(terminal=False)
+    with pytest.raises(InputError), progress_bar(console, "digits-fair"):
+        raise InputError("no such directory")
+    assert text.getvalue().strip() == ""
 
 
 def test_a_terminal_shows_one_line_that_fits() -> None:
