@@ -228,7 +228,7 @@ def test_a_fork_with_the_same_constraints_repeats_its_origin(
     [
         ([], "is complete: 8 of 8 steps are done; more with train.dual_steps=N"),
         (["train.batch_size=8"], "train.batch_size cannot change when a run is resumed; these can: .*train.dual_steps"),
-        (["train.dual_steps=8", "data.shards=full"], "data.shards: .*/full differs from the run's data in class_counts"),
+        (["train.dual_steps=8", "data.shards=full"], "data.shards: .*/full differs from the run's data in class"),
         (["train.dual_steps=-1"], "train.dual_steps: got -1; must be an integer >= 0"),
     ],
 )
