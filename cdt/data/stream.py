@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -29,8 +29,9 @@ class DataConfig(Config):
     """Which of its splits to train on."""
     epoch_samples: int | None = Field(default=None, ge=1)
     """Positions per epoch; default: the number of samples in the split."""
-    estimator: Literal["resample", "reweight"] = "resample"
-    """``resample`` draws constraint samples; ``reweight`` weights base samples (high variance for rare classes)."""
+    estimator: Literal["resample", "reweight", "separate"] = "resample"
+    """``resample`` draws constraint samples; ``reweight`` weights base samples (high variance for rare classes);
+    ``separate`` draws as much from each constraint as from the data (for comparison)."""
     loader_workers: int = Field(default=0, ge=0, le=64)
     """Processes per rank that read and decode ahead; 0: in the training process."""
     lambda_lag: int = Field(default=4, ge=1, le=64)
@@ -39,14 +40,23 @@ class DataConfig(Config):
     """Keep the decoded data set in each process's memory when it is smaller than this."""
 
 
-@dataclass(frozen=True)
-class Mixture:
+class Mixture(Protocol):
     """What one lambda means for the data."""
 
-    probabilities: np.ndarray
-    """Of the base and of each constraint's stream: [m + 1]."""
-    weights: np.ndarray
-    """Of a sample's loss, by cell: [K]."""
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Of the base and of each constraint's stream: [m + 1]."""
+        ...
+
+    @property
+    def stream_weights(self) -> np.ndarray:
+        """Of a draw's loss, by stream: [m + 1]."""
+        ...
+
+    @property
+    def base_weights(self) -> np.ndarray:
+        """Of a base draw's loss besides, by cell: [K]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class Batch:
     cells: torch.Tensor
     """The cell of each sample: which set of constraints it belongs to."""
     weights: torch.Tensor
-    """float32; 1 under ``resample``."""
+    """float32, mean 1 over draws."""
 
     def to(self, device: torch.device) -> Batch:
         return Batch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
@@ -92,7 +102,7 @@ class PlannedBatch:
     positions: np.ndarray
     rows: np.ndarray
     streams: np.ndarray
-    weights_by_cell: np.ndarray
+    mixture: Mixture
     counters_after: np.ndarray
 
 
@@ -130,9 +140,7 @@ class Planner(Sampler[PlannedBatch]):
         positions = np.arange(self._batch * self._batch_size, (self._batch + 1) * self._batch_size)
         self._batch, self._counters = self._batch + 1, self._counters + counts
         here = self._local
-        return PlannedBatch(
-            positions[here], np.concatenate(rows)[here], streams[here], mixture.weights, self._counters.copy()
-        )
+        return PlannedBatch(positions[here], np.concatenate(rows)[here], streams[here], mixture, self._counters.copy())
 
 
 Loaded = tuple[Batch | str, np.ndarray]
@@ -146,7 +154,8 @@ class _Samples(Dataset[Loaded]):
         self._reader, self._cells = reader, cells
 
     def __getitem__(self, plan: PlannedBatch) -> Loaded:
-        cells = self._cells[plan.rows]
+        cells, mixture = self._cells[plan.rows], plan.mixture
+        weights = mixture.stream_weights[plan.streams] * np.where(plan.streams == 0, mixture.base_weights[cells], 1.0)
         try:
             images = self._reader.images(plan.rows)
         except RunError as error:
@@ -156,7 +165,7 @@ class _Samples(Dataset[Loaded]):
             positions=torch.from_numpy(plan.positions),
             streams=torch.from_numpy(plan.streams),
             cells=torch.from_numpy(cells),
-            weights=torch.from_numpy(plan.weights_by_cell[cells].astype(np.float32)),
+            weights=torch.from_numpy(weights.astype(np.float32)),
         )
         return batch, plan.counters_after
 

@@ -1,7 +1,7 @@
 """Lagrangian pieces, closed forms, update rules and the dual step: pure functions of arrays and states."""
 
 from cdt.dual.closed_form import FloorSolution, largest_feasible_scale, solve_floors
-from cdt.dual.lagrangian import lagrangian, mixture_probabilities, sample_weights
+from cdt.dual.lagrangian import ESTIMATORS, Draws, lagrangian, mixture_probabilities, sample_weights
 from cdt.dual.rules import RULES
 from cdt.dual.step import (
     DualConfig,
@@ -15,7 +15,9 @@ from cdt.dual.step import (
 )
 
 __all__ = [
+    "ESTIMATORS",
     "RULES",
+    "Draws",
     "DualConfig",
     "DualProblem",
     "DualState",

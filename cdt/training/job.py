@@ -13,10 +13,9 @@ from torch import nn
 from cdt.config import RunConfig, check_batch
 from cdt.constraints import MinFrequency, Population, Requirements
 from cdt.data.index import Index
-from cdt.data.stream import Mixture
 from cdt.diffusion.process import Process
 from cdt.diffusion.sampler import check_steps
-from cdt.dual import largest_feasible_scale, mixture_probabilities, sample_weights
+from cdt.dual import ESTIMATORS, Draws, largest_feasible_scale
 from cdt.errors import InputError
 from cdt.networks import build_network
 
@@ -43,19 +42,9 @@ class Prepared:
     build: Callable[[], nn.Module]
     period_steps: int
 
-    def mixture_of(self, estimator: str) -> Callable[[np.ndarray], Mixture]:
+    def mixture_of(self, estimator: str) -> Callable[[np.ndarray], Draws]:
         """What multipliers ask of the stream, under an estimator of the Lagrangian's gradient."""
-        r = self.requirements
-        K, m = len(r.cell_shares), len(r.names)
-
-        def resample(lambdas: np.ndarray) -> Mixture:
-            return Mixture(mixture_probabilities(lambdas), np.ones(K))
-
-        def reweight(lambdas: np.ndarray) -> Mixture:
-            weights = sample_weights(lambdas, r.shares, r.member_cells, r.member_constraints, K)
-            return Mixture(mixture_probabilities(np.zeros(m)), weights)
-
-        return {"resample": resample, "reweight": reweight}[estimator]
+        return lambda lambdas: ESTIMATORS[estimator](lambdas, self.requirements)
 
 
 def prepare(config: RunConfig) -> Prepared:

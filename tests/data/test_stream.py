@@ -15,7 +15,8 @@ from cdt.data.plan import ShardOrder, SubsetOrder, allocate, stream_key
 from cdt.data.reader import ImageReader, normalise
 from cdt.data.shard import shard
 from cdt.data.sources import Source
-from cdt.data.stream import Batch, DataConfig, Mixture, MixtureStream, StreamState
+from cdt.data.stream import Batch, DataConfig, MixtureStream, StreamState
+from cdt.dual import Draws
 from cdt.errors import RunError
 
 SEED, BATCH, LAG = 3, 12, 3
@@ -46,10 +47,10 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
     return write_shards(tmp_path_factory.mktemp("data") / "shards", np.repeat(np.arange(3), COUNTS))
 
 
-def mixture_of(lambdas: np.ndarray) -> Mixture:
+def mixture_of(lambdas: np.ndarray) -> Draws:
     """Streams as the Lagrangian asks, and weights by cell (here: by class) that change with lambda."""
     weights = np.array([1.0, *lambdas])
-    return Mixture(weights / weights.sum(), np.array([1.0, 2.0, 4.0]) + lambdas.sum())
+    return Draws(weights / weights.sum(), np.array([1.0, 0.5, 2.0]), np.array([1.0, 2.0, 4.0]) + lambdas.sum())
 
 
 def make(
@@ -129,7 +130,9 @@ def test_batches_are_what_the_plan_says(index: Index, reference: list[Batch]) ->
         assert batch.streams.tolist() == streams.tolist()
         assert batch.cells.tolist() == index.classes[rows].tolist()
         np.testing.assert_array_equal(batch.images.numpy(), images[rows])
-        np.testing.assert_array_equal(batch.weights.numpy(), mixture.weights[index.classes[rows]].astype(np.float32))
+        weights = mixture.stream_weights[streams]
+        weights[streams == 0] *= mixture.base_weights[index.classes[rows]][streams == 0]
+        np.testing.assert_array_equal(batch.weights.numpy(), weights.astype(np.float32))
         assert batch.images.dtype == batch.weights.dtype == torch.float32
         assert {batch.positions.dtype, batch.streams.dtype, batch.cells.dtype} == {torch.int64}
 

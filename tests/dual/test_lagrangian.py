@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdt.dual import lagrangian, mixture_probabilities, sample_weights
+from cdt.dual import lagrangian, mixture_probabilities
+from cdt.dual.lagrangian import sample_weights
+
+
+class Data(NamedTuple):
+    """What the estimators know of the data."""
+
+    shares: np.ndarray
+    cell_shares: np.ndarray
+    member_cells: np.ndarray
+    member_constraints: np.ndarray
+
 
 multipliers = st.lists(st.floats(0, 20), max_size=6).map(np.array)
 
@@ -38,7 +51,8 @@ def test_weighted_base_draws_have_the_expectation_of_the_mixture(
     inside, values, lambdas = population
     memberships, cells = np.unique(inside, axis=0, return_inverse=True)
     member_cells, members = np.nonzero(memberships)
-    weights = sample_weights(lambdas, inside.mean(axis=0), member_cells, members, len(memberships))
+    data = Data(inside.mean(axis=0), np.bincount(cells.ravel()) / len(values), member_cells, members)
+    weights = sample_weights(lambdas, data) / (1 + lambdas.sum())
 
     means = [values.mean(), *(values[inside[:, i]].mean() for i in range(len(lambdas)))]
     by_mixture = mixture_probabilities(lambdas) @ means
@@ -48,8 +62,8 @@ def test_weighted_base_draws_have_the_expectation_of_the_mixture(
 
 def test_samples_of_no_constraint_weigh_least_and_those_of_two_add_up() -> None:
     # cell 0: no constraint; 1: the first; 2: both
-    weights = sample_weights(np.array([0.5, 1.0]), np.array([0.25, 0.1]), np.array([1, 2, 2]), np.array([0, 0, 1]), 3)
-    np.testing.assert_allclose(weights * 2.5, [1, 1 + 2, 1 + 2 + 10])
+    data = Data(np.array([0.25, 0.1]), np.full(3, 1 / 3), np.array([1, 2, 2]), np.array([0, 0, 1]))
+    np.testing.assert_allclose(sample_weights(np.array([0.5, 1.0]), data), [1, 1 + 2, 1 + 2 + 10])
 
 
 @given(population=populations())

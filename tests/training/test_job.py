@@ -41,22 +41,27 @@ def test_networks_are_built_from_the_seed(digits: Index) -> None:
     assert not torch.equal(states[0], states[2])
 
 
-def test_resampling_and_reweighting_train_on_the_same_mixture(digits: Index) -> None:
+def test_all_estimators_train_on_the_same_mixture(digits: Index) -> None:
     """The share that a sample's cell has in the gradient: by how often it is drawn, times its weight."""
     prepared = prepare(config(digits))
     r, lambdas = prepared.requirements, np.array([0.3, 0.05, 0.8])
     gradient_shares = {}
-    for estimator in ("resample", "reweight"):
-        mixture = prepared.mixture_of(estimator)(lambdas)
-        assert mixture.probabilities.sum() == pytest.approx(1)
-        drawn = mixture.probabilities[0] * r.cell_shares
+    for estimator in ("resample", "reweight", "separate"):
+        draws = prepared.mixture_of(estimator)(lambdas)
+        assert draws.probabilities.sum() == pytest.approx(1)
+        by_stream = draws.probabilities * draws.stream_weights
+        shares = by_stream[0] * r.cell_shares * draws.base_weights
         for i, rows in enumerate(r.rows.values()):
-            drawn = drawn + mixture.probabilities[1 + i] * np.bincount(r.cells[rows], minlength=len(drawn)) / len(rows)
-        gradient_shares[estimator] = drawn * mixture.weights
-        assert gradient_shares[estimator].sum() == pytest.approx(1)
-    np.testing.assert_allclose(gradient_shares["resample"], gradient_shares["reweight"], rtol=1e-12)
+            shares = shares + by_stream[1 + i] * np.bincount(r.cells[rows], minlength=len(shares)) / len(rows)
+        assert shares.sum() == pytest.approx(1)
+        gradient_shares[estimator] = shares
+    for estimator in ("reweight", "separate"):
+        np.testing.assert_allclose(gradient_shares["resample"], gradient_shares[estimator], rtol=1e-12)
     assert prepared.mixture_of("reweight")(lambdas).probabilities.tolist() == [1, 0, 0, 0]
-    assert (prepared.mixture_of("resample")(lambdas).weights == 1).all()
+    assert prepared.mixture_of("separate")(lambdas).probabilities.tolist() == [0.25] * 4
+    resampled = prepared.mixture_of("resample")(lambdas)
+    np.testing.assert_allclose(resampled.stream_weights, 1, rtol=1e-12)
+    assert (resampled.base_weights == 1).all()
 
 
 def floors(**shares: float) -> dict[str, Any]:
