@@ -10,6 +10,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -234,11 +235,19 @@ class Engine:
 def _load_data_only(path: str, map_location: Any = None) -> Any:
     """In place of DeepSpeed's own way to read its files, which executes what they say."""
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
-    with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+    with torch.serialization.safe_globals([LossScaler, fragment_address]):
         return torch.load(path, map_location=map_location, weights_only=True)
+
+
+def _without_enums(tree: Any) -> Any:
+    """DeepSpeed's enums as the numbers that they are: some versions of Python pickle them as a call of getattr."""
+    if isinstance(tree, dict):
+        return type(tree)((key, _without_enums(value)) for key, value in tree.items())
+    if isinstance(tree, list | tuple) and type(tree) in (list, tuple):
+        return type(tree)(_without_enums(value) for value in tree)
+    return tree.value if isinstance(tree, Enum) else tree
 
 
 @contextlib.contextmanager
@@ -248,7 +257,7 @@ def _deferred_errors(writer: Any, problems: list[OSError]) -> Iterator[None]:
 
     def save(state_dict: Any, path: str) -> None:
         try:
-            write(state_dict, path)
+            write(_without_enums(state_dict), path)
         except OSError as error:
             problems.append(error)
         except RuntimeError as error:
