@@ -145,6 +145,28 @@ def sample(arguments: argparse.Namespace, console: Console) -> None:
     _say(console, f"{arguments.n} samples: {arguments.out}")
 
 
+def classifier(arguments: argparse.Namespace, console: Console) -> None:
+    from cdt.data.index import Index
+    from cdt.evaluate.table import classifier_table
+    from cdt.measure import classifier_of
+
+    _check_new_file(arguments.out, {".safetensors"}, "OUT")
+    if arguments.out.exists():
+        raise InputError(f"OUT {arguments.out}: it exists; name a new file")
+    index = Index.load(arguments.shards, arguments.split)
+    with console.status("training the classifier"):
+        trained = classifier_of(
+            index,
+            arguments.attribute,
+            architecture=arguments.architecture,
+            steps=arguments.steps,
+            seed=arguments.seed,
+        )
+    trained.save(arguments.out)
+    console.print(classifier_table(trained))
+    _say(console, f"classifier of {len(trained.labels)} labels: {arguments.out}")
+
+
 def evaluate(arguments: argparse.Namespace, console: Console) -> None:
     from cdt.data.index import Index
     from cdt.evaluate.table import evaluation_table
@@ -174,13 +196,13 @@ def _say(console: Console, *lines: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _check_new_file(path: Path, suffixes: set[str]) -> None:
+def _check_new_file(path: Path, suffixes: set[str], argument: str = "-o") -> None:
     if path.suffix not in suffixes:
-        raise InputError(f"-o {path}: the name must end in {' or '.join(sorted(suffixes))}")
+        raise InputError(f"{argument} {path}: the name must end in {' or '.join(sorted(suffixes))}")
     if path.is_dir():
-        raise InputError(f"-o {path}: this is a directory; name a file")
+        raise InputError(f"{argument} {path}: this is a directory; name a file")
     if not path.parent.is_dir():
-        raise InputError(f"-o {path}: no such directory: {path.parent}")
+        raise InputError(f"{argument} {path}: no such directory: {path.parent}")
 
 
 @contextmanager
@@ -222,6 +244,17 @@ def build_parser() -> argparse.ArgumentParser:
     added.add_argument("-n", type=_positive, default=64, help="how many (64)")
     added.add_argument("-o", dest="out", type=Path, required=True, help="FILE.png: a grid; FILE.npz: uint8 images")
     added.add_argument("--seed", type=int, default=0, help="the noise of sample k depends on seed and k alone (0)")
+
+    added = add(classifier, "train a classifier of shards, for constraints on what is generated")
+    added.add_argument("shards", type=Path, metavar="SHARDS", help="a directory written by `cdt shard`, best balanced")
+    added.add_argument("out", type=Path, metavar="OUT.safetensors", help="the file to write")
+    added.add_argument("--split", default="train", help="split of the shards (train)")
+    added.add_argument("--attribute", metavar="NAME", help="tell the values of this attribute apart, not the classes")
+    added.add_argument(
+        "--architecture", choices=("plain", "residual"), default="plain", help="the evaluation's is residual (plain)"
+    )
+    added.add_argument("--steps", type=_positive, default=320, help="more for tens of thousands of images (320)")
+    added.add_argument("--seed", type=int, default=1, help="of weights and batches; the evaluation's is 0 (1)")
 
     added = add(evaluate, "judge a run's samples: shares, total variation, Fréchet distance, near-copies")
     added.add_argument("run", type=Path, metavar="RUN", help="a run directory")

@@ -1,6 +1,8 @@
-"""What a run generates, measured: its samples before a judge, beside the data that it learnt from."""
+"""What a run generates, measured: its samples before a judge, beside the data that it learnt from; judges of shards."""
 
 from __future__ import annotations
+
+from difflib import get_close_matches
 
 import numpy as np
 import torch
@@ -9,8 +11,8 @@ from torch import Tensor
 from cdt.data.index import Index
 from cdt.data.reader import ImageReader, normalise
 from cdt.errors import InputError
-from cdt.evaluate.classifier import Classifier, train_classifier
 from cdt.evaluate.evaluation import ConstraintState, Evaluation, evaluate_samples
+from cdt.judges import Classifier, attribute_label, train_classifier
 from cdt.run import Run, save_text, write_card
 
 
@@ -24,7 +26,35 @@ def read_images(index: Index, rows: np.ndarray | None = None) -> tuple[Tensor, T
 def train_judge(reference: Index, seed: int = 0) -> Classifier:
     """A classifier of the reference's classes, best trained on balanced data that the run has not seen."""
     images, labels = read_images(reference)
-    return train_classifier(images, labels, len(reference.class_names), seed=seed)
+    return train_classifier(images, labels, reference.class_names, architecture="residual", seed=seed)
+
+
+def classifier_of(
+    index: Index, attribute: str | None = None, *, architecture: str = "plain", steps: int = 320, seed: int = 1
+) -> Classifier:
+    """A classifier of a split's classes or of the values of an attribute, as ``labelled`` names them.
+
+    For constraints on what is generated: unless told otherwise it has another architecture and seed than the judge of
+    the evaluation, so that a model cannot please the one by the mistakes of the other.
+    """
+    targets, labels = labelled(index, attribute)
+    images, _ = read_images(index)
+    return train_classifier(images, targets, labels, architecture=architecture, steps=steps, seed=seed)
+
+
+def labelled(index: Index, attribute: str | None = None) -> tuple[Tensor, tuple[str, ...]]:
+    """What every image shows [N] int64, and the labels [K]: the classes or values that occur, each at least once.
+
+    Raises InputError for an unknown attribute.
+    """
+    if attribute is not None and attribute not in index.attributes:
+        near = get_close_matches(attribute, index.attributes, n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(index.attributes) or 'none'}"
+        raise InputError(f"{index.root} has no attribute {attribute!r}; {remedy}")
+    column = index.classes if attribute is None else index.attributes[attribute]
+    values, targets = np.unique(column, return_inverse=True)
+    labels = (index.class_names[v] if attribute is None else attribute_label(attribute, v) for v in values.tolist())
+    return torch.from_numpy(targets), tuple(labels)
 
 
 def evaluate_run(run: Run, reference: Index, judge: Classifier, samples: Tensor, *, save: bool = True) -> Evaluation:

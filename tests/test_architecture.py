@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "cdt").rglob("*.py"))
 MAX_LINES = 350
 
-TRAINING = {"data", "diffusion", "networks", "constraints", "dual", "monitor"}
+TRAINING = {"data", "diffusion", "networks", "judges", "constraints", "dual", "monitor"}
 PACKAGES = TRAINING | {"training", "cluster", "evaluate"}
 
 ARROWS: dict[str, set[str]] = {
@@ -22,7 +22,7 @@ ARROWS: dict[str, set[str]] = {
     **{leaf: set() for leaf in TRAINING},
     "training": TRAINING | {"config"},
     "cluster": {"training", "dual", "monitor"},
-    "evaluate": {"data", "diffusion", "networks"},
+    "evaluate": {"data", "diffusion", "networks", "judges"},
     "config": PACKAGES | {"settings"},
     "export": {"diffusion", "networks", "monitor"},
     "run": {
@@ -36,7 +36,7 @@ ARROWS: dict[str, set[str]] = {
         "monitor",
         "training.checkpoint",
     },
-    "measure": {"run", "data", "evaluate"},
+    "measure": {"run", "data", "judges", "evaluate"},
     "dryrun": {"config", "settings", "start", "training"},
     "start": {"config", "settings", "data", "run", "training", "cluster"},
     "__main__": {"cli"},

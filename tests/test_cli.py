@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
 from cdt.cli import build_parser, main, parse
+from cdt.judges import ARCHITECTURES, Classifier, load_judge
 
 Cdt = Callable[..., tuple[int, str, str]]
 """``cdt(*arguments)`` to exit status, stdout and stderr."""
@@ -115,7 +117,17 @@ def test_wrong_words_are_told_with_the_usage(words: list[str], told: str, capsys
 
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("shard digits", "shard idx", "shard folder", "verify", "train", "resume", "sample", "evaluate"):
+    for verb in (
+        "shard digits",
+        "shard idx",
+        "shard folder",
+        "verify",
+        "train",
+        "resume",
+        "sample",
+        "classifier",
+        "evaluate",
+    ):
         with pytest.raises(SystemExit, match="0"):
             main([*verb.split(), "--help"])
         assert f"usage: cdt {verb}" in capsys.readouterr().out
@@ -186,6 +198,67 @@ def test_evaluation_and_export(home: Path, tmp_path: Path, cdt: Cdt) -> None:
     assert (status, err) == (0, "")
     assert "README.md says how to load it" in out
     assert cdt("export", home / "runs" / "tiny", tmp_path / "exported")[0] == 2
+
+
+def test_a_classifier_of_classes(home: Path, tmp_path: Path, cdt: Cdt) -> None:
+    out = tmp_path / "judge.safetensors"
+    status, said, err = cdt("classifier", home / "data", out, "--steps", "40")
+    assert (status, err) == (0, "")
+    rows = [line.split() for line in said.strip().splitlines() if line.strip(" ─")]
+    assert [row[0] for row in rows] == ["label", "2", "3", "4", "5", "6", "mean", "classifier"]
+    assert rows[1][1] == "22"
+    assert rows[-1] == ["classifier", "of", "5", "labels:", str(out)]
+    judge = load_judge(out, (1, 8, 8))
+    assert isinstance(judge, Classifier)
+    assert judge.labels == ("2", "3", "4", "5", "6")
+    assert judge.network.architecture == "plain"
+    assert rows[-2] == ["mean", "of", "labels", *rows[-2][3:5], f"{judge.accuracy:.1%}"]
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def test_a_classifier_of_an_attribute(tmp_path: Path, cdt: Cdt) -> None:
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    lines = ["file,bright"]
+    for number in range(40):
+        Image.new("L", (8, 8), 40 + 150 * (number % 2)).save(tmp_path / "images" / "a" / f"{number}.png")
+        lines.append(f"a/{number}.png,{number % 2}")
+    (tmp_path / "bright.csv").write_text("\n".join(lines))
+    shards, out = tmp_path / "shards", tmp_path / "judge.safetensors"
+    assert cdt("shard", "folder", tmp_path / "images", shards, "--attributes", tmp_path / "bright.csv")[0] == 0
+    assert (
+        cdt("classifier", shards, out, "--attribute", "bright", "--steps", "20", "--architecture", "residual")[0] == 0
+    )
+    judge = load_judge(out, (1, 8, 8))
+    assert judge.labels == ("bright=0", "bright=1")
+    shades = torch.tensor([-0.7, 0.5]).view(2, 1, 1, 1).expand(2, 1, 8, 8)
+    assert judge.probabilities(shades).argmax(dim=1).tolist() == [0, 1]
+    refused = cdt("classifier", shards, tmp_path / "b.safetensors", "--attribute", "brigt")
+    assert refused == (2, "", f"cdt classifier: {shards} has no attribute 'brigt'; did you mean 'bright'?\n")
+
+
+@pytest.mark.parametrize(
+    ("out", "options", "told"),
+    [
+        ("x.pt", [], "OUT x.pt: the name must end in .safetensors"),
+        ("no/x.safetensors", [], "OUT no/x.safetensors: no such directory: no"),
+        ("there.safetensors", [], "OUT there.safetensors: it exists; name a new file"),
+        ("x.safetensors", ["--split", "test"], "DATA has no split 'test'; it has train"),
+        ("x.safetensors", ["--attribute", "male"], "DATA has no attribute 'male'; it has: none"),
+    ],
+)
+def test_a_classifier_that_cannot_be_trained(
+    out: str, options: list[str], told: str, home: Path, tmp_path: Path, cdt: Cdt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("there.safetensors").touch()
+    told = told.replace("DATA", str(home / "data"))
+    assert cdt("classifier", home / "data", out, *options) == (2, "", f"cdt classifier: {told}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["there.safetensors"]
+
+
+def test_the_architectures_on_the_command_line() -> None:
+    for name in ARCHITECTURES:
+        assert parse(build_parser(), ["classifier", "a", "b", "--architecture", name]).architecture == name
 
 
 @pytest.mark.parametrize(

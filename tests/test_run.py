@@ -12,8 +12,8 @@ import torch
 
 from cdt.data.index import Index
 from cdt.errors import InputError
-from cdt.evaluate.classifier import Classifier
 from cdt.evaluate.evaluation import Evaluation
+from cdt.judges import Classifier
 from cdt.measure import evaluate_run, read_images, train_judge
 from cdt.networks import load_dit
 from cdt.run import Run, load

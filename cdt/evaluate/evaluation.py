@@ -12,9 +12,9 @@ from torch import Tensor
 
 from cdt.errors import InputError
 from cdt.evaluate import histogram
-from cdt.evaluate.classifier import Classifier
 from cdt.evaluate.frechet import frechet_distance
 from cdt.evaluate.memorisation import NearCopies, near_copies
+from cdt.judges import Classifier
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,10 @@ def evaluate_samples(
     """
     if not len(samples):
         raise InputError("there are no samples to evaluate")
-    if not len(class_names) == len(class_counts) == judge.network.num_classes:
+    if tuple(class_names) != judge.labels or len(class_counts) != len(judge.labels):
         raise InputError(
-            f"the judge tells {judge.network.num_classes} classes apart, "
-            f"but there are {len(class_names)} class names and {len(class_counts)} class counts"
+            f"the judge tells {', '.join(judge.labels)} apart; "
+            f"there are {len(class_counts)} class counts of {', '.join(class_names)}"
         )
     total = len(samples)
     probabilities = judge.probabilities(samples, batch_size)

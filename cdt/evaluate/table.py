@@ -1,4 +1,4 @@
-"""Evaluations as one table for the terminal: a single run's, or runs side by side."""
+"""Tables for the terminal: evaluations of a single run or of runs side by side, and what a classifier achieved."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.text import Text
 from cdt.evaluate.evaluation import ConstraintState, Evaluation
 from cdt.evaluate.histogram import wilson_interval
 from cdt.evaluate.memorisation import NearCopies
+from cdt.judges import Classifier
 
 MAX_ROWS = 30
 SUSPICIOUS = 0.01  # chance of this many near-copies, over all classes (Bonferroni)
@@ -35,6 +36,25 @@ def evaluation_table(evaluations: Mapping[str, Evaluation], console: Console) ->
         f"held-out images{brackets}."
     )
     return Group(table, _figures(evaluations), Padding(Text(note, style="dim"), (0, 2, 1, 2)))
+
+
+def classifier_table(classifier: Classifier) -> Table:
+    """Held-out accuracy of each label, the worst where there are too many for a table, and on average."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), header_style="bold")
+    table.add_column("label", overflow="fold")
+    for heading in ("held out", "right", "accuracy"):
+        table.add_column(heading, justify="right")
+    recalls, counts, correct = classifier.recalls, classifier.held_out_count, classifier.held_out_correct
+    shown = sorted(sorted(range(len(recalls)), key=lambda k: recalls[k])[:MAX_ROWS])
+    for k in shown:
+        table.add_row(Text(classifier.labels[k]), f"{counts[k]:,}", f"{correct[k]:,}", f"{recalls[k]:.1%}")
+    if hidden := [k for k in range(len(recalls)) if k not in set(shown)]:
+        n, right = sum(counts[k] for k in hidden), sum(correct[k] for k in hidden)
+        mean = sum(recalls[k] for k in hidden) / len(hidden)
+        table.add_row(f"{len(hidden)} others", f"{n:,}", f"{right:,}", f"{mean:.1%}")
+    table.add_section()
+    table.add_row("mean of labels", f"{sum(counts):,}", f"{sum(correct):,}", f"{classifier.accuracy:.1%}", style="bold")
+    return table
 
 
 def _class_table(evaluations: Mapping[str, Evaluation], intervals: bool) -> Table:

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from cdt.errors import InputError
-from cdt.evaluate.classifier import Classifier, train_classifier
 from cdt.evaluate.evaluation import ConstraintState, Evaluation, evaluate_samples
 from cdt.evaluate.histogram import wilson_interval
+from cdt.judges import Classifier, train_classifier
 
 NAMES = ["dark", "bright"]
 FLOOR = ConstraintState("bright", (1,), 0.4, 0.25, 3.5, None, None, None)
@@ -21,8 +21,8 @@ def greys(level: float, n: int, seed: int) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def judge() -> Classifier:
-    labels = torch.tensor([0] * 40 + [1] * 40)
-    return train_classifier(torch.cat([greys(-0.5, 40, 0), greys(0.5, 40, 1)]), labels, 2, seed=0, steps=30)
+    images, targets = torch.cat([greys(-0.5, 40, 0), greys(0.5, 40, 1)]), torch.tensor([0] * 40 + [1] * 40)
+    return train_classifier(images, targets, NAMES, architecture="residual", seed=0, steps=30)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_bad_input(judge: Classifier) -> None:
     training = images, torch.ones(4, dtype=torch.int64)
     with pytest.raises(InputError, match="no samples"):
         evaluate_samples(images[:0], judge, class_names=NAMES, class_counts=[1, 1], reference=images, training=training)
-    with pytest.raises(InputError, match="the judge tells 2 classes apart, but there are 3 class names"):
+    with pytest.raises(InputError, match="the judge tells dark, bright apart; there are 3 class counts of a, b, c"):
         evaluate_samples(
             images, judge, class_names=["a", "b", "c"], class_counts=[1, 1, 1], reference=images, training=training
         )

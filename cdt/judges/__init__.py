@@ -1,0 +1,11 @@
+"""Who says what an image shows: classifiers that cdt trains, and networks that are brought along."""
+
+from __future__ import annotations
+
+from cdt.judges.classifier import Classifier
+from cdt.judges.judge import Judge, attribute_label, columns
+from cdt.judges.loading import load_judge
+from cdt.judges.networks import ARCHITECTURES
+from cdt.judges.training import train_classifier
+
+__all__ = ["ARCHITECTURES", "Classifier", "Judge", "attribute_label", "columns", "load_judge", "train_classifier"]

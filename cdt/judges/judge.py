@@ -1,0 +1,74 @@
+"""What every judge is: labels, and their probabilities for images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import Annotated, Protocol
+
+import numpy as np
+import torch
+from pydantic import AfterValidator, Field
+from torch import Tensor
+
+from cdt.errors import InputError
+
+
+class Judge(Protocol):
+    """Tells K labels apart. Labels are names of classes, or ``NAME=VALUE`` for the values of an attribute."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """[K], each once."""
+        ...
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Probabilities [N, K] of the labels for images [N, C, H, W] in [-1, 1], on the CPU.
+
+        InputError if the images have another shape than the judge reads.
+        """
+        ...
+
+
+def columns(judge: Judge, labels: Sequence[str], where: str) -> list[int]:
+    """The columns of ``judge.probabilities`` for some labels, in their order.
+
+    Raises InputError for a label that the judge does not know; ``where`` says what asks for it, as in
+    "constraints.cats.class".
+    """
+    for label in labels:
+        if label not in judge.labels:
+            near = get_close_matches(label, judge.labels, n=1)
+            remedy = f"did you mean {near[0]!r}?" if near else f"it knows: {', '.join(judge.labels[:20])}"
+            raise InputError(f"{where}: the judge does not know {label!r}; {remedy}")
+    return [judge.labels.index(label) for label in labels]
+
+
+def attribute_label(name: str, value: float) -> str:
+    """The label of an attribute's value, given with float32's precision: "male=1", "age=0.1"."""
+    return f"{name}={int(value)}" if float(value).is_integer() else f"{name}={np.float32(value)!s}"
+
+
+def in_batches(
+    network: Callable[[Tensor], Tensor],
+    images: Tensor,
+    shape: tuple[int, int, int],
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 512,
+) -> Tensor:
+    """What a network on ``device`` makes of images [N, C, H, W], on the CPU; InputError for another shape."""
+    if images.shape[1:] != shape:
+        raise InputError(f"the judge reads images of shape {shape}, not {tuple(images.shape[1:])}")
+    with torch.inference_mode():
+        return torch.cat([network(batch.to(device)).cpu() for batch in images.split(batch_size)])
+
+
+def _each_once(labels: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(labels)) < len(labels):
+        raise ValueError("a label stands there twice")
+    return labels
+
+
+Labels = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=2), AfterValidator(_each_once)]
+"""Labels as files hold them."""

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from cdt.errors import InputError
+from cdt.judges.judge import attribute_label, columns, in_batches
+
+
+class Uniform:
+    labels = ("cat", "dog", "male=0", "male=1")
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        return torch.full((len(images), 4), 0.25)
+
+
+def test_columns_of_labels() -> None:
+    assert columns(Uniform(), ["male=1", "cat"], "constraints.a") == [3, 0]
+    assert columns(Uniform(), [], "constraints.a") == []
+    with pytest.raises(
+        InputError, match=r"^constraints.a.class: the judge does not know 'cats'; did you mean 'cat'\?$"
+    ):
+        columns(Uniform(), ["dog", "cats"], "constraints.a.class")
+    with pytest.raises(InputError, match=r"does not know 'x'; it knows: cat, dog, male=0, male=1$"):
+        columns(Uniform(), ["x"], "constraints.a")
+
+
+@pytest.mark.parametrize(
+    ("value", "label"), [(1, "a=1"), (1.0, "a=1"), (-3.0, "a=-3"), (12345678, "a=12345678"), (0.1, "a=0.1")]
+)
+def test_labels_of_attributes(value: float, label: str) -> None:
+    assert attribute_label("a", value) == label
+    assert attribute_label("a", float(torch.tensor(value, dtype=torch.float64).float())) == label
+
+
+def test_batches() -> None:
+    images = torch.arange(7.0).view(7, 1, 1, 1)
+    sizes: list[int] = []
+
+    def network(batch: Tensor) -> Tensor:
+        sizes.append(len(batch))
+        return batch.flatten(1)
+
+    assert in_batches(network, images, (1, 1, 1), batch_size=3).flatten().tolist() == list(range(7))
+    assert sizes == [3, 3, 1]
+    assert in_batches(network, images[:0], (1, 1, 1)).shape == (0, 1)
+    with pytest.raises(InputError, match=r"reads images of shape \(1, 2, 1\), not \(1, 1, 1\)"):
+        in_batches(network, images, (1, 2, 1))
