@@ -100,7 +100,8 @@ def _check(images: Tensor, targets: Tensor, labels: Sequence[str]) -> None:
         raise InputError(f"a judge tells labels apart: it needs at least 2, the data has {len(labels)}")
     if int(targets.min()) < 0 or int(targets.max()) >= len(labels):
         raise InputError(f"targets run from {targets.min()} to {targets.max()}, expected 0 to {len(labels) - 1}")
-    scarce = [labels[c] for c in (targets.bincount(minlength=len(labels)) < 2).nonzero().flatten().tolist()]
+    counts = targets.bincount(minlength=len(labels)).tolist()
+    scarce = [label for label, count in zip(labels, counts, strict=True) if count < 2]
     if scarce:
         more = f" and {len(scarce) - 5} more" if len(scarce) > 5 else ""
         raise InputError(f"a judge needs at least 2 images of each label; too few of {', '.join(scarce[:5])}{more}")
