@@ -135,7 +135,7 @@ def sample(arguments: argparse.Namespace, console: Console) -> None:
     from cdt.monitor.pictures import save_images
     from cdt.run import load
 
-    run = load(arguments.run)
+    run = load(arguments.run, arguments.checkpoint)
     _check_new_file(arguments.out, {".png", ".npz"})
     images = run.sample(
         arguments.n, seed=arguments.seed, sampler=arguments.sampler, steps=arguments.steps, raw=arguments.raw
@@ -173,7 +173,7 @@ def evaluate(arguments: argparse.Namespace, console: Console) -> None:
     from cdt.measure import evaluate_run, train_judge
     from cdt.run import load
 
-    run = load(arguments.run)
+    run = load(arguments.run, arguments.checkpoint)
     reference = Index.load(arguments.reference or run.config.data.shards, arguments.split)
     with console.status("training the judge"):
         judge = train_judge(reference)
@@ -186,7 +186,7 @@ def evaluate(arguments: argparse.Namespace, console: Console) -> None:
 def export(arguments: argparse.Namespace, console: Console) -> None:
     from cdt.run import load
 
-    run = load(arguments.run)
+    run = load(arguments.run, arguments.checkpoint)
     run.export(arguments.directory, sampler=arguments.sampler, steps=arguments.steps, raw=arguments.raw)
     _say(console, f"exported to {arguments.directory}; its README.md says how to load it")
 
@@ -257,7 +257,7 @@ def build_parser() -> argparse.ArgumentParser:
     added.add_argument("--seed", type=int, default=1, help="of weights and batches; the evaluation's is 0 (1)")
 
     added = add(evaluate, "judge a run's samples: shares, total variation, Fréchet distance, near-copies")
-    added.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    _add_run(added)
     added.add_argument("--reference", type=Path, help="shards to train the judge on, best balanced (the run's own)")
     added.add_argument("--split", default="train", help="split of the reference (train)")
     added.add_argument("-n", type=_positive, default=2000, help="samples to judge (2000)")
@@ -293,8 +293,14 @@ def _add_overrides(added: argparse.ArgumentParser, text: str) -> None:
     added.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=text)
 
 
-def _add_sampling(added: argparse.ArgumentParser) -> None:
+def _add_run(added: argparse.ArgumentParser) -> None:
     added.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    text = "last, best (all requirements met, then the lowest loss) or a step (last)"
+    added.add_argument("--checkpoint", metavar="WHICH", default="last", help=text)
+
+
+def _add_sampling(added: argparse.ArgumentParser) -> None:
+    _add_run(added)
     added.add_argument("--sampler", choices=("ddim", "ddpm", "dpmpp_2m", "unipc"), help="the run's own by default")
     added.add_argument("--steps", type=_positive, help="network evaluations per sample; the run's own by default")
     added.add_argument("--raw", action="store_true", help="the raw weights instead of their moving average")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from cdt.constraints import AnyConstraint
 from cdt.data.stream import DataConfig
@@ -13,10 +14,11 @@ from cdt.diffusion.process import DiffusionConfig
 from cdt.diffusion.sampler import SamplerConfig
 from cdt.dual import DualConfig
 from cdt.errors import InputError
-from cdt.networks import NetworkConfig, PretrainedConfig
+from cdt.networks import NetworkConfig
 from cdt.schema import Config
 from cdt.settings import apply_overrides, load_yaml, parse
 from cdt.training.engine import EngineConfig
+from cdt.training.probe import ProbeConfig
 from cdt.training.schedule import TrainConfig
 
 
@@ -44,6 +46,7 @@ class RunConfig(Config):
     """Requirements by name."""
     dual: DualConfig = DualConfig()
     train: TrainConfig = TrainConfig()
+    probe: ProbeConfig = ProbeConfig()
     engine: EngineConfig = EngineConfig()
     sampler: SamplerConfig = SamplerConfig()
 
@@ -63,13 +66,9 @@ class RunConfig(Config):
 
     def anchored(self) -> RunConfig:
         """With absolute paths: workers start elsewhere, and a run is opened from anywhere."""
-        paths: dict[str, Config] = {
-            "data": self.data.model_copy(update={"shards": str(Path(self.data.shards).resolve())}),
-            "run": self.run.model_copy(update={"fork": self.run.fork and self.run.fork.resolve()}),
-        }
-        if isinstance(self.network, PretrainedConfig):
-            paths["network"] = self.network.model_copy(update={"path": self.network.path.resolve()})
-        return self.model_copy(update=paths)
+        config = _anchored(self)
+        shards = str(Path(self.data.shards).resolve())
+        return config.model_copy(update={"data": self.data.model_copy(update={"shards": shards})})
 
     @classmethod
     def load(cls, path: Path, overrides: list[str] | None = None) -> RunConfig:
@@ -94,3 +93,11 @@ def check_batch(batch_size: int, workers: int, accumulation: int) -> None:
             f"train.batch_size: {batch_size} samples do not divide over {' and '.join(over)}; "
             f"the nearest that do: {near}"
         )
+
+
+def _anchored(tree: Any) -> Any:
+    if isinstance(tree, BaseModel):
+        return tree.model_copy(update={name: _anchored(value) for name, value in tree})
+    if isinstance(tree, dict):
+        return {name: _anchored(value) for name, value in tree.items()}
+    return tree.resolve() if isinstance(tree, Path) else tree

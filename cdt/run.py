@@ -22,14 +22,17 @@ from cdt.export import export_pipeline
 from cdt.monitor.card import CardFacts, Requirement, model_card
 from cdt.networks import build_network
 from cdt.settings import load_yaml, parse
-from cdt.training.checkpoint import TrainState, complete_checkpoints, read_state, read_weights
+from cdt.training.checkpoint import TrainState, complete_checkpoints, read_state, read_weights, write_text
 
 
 class Run:
-    """A trained or unfinished run. Raises InputError when the directory is none, or has no complete checkpoint."""
+    """A trained or unfinished run. Raises InputError when the directory is none, or has no complete checkpoint.
 
-    def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
+    ``which``: the checkpoint to open, ``last``, ``best`` (all requirements met, then the lowest loss) or its step.
+    """
+
+    def __init__(self, directory: str | Path, which: str = "last") -> None:
+        self.directory, self.which = Path(directory), which
         path = self.directory / "config.yaml"
         if not self.directory.is_dir():
             raise InputError(f"no such directory: {self.directory}")
@@ -40,15 +43,23 @@ class Run:
 
     @cached_property
     def checkpoint(self) -> Path:
-        """The newest complete checkpoint."""
+        """The complete checkpoint that ``which`` names."""
         found = complete_checkpoints(self.directory / "checkpoints")
         if not found:
             raise InputError(f"{self.directory} has no complete checkpoint yet")
-        return found[-1]
+        if self.which == "last":
+            return found[-1]
+        if self.which == "best":
+            return max(found, key=lambda path: read_state(path).quality())
+        steps = {int(path.name.removeprefix("step-")): path for path in found}
+        if not self.which.isdecimal() or int(self.which) not in steps:
+            known = ", ".join(map(str, steps))
+            raise InputError(f"{self.directory} has no checkpoint {self.which}: there are last, best, {known}")
+        return steps[int(self.which)]
 
     @property
     def state(self) -> TrainState:
-        """Where the newest checkpoint stands."""
+        """Where the checkpoint stands."""
         return read_state(self.checkpoint)
 
     @cached_property
@@ -204,15 +215,12 @@ def write_card(run: Run) -> None:
 
 def save_text(path: Path, text: str) -> None:
     """Writes a file of a run directory whole or not at all. Raises RunError when the disk refuses."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.rename(path)
+        write_text(path, text)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise RunError(f"cannot write {path}: {error.strerror}") from error
 
 
-def load(directory: str | Path) -> Run:
-    """Opens a run directory."""
-    return Run(directory)
+def load(directory: str | Path, which: str = "last") -> Run:
+    """Opens a run directory at its ``last`` or ``best`` checkpoint, or at that of a step."""
+    return Run(directory, which)

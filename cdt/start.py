@@ -25,12 +25,12 @@ OnProgress = Callable[[dict[str, Any]], None]
 
 CHANGEABLE = {
     "data": {"shards", "loader_workers", "cache_mb"},
-    "dual": {"eta", "cap"},
+    "dual": {"eta", "kp", "nu", "gamma", "cap", "stop_when_satisfied_for"},
     "run": {"threads"},
     "sampler": {"name", "steps"},
     "train": {"dual_steps", "cooldown_steps", "lr", "checkpoint_steps", "log_steps", "grid_images"},
 }
-"""What may change when a run is resumed; all else would make it another run."""
+"""What may change when a run is resumed, besides the budgets of its constraints; all else would make it another."""
 
 
 def check(config: RunConfig) -> tuple[Prepared, Path | None]:
@@ -82,10 +82,13 @@ def resume(directory: str | Path, overrides: Sequence[str] = (), on_progress: On
 
 def _check_unfinished(run: Run, config: RunConfig) -> None:
     """Raises InputError when a checkpoint leaves nothing to do, or cannot go on under a changed configuration."""
-    step, world, workers = run.state.step, run.state.world, max(config.run.workers, 1)
-    if step >= config.train.total_steps:
+    state, world, workers = run.state, run.state.world, max(config.run.workers, 1)
+    ended = run.config.train.ending_at(run.config.train.warm_steps + state.dual_steps)
+    if state.dual_steps < run.config.train.dual_steps and state.step >= ended.total_steps:
+        raise InputError(f"{run.directory} is complete: dual training ended with all requirements satisfied")
+    if state.step >= config.train.total_steps:
         raise InputError(
-            f"{run.directory} is complete: {step} of {config.train.total_steps} steps are done; "
+            f"{run.directory} is complete: {state.step} of {config.train.total_steps} steps are done; "
             f"more with train.dual_steps=N (now {config.train.dual_steps})"
         )
     if world != workers:
@@ -136,11 +139,16 @@ def _changed(run: Run, overrides: Sequence[str]) -> RunConfig:
     for override in overrides:
         path = override.partition("=")[0]
         section, _, key = path.partition(".")
-        if key not in CHANGEABLE.get(section, ()):
-            known = ", ".join(f"{section}.{key}" for section, keys in CHANGEABLE.items() for key in sorted(keys))
-            raise InputError(f"{path} cannot change when a run is resumed; these can: {known}")
+        if key not in CHANGEABLE.get(section, ()) and path not in _budgets(run.config):
+            known = [f"{section}.{key}" for section, keys in CHANGEABLE.items() for key in sorted(keys)]
+            known += _budgets(run.config)
+            raise InputError(f"{path} cannot change when a run is resumed; these can: {', '.join(known)}")
     path = run.directory / "config.yaml"
     return parse(RunConfig, apply_overrides(load_yaml(path), overrides), where=str(path))
+
+
+def _budgets(config: RunConfig) -> list[str]:
+    return [f"constraints.{name}.{constraint.budget_path}" for name, constraint in config.constraints.items()]
 
 
 def _warm_checkpoint(config: RunConfig, prepared: Prepared) -> Path:

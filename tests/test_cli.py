@@ -274,8 +274,13 @@ def test_a_signal_ends_a_run_in_one_line_and_it_can_be_resumed(
             time.sleep(0.05)
         os.kill(os.getpid(), sent)
 
+    # A shell that starts the tests in the background makes them deaf to Ctrl-C.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt, daemon=True).start()
-    ended, _, err = cdt("train", home / "tiny.yaml", f"run.name={word}", "train.dual_steps=1000000")
+    try:
+        ended, _, err = cdt("train", home / "tiny.yaml", f"run.name={word}", "train.dual_steps=1000000")
+    finally:
+        signal.signal(signal.SIGINT, heard)
     assert ended == status
     log = run / "events.jsonl"
     assert err == f"cdt train: {word}; continue with `cdt resume {run}`; the run's log is {log}\n"

@@ -55,6 +55,15 @@ def test_what_is_no_run_is_said(copy: Path, tmp_path: Path) -> None:
         load(copy)
 
 
+def test_any_checkpoint_can_be_opened(copy: Path) -> None:
+    assert Run(copy).checkpoint == Run(copy, "8").checkpoint == copy / "checkpoints" / "step-000000008"
+    assert load(copy, "4").state.step == 4
+    assert Run(copy, "best").state.step == 8  # no requirement was measured before
+    for which in ("7", "first"):
+        with pytest.raises(InputError, match=f"has no checkpoint {which}: there are last, best, 4, 8"):
+            _ = Run(copy, which).checkpoint
+
+
 def test_a_checkpoint_that_lacks_something_does_not_count(copy: Path) -> None:
     assert load(copy).state.step == 8
     (copy / "checkpoints" / "step-000000008" / "ema.safetensors").unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import shutil
 from collections.abc import Callable
@@ -15,8 +16,10 @@ import torch
 
 import cdt
 from cdt.config import RunConfig
+from cdt.data.index import Index
 from cdt.dryrun import describe_plan
 from cdt.errors import InputError, RunError
+from cdt.measure import classifier_of
 from cdt.run import Run
 from cdt.start import resume, train
 from cdt.training.checkpoint import read_weights
@@ -242,3 +245,118 @@ def test_resuming_changes_nothing_that_would_make_it_another_run(
     with pytest.raises(InputError, match=told):
         resume(home / "whole", overrides)
     assert (home / "whole" / "config.yaml").read_bytes() == before
+
+
+def test_a_budget_that_changes_on_resume_is_recorded(other: Callable[..., RunConfig]) -> None:
+    config = other(train={"checkpoint_steps": 6})
+    with pytest.raises(KeyboardInterrupt):
+        train(config, interrupting(8, KeyboardInterrupt()))
+    before = rows(config.directory, "dual.jsonl")[0]["threshold"]
+    resume(config.directory, ["constraints.four.min_frequency=0.3"])
+    after = [row["threshold"] for row in rows(config.directory, "dual.jsonl") if row["constraint"] == "four"][-1]
+    assert after == pytest.approx(before - math.log(0.3 / 0.2))
+    (told,) = [row["text"] for row in rows(config.directory, "events.jsonl") if row["event"] == "budget"]
+    assert told == f"four: threshold {before:.3f} -> {after:.3f} nats"
+    with pytest.raises(InputError, match=r"constraints.four.class cannot change .* constraints.five.max_loss"):
+        resume(config.directory, ["constraints.four.class=5"])
+
+
+EASY = {"four": {"class": 4, "min_frequency": 1e-6, "window": 0}, "five": {"class": 5, "max_loss": 1e6}}
+
+
+def test_dual_training_ends_when_all_requirements_are_satisfied_for_long_enough(
+    other: Callable[..., RunConfig],
+) -> None:
+    config = other(constraints=EASY, dual={"stop_when_satisfied_for": 2}, train={"dual_steps": 40, "cooldown_steps": 2})
+    run = train(config)
+    assert run.state.step == 4 + 2 * 2 + 2
+    assert rows(config.directory, "metrics.jsonl")[-1]["lr"] < config.train.lr  # the cool-down came all the same
+    assert [row["period"] for row in rows(config.directory, "dual.jsonl")] == [1, 1, 2, 2]
+    assert "satisfied for 2 periods" in json.dumps(rows(config.directory, "events.jsonl"))
+    with pytest.raises(InputError, match="is complete: dual training ended with all requirements satisfied"):
+        resume(config.directory)
+
+
+def test_an_early_end_survives_an_interruption_in_the_cooldown(other: Callable[..., RunConfig]) -> None:
+    config = other(
+        constraints=EASY,
+        dual={"stop_when_satisfied_for": 1},
+        train={"dual_steps": 40, "cooldown_steps": 4, "log_steps": 1},
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train(config, interrupting(8, KeyboardInterrupt()))
+    assert Run(config.directory).state.step == 6
+    assert resume(config.directory).state.step == 10
+
+
+def test_shares_of_generated_samples_are_measured_by_a_classifier(
+    home: Path, other: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    judge = tmp_path / "judge.safetensors"
+    classifier_of(Index.load(home / "data"), steps=10).save(judge)
+    constraints = {
+        "four": {"class": 4, "generated_frequency": {"min": 0.2, "classifier": str(judge)}},
+        "both": {"class": [4, 5], "min_frequency": 0.4, "classifier": str(judge), "window": 0},
+        "five": {"class": 5, "max_loss": 300.0},
+    }
+    config = other(constraints=constraints, probe={"generated_samples": 20})
+    with pytest.raises(KeyboardInterrupt):
+        train(config, interrupting(6, KeyboardInterrupt()))
+    run = resume(config.directory)
+    four, both, five = run.calibration()
+    assert four["window"] is four["reference_loss"] is None
+    assert four["threshold"] == pytest.approx(-math.log(0.2))
+    assert four["warm_loss"] == pytest.approx(-math.log(four["warm_share"]))
+    assert both["threshold"] == pytest.approx(both["warm_loss"] - math.log(0.4 / both["warm_share"]))
+    assert five["warm_share"] is None
+    measured = {row["constraint"]: row for row in run.constraint_rows()}
+    assert [measured[name]["count"] for name in constraints] == [20, 8, 8]
+    assert 0 < math.exp(-measured["four"]["loss"]) < 1
+    again = [row for row in rows(config.directory, "dual.jsonl") if row["period"] == 1]
+    assert again[:3] == again[3:]  # what was lost with the interruption was drawn again
+
+
+def test_budgets_relative_to_another_run(home: Path, other: Callable[..., RunConfig]) -> None:
+    constraints = {
+        "same": {"class": 4, "max_kl": 0.5, "reference": str(home / "whole"), "window": 0},
+        "all": {"class": 5, "max_excess": 0.1, "reference": "base"},
+        "warm": {"class": 5, "max_excess": 0.1},
+    }
+    config = other(run={"fork": str(home / "whole")}, constraints=constraints, train={"dual_steps": 2})
+    same, on_all, warm = train(config).calibration()
+    # The reference went on after the fork, so it is near the warm model and not it.
+    assert same["reference_loss"] != same["warm_loss"]
+    assert same["reference_loss"] == pytest.approx(same["warm_loss"], rel=0.2)
+    assert same["threshold"] == pytest.approx(same["reference_loss"] + 0.5)
+    assert on_all["threshold"] == pytest.approx(1.1 * on_all["reference_loss"])
+    assert warm["threshold"] == pytest.approx(1.1 * warm["warm_loss"])
+
+
+def test_the_probe_takes_held_out_samples_where_there_are_enough(tmp_path: Path) -> None:
+    tiny.write_shards(tmp_path / "data", split={"train": 0.85, "probe": 0.15})
+    constraints = {"four": {"class": 4, "max_loss": 300}, "both": {"class": [4, 5], "max_loss": 300}}
+    config = tiny.config(tmp_path / "data", tmp_path / "run", constraints=constraints, probe={"split": "probe"})
+    events = rows(train(config).directory, "events.jsonl")
+    (told,) = [row["text"] for row in events if row["event"] == "held out"]
+    assert told == "losses are measured on samples of split probe for both; on training samples for four"
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"probe": {"split": "train"}}, "probe.split: train is the split that is trained on"),
+        ({"probe": {"split": "val"}}, "has no split 'val'; it has train"),
+        (
+            {"constraints": {"a": {"class": 4, "min_frequency": 0.1, "classifier": "none.safetensors"}}},
+            "none.safetensors",
+        ),
+        ({"constraints": {"a": {"class": 4, "max_kl": 0.1, "reference": "nowhere"}}}, "nowhere is no run directory"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is_written(
+    sections: dict[str, Any], told: str, other: Callable[..., RunConfig]
+) -> None:
+    config = other(**sections)
+    with pytest.raises(InputError, match=told):
+        train(config)
+    assert not config.directory.exists()

@@ -17,7 +17,7 @@ TREE: dict[str, Any] = {
     # An untrained v-predictor draws grey images; an eps-predictor draws black and white, where much looks the same.
     "diffusion": {"prediction": "v_prediction"},
     "constraints": {"four": {"class": 4, "min_frequency": 0.2}, "five": {"class": 5, "max_loss": 300.0, "window": 0.5}},
-    "dual": {"probe_draws": 8},
+    "probe": {"draws": 8},
     "train": {"batch_size": 16, "warm_steps": 4, "dual_steps": 4, "log_steps": 2, "lr": 0.01, "grid_images": 0},
     "sampler": {"steps": 4},
 }
@@ -30,9 +30,10 @@ def write_shards(out: Path, **options: Any) -> Path:
     return out
 
 
-def config(shards: Path, directory: Path, **sections: dict[str, Any]) -> RunConfig:
+def config(shards: Path, directory: Path, **sections: Any) -> RunConfig:
     """TREE with other settings in some of its sections; the run is ``directory``."""
     tree = {name: {**TREE.get(name, {}), **sections.get(name, {})} for name in TREE.keys() | sections.keys()}
+    tree["constraints"] = sections.get("constraints", TREE["constraints"])
     tree["data"]["shards"] = str(sections.get("data", {}).get("shards", shards))
     tree["run"] |= {"dir": str(directory.parent), "name": directory.name}
     return parse(RunConfig, tree, where="tiny")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import ray
 
-from cdt.dual import DualProblem, DualState, Sums, dual_step, journal_rows
+from cdt.dual import DualProblem, DualState, Sums, dual_step, journal_rows, journaled
 from cdt.errors import CdtError
 from cdt.monitor.recorder import append
 
@@ -33,10 +33,10 @@ class Coordinator:
 
     def dual_step(self, step: int, problem: DualProblem, state: DualState, sums: Sums) -> DualState:
         """The next dual state, journaled."""
-        state = dual_step(problem, state, sums)
-        for row in journal_rows(problem, state, step):
-            append(self._directory / "dual.jsonl", row)
-        return state
+        after = dual_step(problem, state, sums)
+        rows = journal_rows(problem, after, step, journaled(problem, state, after))
+        append(self._directory / "dual.jsonl", *rows)
+        return after
 
     def progress(self, report: dict[str, Any]) -> None:
         self._report = {**self._report, **report}

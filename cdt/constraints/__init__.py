@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 from pydantic import BeforeValidator, Discriminator, Tag
 
 from cdt.constraints.constraint import Calibration, Constraint, Population
-from cdt.constraints.max_loss import MaxLoss
-from cdt.constraints.min_frequency import MinFrequency
+from cdt.constraints.generated_frequency import GeneratedFrequency
+from cdt.constraints.max_loss import MaxExcess, MaxKl, MaxLoss
+from cdt.constraints.min_frequency import Frequency, MinFrequency
 from cdt.constraints.requirements import Requirements
 
-BUDGETS: dict[str, type[Constraint]] = {
-    "min_frequency": MinFrequency,
-    "max_loss": MaxLoss,
-}
+KINDS: tuple[type[Constraint], ...] = (MinFrequency, Frequency, GeneratedFrequency, MaxKl, MaxExcess, MaxLoss)
+BUDGETS: dict[str, type[Constraint]] = {kind.budget: kind for kind in KINDS}
 
 
 def _one_budget(tree: Any) -> Any:
@@ -53,6 +52,10 @@ __all__ = [
     "AnyConstraint",
     "Calibration",
     "Constraint",
+    "Frequency",
+    "GeneratedFrequency",
+    "MaxExcess",
+    "MaxKl",
     "MaxLoss",
     "MinFrequency",
     "Population",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -33,6 +34,12 @@ class Calibration:
     """loss_i under the EMA weights, on the probe's fixed draws and window, nats."""
     share: float
     """rho_i: the share of the constraint's samples in what the warm model generates, or in the data if unmeasured."""
+    window: float
+    """Upper end of the log-SNR window that ``loss`` was taken on."""
+    reference: float | None = None
+    """loss_i of the reference model, nats, on the same draws; None where the kind has no reference."""
+    share_measured: bool = False
+    """Whether ``share`` was measured on samples of the warm model."""
 
 
 class Constraint(Config):
@@ -45,6 +52,14 @@ class Constraint(Config):
     """The key that users write, which names the kind."""
     rule: ClassVar[str]
     """The update rule that suits this budget's units, a key of ``cdt.dual.RULES``."""
+    eta: ClassVar[float | None] = None
+    """The step size that suits the statistic; None: the rule's own."""
+    smoothing: ClassVar[float] = 0.0
+    """Weight of the period before in a statistic that is noisy."""
+    equal: ClassVar[bool] = False
+    """Whether the budget is to be met exactly, not only kept."""
+    generated: ClassVar[bool] = False
+    """Whether the statistic is measured on generated samples."""
 
     classes: tuple[str, ...] = Field(default=(), validation_alias="class", serialization_alias="class")
     """A class by name, or a list of classes that are one group."""
@@ -76,9 +91,39 @@ class Constraint(Config):
         """The requirement in words, for tables and model cards."""
 
     @property
-    @abstractmethod
+    def budget_path(self) -> str:
+        """The setting that states the budget: what may change while a run is under way."""
+        return self.budget
+
+    @property
     def budget_in_nats(self) -> float | None:
         """b_i, where the kind states one."""
+        return None
+
+    @property
+    def share(self) -> float | None:
+        """F_i, where the kind asks for a share of the generated samples."""
+        return None
+
+    @property
+    def judge(self) -> Path | None:
+        """The classifier that measures its share of samples, where it has one."""
+        return None
+
+    @property
+    def compared_with(self) -> Path | Literal["warm", "base"] | None:
+        """Whose loss its budget is relative to, where the kind has a reference."""
+        return None
+
+    def labels(self) -> list[str]:
+        """What a classifier calls its samples: class names, or ``ATTRIBUTE=VALUE`` of a single attribute."""
+        if self.classes and not self.where:
+            return list(self.classes)
+        if len(self.where) == 1 and not self.classes:
+            return [f"{name}={value:g}" for name, value in self.where.items()]
+        raise InputError(
+            f"a classifier cannot tell {self.population()}: it knows classes, or the values of one attribute"
+        )
 
     def population(self) -> str:
         """The samples that it speaks of, in words."""
@@ -88,6 +133,16 @@ class Constraint(Config):
 
     def select(self, name: str, population: Population) -> np.ndarray:
         """The rows of its samples [n]. Raises InputError: unknown class or attribute, nothing selected."""
+        rows = self.matching(name, population)
+        if not len(rows):
+            raise InputError(
+                f"constraints.{name}: no samples of {self.population()} in {population.source}; "
+                "a constraint needs at least one"
+            )
+        return rows
+
+    def matching(self, name: str, population: Population) -> np.ndarray:
+        """The rows of its samples [n], perhaps none. Raises InputError: unknown class or attribute."""
         chosen = np.ones(len(population.classes), dtype=bool)
         if self.classes:
             numbers = [_lookup(f"constraints.{name}.class", c, population.class_names) for c in self.classes]
@@ -96,11 +151,6 @@ class Constraint(Config):
             known = list(population.attributes)
             number = _lookup(f"constraints.{name}.where", attribute, known)
             chosen &= population.attributes[known[number]] == value
-        if not chosen.any():
-            raise InputError(
-                f"constraints.{name}: no samples of {self.population()} in {population.source}; "
-                "a constraint needs at least one"
-            )
         return np.flatnonzero(chosen)
 
 

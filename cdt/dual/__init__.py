@@ -1,20 +1,17 @@
 """Lagrangian pieces, closed forms, update rules and the dual step: pure functions of arrays and states."""
 
 from cdt.dual.closed_form import FloorSolution, largest_feasible_scale, solve_floors
-from cdt.dual.lagrangian import ESTIMATORS, Draws, lagrangian, mixture_probabilities, sample_weights
-from cdt.dual.rules import RULES
-from cdt.dual.step import (
-    DualConfig,
-    DualProblem,
-    DualState,
-    Sums,
-    dual_step,
-    journal_rows,
-    newly_capped,
-    worst_constraint,
-)
+from cdt.dual.journal import journal_rows, journaled, worst_constraint
+from cdt.dual.lagrangian import ESTIMATORS, Draws, lagrangian, mixture_probabilities
+from cdt.dual.problem import DualConfig, DualProblem, DualState, Sums, finite_or_none
+from cdt.dual.rotation import measured_next
+from cdt.dual.rules import DEFAULT_ETA, RULES
+from cdt.dual.step import dual_step
+from cdt.dual.watch import ALARMS, news
 
 __all__ = [
+    "ALARMS",
+    "DEFAULT_ETA",
     "ESTIMATORS",
     "RULES",
     "Draws",
@@ -24,12 +21,14 @@ __all__ = [
     "FloorSolution",
     "Sums",
     "dual_step",
+    "finite_or_none",
     "journal_rows",
+    "journaled",
     "lagrangian",
     "largest_feasible_scale",
+    "measured_next",
     "mixture_probabilities",
-    "newly_capped",
-    "sample_weights",
+    "news",
     "solve_floors",
     "worst_constraint",
 ]

@@ -22,8 +22,8 @@ class FloorSolution:
     """1 + Lambda"""
 
 
-def solve_floors(shares: np.ndarray, floors: np.ndarray) -> FloorSolution | None:
-    """lambda* for "at least a share F_i of the samples from class i", classes disjoint; None when infeasible.
+def solve_floors(shares: np.ndarray, floors: np.ndarray, equal: np.ndarray | None = None) -> FloorSolution | None:
+    """lambda* for "at least (or exactly) a share F_i of class i", classes disjoint; None when infeasible.
 
     The model generates class i with frequency ``(pi_i + lambda_i) / (1 + Lambda)``. With A the set of active floors,
     ``1 + Lambda = (1 - sum_A pi) / (1 - sum_A F)`` and ``lambda_i = F_i (1 + Lambda) - pi_i`` in A, else 0. A floor is
@@ -36,18 +36,22 @@ def solve_floors(shares: np.ndarray, floors: np.ndarray) -> FloorSolution | None
     Args:
         shares: pi [m], the share of each class in the data, each > 0.
         floors: F [m], each in (0, 1).
+        equal: where exactly F_i is asked [m], bool: always active, lambda_i may be negative.
     """
-    active = np.zeros(len(shares), dtype=bool)
-    total = 1.0
+    equal = np.zeros(len(shares), dtype=bool) if equal is None else equal
+    active = equal.copy()
     while True:
-        grown = active | (shares < floors * total * (1 - 1e-15))
-        if (grown == active).all():
-            return FloorSolution(np.where(active, np.maximum(floors * total - shares, 0.0), 0.0), active, total)
-        active = grown
         free_floor, free_share = 1 - math.fsum(floors[active]), 1 - math.fsum(shares[active])
         if free_floor <= _TOLERANCE:
             break
-        total = free_share / free_floor
+        if free_share <= _TOLERANCE:  # equalities for every class that do not sum to 1
+            return None
+        total = free_share / free_floor if active.any() else 1.0
+        grown = active | (shares < floors * total * (1 - 1e-15))
+        if (grown == active).all():
+            lowest = np.where(equal, -np.inf, 0.0)
+            return FloorSolution(np.where(active, np.maximum(floors * total - shares, lowest), 0.0), active, total)
+        active = grown
     if abs(1 - math.fsum(floors)) > _TOLERANCE or abs(1 - math.fsum(shares)) > _TOLERANCE:
         return None
     scale = float((shares / floors).max())

@@ -2,176 +2,58 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from dataclasses import replace
 
 import numpy as np
-from pydantic import Field, FiniteFloat
 
-from cdt.dual.rules import DEFAULT_ETA, RULES
-from cdt.schema import Config
-
-
-class DualConfig(Config):
-    period: Literal["epoch"] | Annotated[int, Field(ge=1)] = "epoch"
-    """How often the multipliers move: every epoch (``data.epoch_samples``), or every so many steps."""
-    rule: Literal["auto", "mass", "ascent"] = "auto"
-    """``auto``: the mass rule for floors on shares, projected ascent for budgets in nats."""
-    eta: FiniteFloat | None = Field(default=None, gt=0)
-    """Step size, per nat of violation; default 0.02 for the mass rule, 0.01 for projected ascent."""
-    start: Literal["closed_form", "zero"] = "closed_form"
-    """Where floors on shares begin: at the solution for disjoint classes and an exact model, or at 0."""
-    cap: FiniteFloat = Field(default=10.0, gt=0)
-    """No multiplier grows beyond this; one that stays here is reported."""
-    estimate: Literal["probe", "training"] = "probe"
-    """What the step believes: fixed draws under the EMA weights, or the losses of the period's training batches."""
-    probe_draws: int = Field(default=256, ge=8)
-    """Draws per constraint and probe."""
+from cdt.dual.problem import DualProblem, DualState, Sums
+from cdt.dual.rules import RULES, proportional_term
+from cdt.dual.watch import alarms
 
 
-@dataclass(frozen=True)
-class Sums:
-    """Additive statistics of one period: reduced over ranks by addition, divided last. Each [m], float64."""
+def estimated_losses(problem: DualProblem, sums: Sums) -> tuple[np.ndarray, np.ndarray]:
+    """loss_i and its standard error, nats: [m] each; nan where nothing was counted.
 
-    total: np.ndarray
-    squares: np.ndarray
-    count: np.ndarray
-
-    def mean(self) -> np.ndarray:
-        """[m]; nan where nothing was counted."""
-        return np.divide(self.total, self.count, out=np.full(len(self.total), np.nan), where=self.count > 0)
-
-    def standard_error(self) -> np.ndarray:
-        """Of the mean, draws taken as independent: [m]; nan below two draws."""
-        n = np.maximum(self.count, 2)
-        with np.errstate(invalid="ignore"):  # inf - inf, where a loss ran away
-            variance = np.maximum(self.squares / n - (self.total / n) ** 2, 0.0) * n / (n - 1)
-        return np.where(self.count > 1, np.sqrt(variance / n), np.nan)
-
-
-@dataclass(frozen=True)
-class DualProblem:
-    """What stays fixed during dual training. Arrays [m], float64."""
-
-    names: tuple[str, ...]
-    shares: np.ndarray
-    """pi_i, in the data"""
-    baseline: np.ndarray
-    """What ``Sums`` are differences to: loss_i = baseline_i + mean_i, nats."""
-    thresholds: np.ndarray
-    """c_i, nats"""
-    rules: tuple[str, ...]
-    """Per constraint, a key of ``RULES``."""
-    cap: float
-    eta: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        arrays = {name: getattr(self, name).tolist() for name in ("shares", "baseline", "thresholds")}
-        return {"names": list(self.names), **arrays, "rules": list(self.rules), "cap": self.cap, "eta": self.eta}
-
-    @classmethod
-    def from_json(cls, tree: dict[str, Any]) -> DualProblem:
-        arrays = {name: np.asarray(tree[name], dtype=np.float64) for name in ("shares", "baseline", "thresholds")}
-        return cls(names=tuple(tree["names"]), **arrays, rules=tuple(tree["rules"]), cap=tree["cap"], eta=tree["eta"])
-
-
-@dataclass(frozen=True)
-class DualState:
-    """The dual side's whole state; it travels in the checkpoint."""
-
-    period: int
-    """Dual steps taken."""
-    lambdas: np.ndarray
-    """[m], float64"""
-    losses: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    """loss_i of the last step, nats; nan where it had no samples. [m], or [0] before the first."""
-    errors: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    """Standard errors of ``losses``."""
-    counts: np.ndarray = field(default_factory=lambda: np.zeros(0))
-
-    def to_json(self) -> dict[str, Any]:
-        # JSON has neither nan nor infinities: an estimate that does not exist is null.
-        arrays = {name: _null_unless_finite(getattr(self, name)) for name in ("lambdas", "losses", "errors", "counts")}
-        return {"period": self.period, **arrays}
-
-    @classmethod
-    def from_json(cls, tree: dict[str, Any]) -> DualState:
-        arrays = {name: np.asarray(tree[name], dtype=np.float64) for name in ("lambdas", "losses", "errors", "counts")}
-        return cls(period=tree["period"], **arrays)
-
-
-def _null_unless_finite(values: np.ndarray) -> list[float | None]:
-    return [float(value) if np.isfinite(value) else None for value in values]
+    A loss statistic is measured as a difference to the warm model's. The loss of a generated share f_i is
+    ``-log f_i``, which is KL(q_i || p) for classes with disjoint supports; of none seen among n, f_i is 1 / 2n.
+    """
+    mean, error = sums.mean(), sums.standard_error()
+    share = np.maximum(np.where(problem.generated, mean, 1.0), 0.5 / np.maximum(sums.count, 1))
+    losses = np.where(problem.generated, -np.log(share), problem.baseline + mean)
+    return losses, np.where(problem.generated, error / share, error)
 
 
 def dual_step(problem: DualProblem, state: DualState, sums: Sums) -> DualState:
     """One ascent step of the dual function: ``lambda_i`` up where ``loss_i > c_i``, down where there is slack.
 
-    A constraint without a finite estimate keeps its multiplier.
+    The direction is ``v_i + kp (change of the smoothed v_i) - 2 gamma lambda_i`` with ``v_i = loss_i - c_i``; gamma > 0
+    relaxes the constraints as far as it pays (resilient: h(u) = u^2 / (4 gamma); arXiv 2408.15094, section 5). A
+    constraint without a finite estimate keeps its multiplier, and no multiplier leaves [lowest, cap].
     """
-    losses = problem.baseline + sums.mean()
-    violation = losses - problem.thresholds
-    measured = np.isfinite(violation)
-    violation = np.where(measured, violation, 0.0)
+    losses, errors = estimated_losses(problem, sums)
+    measured = np.isfinite(losses)
+    smooth = measured & np.isfinite(state.losses)
+    losses[smooth] += problem.smoothing[smooth] * (state.losses - losses)[smooth]
+    violation = np.where(measured, losses - problem.thresholds, 0.0)
+    change, smoothed = proportional_term(violation, state.smoothed, problem.nu)
+    step = problem.etas * (violation + problem.kp * change - 2 * problem.gamma * state.lambdas)
     lambdas = state.lambdas.copy()
-    for name in set(problem.rules):
-        of_rule = np.array([rule == name for rule in problem.rules]) & measured
-        eta = DEFAULT_ETA[name] if problem.eta is None else problem.eta
-        proposed = RULES[name](state.lambdas, violation, problem.shares, eta)
-        lambdas[of_rule] = np.minimum(proposed, problem.cap)[of_rule]
-    return replace(
+    for name, rule in RULES.items():
+        chosen = measured & (problem.rules == name)
+        proposed = rule(state.lambdas, step, problem.shares, problem.lowest)
+        lambdas[chosen] = np.minimum(proposed, problem.cap)[chosen]
+    period = state.period + 1
+    after = replace(
         state,
-        period=state.period + 1,
+        period=period,
         lambdas=lambdas,
-        losses=losses,
-        errors=sums.standard_error(),
+        # Weights that grow linearly forget the start: Shamir & Zhang, arXiv 1212.1824, section 4.
+        average=state.average + (lambdas - state.average) * 2 / (period + 1),
+        losses=np.where(measured, losses, state.losses),
+        errors=np.where(measured, errors, state.errors),
         counts=sums.count.astype(np.float64),
+        smoothed=np.where(measured, smoothed, state.smoothed),
     )
-
-
-def journal_rows(problem: DualProblem, state: DualState, step: int) -> list[dict[str, Any]]:
-    """One row per constraint, as ``dual.jsonl`` records them. ``slack = c - loss``: positive when satisfied.
-
-    None stands for what the step could not estimate.
-    """
-    slack = problem.thresholds - state.losses
-    columns = zip(
-        problem.names,
-        state.lambdas.tolist(),
-        _null_unless_finite(state.losses),
-        _null_unless_finite(state.errors),
-        state.counts.tolist(),
-        problem.thresholds.tolist(),
-        _null_unless_finite(slack),
-        strict=True,
-    )
-    return [
-        {
-            "period": state.period,
-            "step": step,
-            "constraint": name,
-            "lambda": multiplier,
-            "loss": loss,
-            "stderr": error,
-            "count": int(count),
-            "threshold": threshold,
-            "slack": gap,
-            "satisfied": None if gap is None else gap >= 0,
-        }
-        for name, multiplier, loss, error, count, threshold, gap in columns
-    ]
-
-
-def worst_constraint(problem: DualProblem | None, state: DualState) -> tuple[str, float] | None:
-    """The constraint with the least slack and its slack in nats; None before the first dual step."""
-    if problem is None or not np.isfinite(state.losses).any():
-        return None
-    slack = problem.thresholds - state.losses
-    worst = int(np.nanargmin(slack))
-    return problem.names[worst], float(slack[worst])
-
-
-def newly_capped(problem: DualProblem, before: DualState, after: DualState) -> list[str]:
-    """The constraints whose multipliers this step brought to the cap."""
-    reached = (after.lambdas >= problem.cap) & (before.lambdas < problem.cap)
-    return [problem.names[i] for i in np.flatnonzero(reached)]
+    satisfied = bool((problem.slack(after.losses) >= 0).all())
+    after = replace(after, satisfied_for=state.satisfied_for + 1 if satisfied else 0)
+    return alarms(problem, state, after)

@@ -35,14 +35,15 @@ class Recorder:
         )
         self._tensorboard.add_text(f"events/{kind}", text, step)
 
-    def dual(self, step: int, rows: list[dict[str, Any]], probabilities: Mapping[str, float]) -> None:
-        """Per constraint lambda, loss, threshold, slack and satisfied; the mixture that lambda asks for."""
+    def dual(self, step: int, rows: list[dict[str, Any]], lambdas: np.ndarray) -> None:
+        """Per journaled constraint its row; and the mixture that the multipliers [m] of all ask for."""
+        total = 1 + float(np.maximum(lambdas, 0).sum())
+        self._tensorboard.add_scalar("mixture/base", 1 / total, step)
         for row in rows:
-            for name in ("lambda", "loss", "threshold", "slack", "satisfied"):
+            for name in ("lambda", "average", "loss", "threshold", "slack", "satisfied"):
                 if row[name] is not None:
                     self._tensorboard.add_scalar(f"constraints/{row['constraint']}/{name}", float(row[name]), step)
-        for name, probability in probabilities.items():
-            self._tensorboard.add_scalar(f"mixture/{name}", probability, step)
+            self._tensorboard.add_scalar(f"mixture/{row['constraint']}", max(row["lambda"], 0) / total, step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -56,8 +57,9 @@ class Recorder:
         self._tensorboard.close()
 
 
-def append(path: Path, row: Mapping[str, Any]) -> None:
-    """One JSON object on a line of its own; JSON has no word for nan and infinities, they become null."""
-    known = {name: None if isinstance(value, float) and not isfinite(value) else value for name, value in row.items()}
+def append(path: Path, *rows: Mapping[str, Any]) -> None:
+    """JSON objects, each on a line of its own; JSON has no word for nan and infinities, they become null."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(known, allow_nan=False) + "\n")
+        for row in rows:
+            known = {name: None if isinstance(x, float) and not isfinite(x) else x for name, x in row.items()}
+            file.write(json.dumps(known, allow_nan=False) + "\n")

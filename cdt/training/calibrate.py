@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from cdt.constraints import Calibration, MinFrequency, Requirements
+from cdt.constraints import Calibration, Requirements
 from cdt.constraints.window import auto_window
 from cdt.data.plan import stream_key
 from cdt.data.reader import ImageReader, normalise
 from cdt.diffusion.process import Process
-from cdt.dual import DualConfig, DualProblem, DualState, solve_floors
+from cdt.dual import ALARMS, DEFAULT_ETA, DualConfig, DualProblem, DualState, solve_floors
+from cdt.errors import InputError
 from cdt.training.ranks import Ranks
 
 _EXEMPLARS = 1000
@@ -43,50 +47,98 @@ def _some(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return rows if len(rows) <= _EXEMPLARS else np.sort(rng.choice(rows, _EXEMPLARS, replace=False))
 
 
-def pose_problem(requirements: Requirements, losses: np.ndarray, config: DualConfig) -> DualProblem:
-    """Thresholds from the warm model's losses [m], nats; the shares of the data stand for the warm model's own."""
+def pose_problem(
+    requirements: Requirements, calibrations: Sequence[Calibration], config: DualConfig, probe_room: int
+) -> DualProblem:
+    """The dual problem of calibrated requirements; ``probe_room``: how many constraints one probe measures.
+
+    Raises InputError when resilience and step size make an unstable pair.
+    """
     constraints = list(requirements.constraints.values())
-    thresholds = [
-        constraint.threshold(Calibration(loss=float(loss), share=float(share)))
-        for constraint, loss, share in zip(constraints, losses, requirements.shares, strict=True)
-    ]
+    rules = np.array([constraint.rule if config.rule == "auto" else config.rule for constraint in constraints], "U8")
+    default = [each.eta or DEFAULT_ETA[rule] for each, rule in zip(constraints, rules, strict=True)]
+    generated = np.array([constraint.generated for constraint in constraints], dtype=bool)
+    etas = np.array(default if config.eta is None else [config.eta] * len(default), dtype=np.float64)
+    _check_stable(config.gamma, etas)
+    pairs = zip(constraints, calibrations, strict=True)
+    losses = np.array([calibration.loss for calibration in calibrations], dtype=np.float64)
     return DualProblem(
         names=requirements.names,
         shares=requirements.shares,
         baseline=losses if config.estimate == "probe" else np.zeros_like(losses),
-        thresholds=np.array(thresholds, dtype=np.float64),
-        rules=tuple(constraint.rule if config.rule == "auto" else config.rule for constraint in constraints),
+        thresholds=np.array([each.threshold(calibration) for each, calibration in pairs], dtype=np.float64),
+        rules=rules,
+        etas=etas,
+        equal=np.array([constraint.equal for constraint in constraints], dtype=bool),
+        generated=generated,
+        smoothing=np.array([constraint.smoothing for constraint in constraints], dtype=np.float64),
         cap=config.cap,
-        eta=config.eta,
+        kp=config.kp,
+        nu=config.nu,
+        gamma=config.gamma,
+        every_period=config.estimate == "training" or len(constraints) <= probe_room,
     )
 
 
+def _check_stable(gamma: float, etas: np.ndarray) -> None:
+    """For a loss that does not respond, ``lambda <- lambda + eta (v - 2 gamma lambda)`` is stable below 2."""
+    steepest = float(2 * gamma * etas.max(initial=0.0))
+    if steepest >= 2:
+        raise InputError(
+            f"dual.gamma: {gamma:g} with a step size of {etas.max():g} makes multipliers oscillate without end: "
+            f"eta * 2 * gamma is {steepest:.3g} and must be below 2"
+        )
+
+
 def first_state(requirements: Requirements, config: DualConfig) -> DualState:
-    """lambda = 0, or for floors on shares the closed form, as if the classes were disjoint and the model exact."""
+    """lambda = 0, or for shares the closed form, as if the classes were disjoint and the model exact."""
     lambdas = np.zeros(len(requirements.names))
-    constraints = list(requirements.constraints.values())
-    floors = {i: c.min_frequency for i, c in enumerate(constraints) if isinstance(c, MinFrequency)}
-    if config.start == "closed_form" and floors:
-        chosen = np.array(list(floors))
-        solution = solve_floors(requirements.shares[chosen], np.array(list(floors.values())))
+    wanted = {i: each for i, each in enumerate(requirements.constraints.values()) if each.share is not None}
+    if config.start == "closed_form" and wanted:
+        chosen = np.array(list(wanted))
+        shares = np.array([each.share for each in wanted.values()], dtype=np.float64)
+        equal = np.array([each.equal for each in wanted.values()], dtype=bool)
+        solution = solve_floors(requirements.shares[chosen], shares, equal)
         if solution is not None:
-            lambdas[chosen] = np.minimum(solution.lambdas, config.cap)
-    return DualState(period=0, lambdas=lambdas)
+            lambdas[chosen] = np.clip(solution.lambdas, -0.9 * requirements.shares[chosen], config.cap)
+    return DualState.first(lambdas, alarms=len(ALARMS))
 
 
 def describe(
-    requirements: Requirements, windows: np.ndarray, problem: DualProblem, losses: np.ndarray
+    requirements: Requirements, calibrations: Sequence[Calibration], problem: DualProblem
 ) -> list[dict[str, Any]]:
     """What was calibrated, constraint by constraint, for calibration.json."""
-    rows = zip(requirements.constraints.items(), requirements.shares, windows, losses, problem.thresholds, strict=True)
+    rows = zip(requirements.constraints.items(), requirements.shares, calibrations, problem.thresholds, strict=True)
     return [
         {
             "constraint": name,
             "requirement": constraint.describe(),
             "share_in_data": float(share),
-            "window": float(window),
-            "warm_loss": float(loss),
+            "window": None if constraint.generated else calibration.window,
+            "warm_loss": calibration.loss,
+            "warm_share": calibration.share if calibration.share_measured else None,
+            "reference_loss": calibration.reference,
             "threshold": float(threshold),
         }
-        for (name, constraint), share, window, loss, threshold in rows
+        for (name, constraint), share, calibration, threshold in rows
     ]
+
+
+def sentence(row: dict[str, Any]) -> str:
+    """A row of ``describe`` in words, for the run's events."""
+    if row["window"] is None:
+        share = math.exp(-row["warm_loss"])
+        return f"{row['requirement']}: the warm model's samples have {share:.4f}; threshold {row['threshold']:.3f} nats"
+    text = (
+        f"{row['requirement']}: loss {row['warm_loss']:.3f} nats up to log-SNR {row['window']:g}, "
+        f"threshold {row['threshold']:.3f}"
+    )
+    if row["reference_loss"] is not None:
+        return f"{text}; the reference has {row['reference_loss']:.3f}"
+    if row["warm_share"] is not None:
+        return f"{text}; the warm model's share is {row['warm_share']:.4f}"
+    return f"{text}; the warm model's own share was not measured, the data's ({row['share_in_data']:.4f}) stands for it"
+
+
+def to_json(calibrations: Sequence[Calibration]) -> list[dict[str, Any]]:
+    return [asdict(calibration) for calibration in calibrations]

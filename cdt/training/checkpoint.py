@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ import safetensors.torch
 from torch import Tensor
 
 from cdt.data.stream import StreamState
-from cdt.errors import RunError
+from cdt.errors import InputError, RunError
 from cdt.training.ema import Ema
 from cdt.training.engine import Engine, Fragment
 from cdt.training.ranks import Ranks
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,19 @@ class TrainState:
     """Steps done."""
     world: int
     """Workers that wrote it."""
+    dual_steps: int
+    """Of dual training: as configured, or fewer once it was ended early."""
     stream: StreamState
     dual: dict[str, Any] | None = None
-    """The dual problem and state, once calibrated."""
-    baseline: list[float] = field(default_factory=list)
-    """The probe's draws at calibration [m * n], nats."""
+    """Calibration and dual state, once calibrated."""
+    loss: float | None = None
+    """loss(q) on the training batches of the last period, nats; None before the first."""
+
+    def quality(self) -> tuple[bool, float]:
+        """Sorts checkpoints, the best last: requirements met by lower loss, before those unmet by less violation."""
+        slack = [-math.inf if gap is None else gap for gap in (self.dual or {}).get("slack", [])]
+        worst = min(slack, default=-math.inf)
+        return worst >= 0, (-math.inf if self.loss is None else -self.loss) if worst >= 0 else worst
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> TrainState:
@@ -114,6 +123,16 @@ def _seal(partial: Path, final: Path, state: TrainState) -> None:
     shutil.rmtree(stale, ignore_errors=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """A file of a run directory, whole or not at all. Raises OSError."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -135,6 +154,10 @@ def complete_checkpoints(directory: Path) -> list[Path]:
 
 
 def read_state(checkpoint: Path) -> TrainState:
+    """Raises InputError when another version of cdt wrote it."""
+    found = json.loads((checkpoint / "manifest.json").read_text())["format"]
+    if found != FORMAT:
+        raise InputError(f"{checkpoint} has format {found!r}; this version of cdt reads format {FORMAT}")
     return TrainState.from_json(json.loads((checkpoint / "state.json").read_text()))
 
 

@@ -11,13 +11,15 @@ import torch
 from torch import nn
 
 from cdt.config import RunConfig, check_batch
-from cdt.constraints import MinFrequency, Population, Requirements
+from cdt.constraints import Population, Requirements
 from cdt.data.index import Index
 from cdt.diffusion.process import Process
 from cdt.diffusion.sampler import check_steps
 from cdt.dual import ESTIMATORS, Draws, largest_feasible_scale
 from cdt.errors import InputError
+from cdt.judges import columns, load_judge
 from cdt.networks import build_network
+from cdt.training.reference import open_reference
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def prepare(config: RunConfig) -> Prepared:
     requirements = Requirements.bind(config.constraints, population)
     _check_feasible(requirements)
     _check_windows(config)
+    _check_measurable(config, index)
 
     def build() -> nn.Module:
         torch.manual_seed(config.run.seed)
@@ -74,13 +77,25 @@ def prepare(config: RunConfig) -> Prepared:
     return Prepared(index, requirements, build, period)
 
 
+def _check_measurable(config: RunConfig, index: Index) -> None:
+    """Classifiers that know the classes, references that can be compared with, a split to probe."""
+    process = Process.from_config(config.diffusion)
+    for name, constraint in config.constraints.items():
+        if constraint.judge is not None:
+            columns(load_judge(constraint.judge, index.shape), constraint.labels(), f"constraints.{name}")
+        if isinstance(constraint.compared_with, Path):
+            open_reference(constraint.compared_with, process)
+    if config.probe.split == index.split:
+        raise InputError(f"probe.split: {index.split} is the split that is trained on; name another, or null")
+    if config.probe.split is not None:
+        Index.load(config.data.shards, config.probe.split)
+    if config.dual.estimate == "training" and (odd := [n for n, c in config.constraints.items() if c.generated]):
+        raise InputError(f"dual.estimate: training cannot measure generated samples ({', '.join(odd)}): set probe")
+
+
 def _check_feasible(requirements: Requirements) -> None:
     """Floors on shares that no distribution can meet together."""
-    floors = {
-        i: constraint.min_frequency
-        for i, constraint in enumerate(requirements.constraints.values())
-        if isinstance(constraint, MinFrequency)
-    }
+    floors = {i: each.share for i, each in enumerate(requirements.constraints.values()) if each.share is not None}
     if not floors:
         return
     position = {i: place for place, i in enumerate(floors)}

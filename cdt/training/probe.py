@@ -1,15 +1,18 @@
 """The probe: constraint losses on fixed samples, noise levels and noise, under the weights that will be shipped.
 
 The same draws at calibration and at every dual step (common random numbers), so differences between them are nearly
-free of sampling noise.
+free of sampling noise. What is left is how the images differ: a constraint's observations are the means of its images,
+so that its standard error is that of a sample of images, not of draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from cdt.data.plan import SubsetOrder, stream_key
 from cdt.data.reader import ImageReader, normalise
@@ -17,73 +20,106 @@ from cdt.diffusion.loss import Network, nats, squared_error
 from cdt.diffusion.noise import normals, stratified
 from cdt.diffusion.process import Process
 from cdt.dual import Sums
+from cdt.schema import Config
 from cdt.training.ranks import Ranks
 
 
-class Probe:
-    """m constraints times n draws, dealt over the ranks; ranks with fewer are padded so that all run as many forwards.
+class ProbeConfig(Config):
+    draws: int = Field(default=256, ge=8)
+    """Draws per constraint: noise levels and noise on its images."""
+    limit: int = Field(default=8192, ge=8)
+    """Draws per period: with more constraints than that allows, the binding ones are measured each period and the
+    others in turn."""
+    split: str | None = None
+    """A split of the shards, not trained on, whose samples are taken for constraints with at least 32 there; ``null``:
+    training samples."""
+    generated_samples: int = Field(default=500, ge=16)
+    """Samples drawn per period where shares of generated samples are measured."""
 
-    Args:
-        subsets: each constraint's rows, by name.
-        windows: upper ends of the log-SNR windows [m].
-    """
+
+@dataclass(frozen=True)
+class ProbeSet:
+    """The samples that one constraint's loss is measured on, and the window of log-SNR."""
+
+    name: str
+    rows: np.ndarray
+    reader: ImageReader
+    window: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One pass of the probe: the mean loss of each image in nats, those of other ranks 0."""
+
+    values: np.ndarray
+    """[G], float64, the images of all constraints one after the other."""
+    here: np.ndarray
+    """[G], bool: measured by this rank."""
+
+    def minus(self, baseline: np.ndarray) -> Measured:
+        return Measured(np.where(self.here, self.values - baseline, 0.0), self.here)
+
+
+class Probe:
+    """Images are dealt over the ranks; ranks with fewer draws are padded so that all run as many forwards."""
 
     def __init__(
-        self,
-        subsets: Mapping[str, np.ndarray],
-        windows: np.ndarray,
-        draws: int,
-        reader: ImageReader,
-        process: Process,
-        ranks: Ranks,
-        *,
-        seed: int,
-        chunk: int,
+        self, sets: Sequence[ProbeSet], draws: int, process: Process, ranks: Ranks, *, seed: int, chunk: int
     ) -> None:
-        self._process, self._ranks, self._chunk = process, ranks, chunk
-        self._windows, self._draws = windows, draws
+        self._sets, self._draws, self._process, self._ranks, self._chunk = sets, draws, process, ranks, chunk
         self._key = stream_key(seed, "probe")
-        orders = (SubsetOrder(rows, stream_key(seed, f"probe {name}")) for name, rows in subsets.items())
-        rows = np.concatenate([np.zeros(0, np.int64), *(order.rows(0, draws) for order in orders)])
-        per_rank = -(-len(rows) // ranks.world)
-        mine = np.arange(ranks.rank, per_rank * ranks.world, ranks.world)
-        self._counted = mine < len(rows)
-        self._draw = np.where(self._counted, mine, 0)
-        self._constraint = self._draw // draws
-        self._images = normalise(reader.images(rows[self._draw])) if len(rows) else np.zeros((0, 1, 1, 1))
+        orders = (SubsetOrder(each.rows, stream_key(seed, f"probe {each.name}")) for each in sets)
+        chosen = [order.rows(0, min(len(each.rows), draws)) for order, each in zip(orders, sets, strict=True)]
+        self._rows = np.concatenate([np.zeros(0, np.int64), *chosen])
+        self._images = np.array([len(rows) for rows in chosen], dtype=np.int64)  # of each constraint
+        self._first = np.concatenate([[0], np.cumsum(self._images)])[:-1]
+        self._set_of = np.repeat(np.arange(len(sets)), self._images)
 
-    def measure(self, network: Network) -> np.ndarray:
-        """This rank's draws in nats [d], float64. A collective at ZeRO stage 3."""
-        chunks = [slice(start, start + self._chunk) for start in range(0, len(self._draw), self._chunk)]
-        return np.concatenate([np.zeros(0), *(self._measure(network, chunk) for chunk in chunks)])
-
-    def _measure(self, network: Network, chunk: slice) -> np.ndarray:
-        device = self._ranks.device
-        draw = torch.as_tensor(self._draw[chunk], device=device)
-        images = torch.as_tensor(self._images[chunk], device=device)
-        high = torch.as_tensor(self._windows[self._constraint[chunk]], device=device)
-        low = self._process.logsnr_min
-        logsnr = low + stratified(self._key, draw, self._draws) * (high - low).float()
-        eps = normals(self._key, draw, tuple(images.shape[1:]))
-        error = squared_error(network, self._process, images, logsnr, eps)
-        return nats(error, images[0].numel(), low, high).cpu().numpy()
-
-    def sums(self, values: np.ndarray) -> Sums:
-        """Adds up one value per draw of this rank, over all ranks, by constraint."""
-        m = len(self._windows)
-        counted = self._counted.astype(np.float64)
-        columns = [
-            np.bincount(self._constraint, weights=w, minlength=m)
-            for w in (values * counted, values**2 * counted, counted)
+    def measure(self, network: Network, chosen: np.ndarray) -> Measured:
+        """The constraints ``chosen`` (ascending positions). A collective at ZeRO stage 3."""
+        world, G = self._ranks.world, len(self._rows)
+        sets = np.repeat(chosen, self._draws)
+        draw = np.tile(np.arange(self._draws), len(chosen))
+        # Neighbouring draws lie a golden section apart in noise level, so those of one image are spread.
+        image = self._first[sets] + draw * self._images[sets] // self._draws
+        rank = np.unique(image, return_inverse=True)[1] % world
+        longest = int(np.bincount(rank, minlength=world).max(initial=0))
+        mine = np.flatnonzero(rank == self._ranks.rank)
+        padded = np.concatenate([mine, np.zeros(longest - len(mine), np.int64)])
+        values = [
+            self._losses(network, sets[part], draw[part], image[part])
+            for part in np.split(padded, range(self._chunk, longest, self._chunk))
+            if len(part)
         ]
-        return Sums(*self._ranks.sum(np.stack(columns)))
+        mine_values = np.concatenate([np.zeros(0), *values])[: len(mine)]
+        count = np.bincount(image[mine], minlength=G)
+        total = np.bincount(image[mine], weights=mine_values, minlength=G)
+        return Measured(np.divide(total, count, out=np.zeros(G), where=count > 0), count > 0)
 
-    def gather(self, values: np.ndarray) -> np.ndarray:
-        """All draws' values [m * n] from every rank's."""
-        whole = np.zeros(len(self._windows) * self._draws)
-        np.add.at(whole, self._draw, values * self._counted)
-        return self._ranks.sum(whole)
+    def _losses(self, network: Network, sets: np.ndarray, draw: np.ndarray, image: np.ndarray) -> np.ndarray:
+        device = self._ranks.device
+        x0 = torch.as_tensor(self._read(sets, image), device=device)
+        position = torch.as_tensor(sets * self._draws + draw, device=device)
+        high = torch.as_tensor(np.array([each.window for each in self._sets])[sets], device=device)
+        low = self._process.logsnr_min
+        logsnr = low + stratified(self._key, position, self._draws) * (high - low).float()
+        eps = normals(self._key, position, tuple(x0.shape[1:]))
+        error = squared_error(network, self._process, x0, logsnr, eps)
+        return nats(error, x0[0].numel(), low, high).cpu().numpy()
 
-    def mine(self, whole: np.ndarray) -> np.ndarray:
-        """This rank's draws [d] out of all [m * n]."""
-        return whole[self._draw]
+    def _read(self, sets: np.ndarray, image: np.ndarray) -> np.ndarray:
+        images = [self._sets[i].reader.images(self._rows[image[sets == i]]) for i in np.unique(sets)]
+        order = np.argsort(np.argsort(sets, kind="stable"), kind="stable")
+        return normalise(np.concatenate(images)[order])
+
+    def sums(self, measured: Measured) -> Sums:
+        """Adds up the images of each constraint over all ranks."""
+        m, here = len(self._sets), measured.here
+        columns = (measured.values, measured.values**2, here.astype(np.float64))
+        return Sums(
+            *self._ranks.sum(np.stack([np.bincount(self._set_of[here], weights=w[here], minlength=m) for w in columns]))
+        )
+
+    def gather(self, measured: Measured) -> np.ndarray:
+        """All images' values [G] from every rank's."""
+        return self._ranks.sum(measured.values)

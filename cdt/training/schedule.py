@@ -38,6 +38,10 @@ class TrainConfig(Config):
     grid_images: int = Field(default=64, ge=0, le=1024)
     """Images in the sample grid that is drawn with every checkpoint; 0: none."""
 
+    def ending_at(self, step: int) -> TrainConfig:
+        """The same with dual training cut short when ``step`` steps are done."""
+        return self.model_copy(update={"dual_steps": step - self.warm_steps})
+
     @property
     def total_steps(self) -> int:
         return self.warm_steps + self.dual_steps + self.cooldown_steps

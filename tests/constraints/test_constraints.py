@@ -9,11 +9,23 @@ import pytest
 import yaml
 from pydantic import Field
 
-from cdt.constraints import BUDGETS, AnyConstraint, Constraint, MaxLoss, MinFrequency
+from cdt.constraints import (
+    BUDGETS,
+    AnyConstraint,
+    Constraint,
+    Frequency,
+    GeneratedFrequency,
+    MaxExcess,
+    MaxKl,
+    MaxLoss,
+    MinFrequency,
+)
 from cdt.dual import RULES
 from cdt.errors import InputError
 from cdt.schema import Config
 from cdt.settings import dump_yaml, parse
+
+EVERY = ", ".join(BUDGETS)
 
 
 class Root(Config):
@@ -35,6 +47,13 @@ def refusal(tree: object) -> str:
     [
         ({"class": 4, "min_frequency": 0.1}, (MinFrequency, ("4",), {}, "auto")),
         ({"class": ["4", 5], "max_loss": 12}, (MaxLoss, ("4", "5"), {}, None)),
+        ({"class": 4, "frequency": 0.1}, (Frequency, ("4",), {}, "auto")),
+        (
+            {"class": 4, "generated_frequency": {"min": 0.1, "classifier": "judge.pt"}},
+            (GeneratedFrequency, ("4",), {}, None),
+        ),
+        ({"class": 4, "max_kl": 0.2, "reference": "runs/four"}, (MaxKl, ("4",), {}, None)),
+        ({"class": 4, "max_excess": 0.05}, (MaxExcess, ("4",), {}, None)),
         ({"where": {"male": 1}, "min_frequency": 0.5, "window": -2}, (MinFrequency, (), {"male": 1.0}, -2.0)),
         ({"class": "a", "max_loss": 3, "window": "auto"}, (MaxLoss, ("a",), {}, "auto")),
         # What an override leaves when it replaces one budget by another.
@@ -48,16 +67,39 @@ def test_the_budget_names_the_kind(tree: dict[str, Any], expected: tuple[type[Co
 
 
 @pytest.mark.parametrize(
-    "tree", [{"class": [4, 5], "min_frequency": 0.1}, {"where": {"male": 1, "age": 0.7}, "max_loss": 3.5}]
+    "tree",
+    [
+        {"class": [4, 5], "min_frequency": 0.1},
+        {"class": 4, "min_frequency": 0.1, "classifier": "judges/a.safetensors", "window": None},
+        {"class": [4, 5], "frequency": 0.25, "window": -1.5},
+        {"where": {"male": 1}, "generated_frequency": {"min": 0.4, "classifier": "judge.pt"}},
+        {"class": "a", "max_kl": 0.5, "reference": "runs/a"},
+        {"class": "a", "max_excess": -0.1},
+        {"class": "a", "max_excess": 0.1, "reference": "base"},
+        {"class": "a", "max_excess": 0.1, "reference": "runs/a"},
+        {"where": {"male": 1, "age": 0.7}, "max_loss": 3.5},
+    ],
 )
 def test_a_configuration_comes_back_from_yaml(tree: dict[str, Any]) -> None:
     config = parse(Root, {"constraints": {"fair": tree}}, where="x")
-    assert parse(Root, yaml.safe_load(dump_yaml(config)), where="x") == config
+    back = parse(Root, yaml.safe_load(dump_yaml(config)), where="x")
+    assert back == config
+    assert type(back.constraints["fair"]) is type(config.constraints["fair"])
 
 
 def test_the_table_is_keyed_by_budget_and_each_kind_has_a_rule_that_exists() -> None:
     assert all(kind.budget == name for name, kind in BUDGETS.items())
     assert all(kind.rule in RULES for kind in BUDGETS.values())
+    assert list(BUDGETS) == [
+        "min_frequency", "frequency", "generated_frequency", "max_kl", "max_excess", "max_loss",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BUDGETS.values())
+def test_shares_move_by_the_mass_rule_and_budgets_in_nats_by_ascent(kind: type[Constraint]) -> None:
+    assert kind.rule == ("mass" if "frequency" in kind.budget else "ascent")
+    assert kind.equal == (kind is Frequency)
+    assert kind.generated == (kind is GeneratedFrequency)
 
 
 @pytest.mark.parametrize(
@@ -67,15 +109,42 @@ def test_the_table_is_keyed_by_budget_and_each_kind_has_a_rule_that_exists() -> 
             {"class": 4, "min_frequency": 0.1, "max_loss": 3},
             "constraints.fair: has min_frequency and max_loss: exactly one budget is needed",
         ),
-        ({"class": 4}, "constraints.fair: has no budget: exactly one of min_frequency, max_loss is needed"),
+        ({"class": 4}, f"constraints.fair: has no budget: exactly one of {EVERY} is needed"),
         (
             {"class": 4, "min_frequency": None},
-            "constraints.fair: has no budget: exactly one of min_frequency, max_loss is needed",
+            f"constraints.fair: has no budget: exactly one of {EVERY} is needed",
         ),
         (
             {"class": 4, "min_freqency": 0.1},
-            "constraints.fair: has no budget: exactly one of min_frequency, max_loss is needed "
-            "(did you mean min_frequency?)",
+            f"constraints.fair: has no budget: exactly one of {EVERY} is needed (did you mean min_frequency?)",
+        ),
+        (
+            {"class": 4, "max_exces": 0.1},
+            f"constraints.fair: has no budget: exactly one of {EVERY} is needed (did you mean max_excess?)",
+        ),
+        (
+            {"class": 4, "frequency": 0.1, "max_kl": 1, "max_excess": 0.2},
+            "constraints.fair: has frequency and max_kl and max_excess: exactly one budget is needed",
+        ),
+        ({"class": 4, "frequency": 0}, "constraints.fair.frequency: got 0; must be a number > 0 and < 1"),
+        ({"class": 4, "max_kl": 0.1}, "constraints.fair.reference: missing; must be a string"),
+        ({"class": 4, "max_kl": 0, "reference": "a"}, "constraints.fair.max_kl: got 0; must be a finite number > 0"),
+        ({"class": 4, "max_excess": -1}, "constraints.fair.max_excess: got -1; must be a finite number > -1"),
+        (
+            {"class": 4, "max_loss": 3, "reference": "runs/a"},
+            "constraints.fair.reference: unknown key; known here: class, where, window, max_loss",
+        ),
+        (
+            {"class": 4, "generated_frequency": {"min": 1.5, "classifier": "a"}},
+            "constraints.fair.generated_frequency.min: got 1.5; must be a number > 0 and < 1",
+        ),
+        (
+            {"class": 4, "generated_frequency": {"min": 0.1}},
+            "constraints.fair.generated_frequency.classifier: missing; must be a string",
+        ),
+        (
+            {"class": 4, "generated_frequency": 0.1},
+            "constraints.fair.generated_frequency: got 0.1; must be a mapping with the keys min, classifier",
         ),
         ({"clas": 4, "max_loss": 1}, "constraints.fair.clas: unknown key; did you mean class?"),
         ({"class": 4, "min_frequency": 1}, "constraints.fair.min_frequency: got 1; must be a number > 0 and < 1"),

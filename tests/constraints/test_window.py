@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.optimize import root_scalar
 from scipy.stats import norm
 
 from cdt.constraints.window import SEPARATED, auto_window, posterior_cross_entropy
@@ -57,6 +58,14 @@ def images(size: int, mean: float, count: int, seed: int) -> np.ndarray:
     return (mean * bump + tilt[:, 0] * x + tilt[:, 1] * y)[:, None]
 
 
+def missing(level: float, distance: float, share: float) -> float:
+    """Posterior cross-entropy of two Gaussians ``distance`` apart, of which one has ``share``."""
+    z = np.linspace(-10, 10, 20_001)
+    snr = math.exp(level) * distance**2
+    logit = math.log(share / (1 - share)) + snr / 2 + math.sqrt(snr) * z
+    return float(np.trapezoid(norm.pdf(z) * np.logaddexp(0, -logit), z))
+
+
 def window(inside: np.ndarray, outside: np.ndarray, share: float = 0.1) -> float:
     return auto_window(inside, outside, share, -20.0, 10.0, seed=0)
 
@@ -87,6 +96,23 @@ def test_enlarging_images_shifts_the_window_by_minus_two_log_k(factor: int) -> N
     small = images(8, 0.3, 100, 0), images(8, -0.3, 100, 1)
     large = [np.kron(group, np.ones((1, 1, factor, factor))) for group in small]
     assert window(large[0], large[1]) - window(*small) == pytest.approx(-2 * math.log(factor), abs=0.5)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.1, 0.01])
+def test_images_of_any_size_get_the_window_of_the_definition(share: float) -> None:
+    """Bright against dark centres whose tilts are the same: two Gaussians, ``2 mean |bump|`` apart.
+
+    The same content drawn with more pixels, and enlarged without new detail.
+    """
+    content = [tuple(images(size, mean, 100, 0) for mean in (0.3, -0.3)) for size in (8, 16, 32)]
+    enlarged = tuple(np.kron(group, np.ones((1, 1, 3, 3))) for group in content[0])
+    exact = []
+    for inside, outside in (*content, enlarged):
+        distance = float(np.linalg.norm((inside - outside)[0]))
+        exact.append(root_scalar(lambda at, d=distance: missing(at, d, share) - SEPARATED, bracket=(-20, 10)).root)
+        # The next quarter, to what 256 draws allow.
+        assert exact[-1] - 0.3 < window(inside, outside, share) < exact[-1] + 0.25 + 0.3
+    assert exact[3] - exact[0] == pytest.approx(-2 * math.log(3))
 
 
 def test_rarer_classes_need_a_longer_window() -> None:

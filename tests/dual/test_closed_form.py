@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from cdt.dual import largest_feasible_scale, solve_floors
 
@@ -49,6 +50,75 @@ def test_floors_on_all_classes_that_sum_to_one(classes: np.ndarray, data: st.Dat
     assert solution.lambdas.min() == pytest.approx(0, abs=1e-9)
     assert solution.total == pytest.approx(max(shares / floors), rel=1e-9)
     np.testing.assert_allclose((shares + solution.lambdas) / solution.total, floors, rtol=0, atol=1e-9)
+
+
+def kkt(shares: np.ndarray, floors: np.ndarray, equal: np.ndarray) -> None:
+    """Primal and dual feasibility, complementary slackness, stationarity; the solution is finite and a mixture."""
+    solution = solve_floors(shares, floors, equal)
+    assert solution is not None
+    lambdas, active = solution.lambdas, solution.active
+    assert solution.total == pytest.approx(1 + math.fsum(lambdas), abs=1e-9)
+    assert solution.total > 0
+    frequencies = (shares + lambdas) / solution.total
+    assert (frequencies >= floors - 1e-9).all()
+    np.testing.assert_allclose(frequencies[equal | active], floors[equal | active], rtol=0, atol=1e-9)
+    assert (lambdas[~equal] >= 0).all()
+    assert (lambdas[~active] == 0).all()
+    assert active[equal].all()
+
+
+@given(problem=problems(), data=st.data())
+def test_solutions_with_equalities_meet_the_kkt_conditions(
+    problem: tuple[np.ndarray, np.ndarray], data: st.DataObject
+) -> None:
+    """Whose multipliers have either sign; a class without any wish takes up the rest."""
+    shares, floors = problem
+    if math.fsum(shares) > 1 - 1e-9:
+        shares, floors = shares[:-1], floors[:-1]
+    assume(len(shares))
+    kkt(shares, floors, data.draw(arrays(np.bool_, len(shares))))
+
+
+@given(classes=masses, data=st.data())
+def test_a_floor_takes_up_what_equalities_for_all_others_leave(classes: np.ndarray, data: st.DataObject) -> None:
+    n = len(classes)
+    floors = np.array(data.draw(st.lists(st.floats(0.01, 1.0), min_size=n, max_size=n)))
+    equal = data.draw(arrays(np.bool_, n))
+    assume(not equal.all())
+    kkt(classes / classes.sum(), floors / floors.sum() * data.draw(st.floats(0.05, 0.99)), equal)
+
+
+@given(classes=masses, data=st.data())
+def test_equalities_for_all_classes_must_sum_to_one(classes: np.ndarray, data: st.DataObject) -> None:
+    n = len(classes)
+    wanted = np.array(data.draw(st.lists(st.floats(0.01, 1.0), min_size=n, max_size=n)))
+    shares, wanted, equal = classes / classes.sum(), wanted / wanted.sum(), np.ones(n, dtype=bool)
+    solution = solve_floors(shares, wanted, equal)
+    assert solution is not None
+    np.testing.assert_allclose((shares + solution.lambdas) / solution.total, wanted, rtol=0, atol=1e-9)
+    for scale in (0.5, 0.99, 1.01):
+        assert solve_floors(shares, scale * wanted, equal) is None
+
+
+def test_an_equality_below_the_natural_share_takes_mass_away() -> None:
+    """pi = 0.5 to F = 0.2, one other class: 1 + Lambda = 0.5 / 0.8; it makes room that a floor no longer needs."""
+    alone = solve_floors(np.array([0.5]), np.array([0.2]), np.array([True]))
+    assert alone is not None
+    np.testing.assert_allclose([alone.total, *alone.lambdas], [0.625, 0.125 - 0.5], rtol=1e-12)
+    both = solve_floors(np.array([0.5, 0.1]), np.array([0.2, 0.15]), np.array([True, False]))
+    assert both is not None
+    assert both.active.tolist() == [True, False]
+    np.testing.assert_allclose(both.lambdas, [0.125 - 0.5, 0.0], rtol=1e-12)
+
+
+def test_an_equality_at_the_natural_share_is_met_without_a_multiplier_until_others_dilute_it() -> None:
+    equal = np.array([True, False])
+    resting, diluted = (solve_floors(np.array([0.2, 0.1]), np.array([0.2, floor]), equal) for floor in (0.1, 0.4))
+    assert resting is not None
+    assert diluted is not None
+    np.testing.assert_allclose(resting.lambdas, 0, atol=1e-15)
+    total = 0.7 / 0.4
+    np.testing.assert_allclose(diluted.lambdas, [0.2 * total - 0.2, 0.4 * total - 0.1], rtol=1e-12)
 
 
 def test_ten_floors_of_a_tenth_are_uniform() -> None:

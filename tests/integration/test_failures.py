@@ -28,7 +28,7 @@ network: {kind: dit, patch: 4, width: 16, depth: 1, heads: 2}
 constraints:
   four: {class: 4, min_frequency: 0.2}
   rare: {class: [5, 7], max_loss: 300}
-dual: {probe_draws: 16}
+probe: {draws: 16}
 train: {batch_size: 16, warm_steps: 8, dual_steps: 1000000, checkpoint_steps: 20, lr: 0.002, grid_images: 0}
 """
 PATIENCE_S = 200
@@ -41,7 +41,11 @@ class Command:
         self._out, self._err = home / "out", home / "err"
         command = [sys.executable, "-m", "cdt", *arguments]
         with self._out.open("w") as out, self._err.open("w") as err:
-            self.process = subprocess.Popen(command, cwd=home, stdout=out, stderr=err, start_new_session=True)
+            # A shell that starts the tests in the background makes them, and what they start, deaf to Ctrl-C.
+            hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+            self.process = subprocess.Popen(
+                command, cwd=home, stdout=out, stderr=err, start_new_session=True, preexec_fn=hears
+            )
 
     def __enter__(self) -> Command:
         return self

@@ -26,7 +26,7 @@ network: {kind: unet, channels: [8, 16], layers_per_block: 1}
 constraints:
   four: {class: 4, min_frequency: 0.2, window: 0.5}
   rare: {class: [5, 7], min_frequency: 0.2, window: 0.5}
-dual: {probe_draws: 16}
+probe: {draws: 16}
 train: {batch_size: 32, warm_steps: 8, dual_steps: 8, checkpoint_steps: 12, log_steps: 4, lr: 0.002, grid_images: 4}
 sampler: {steps: 4}
 """

@@ -22,7 +22,16 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def dual_row(name: str, **changes: Any) -> dict[str, Any]:
-    row = {"period": 1, "step": 30, "constraint": name, "lambda": 0.25, "loss": 3.0, "stderr": 0.1, "count": 9}
+    row = {
+        "period": 1,
+        "step": 30,
+        "constraint": name,
+        "lambda": 0.25,
+        "average": 0.2,
+        "loss": 3.0,
+        "stderr": 0.1,
+        "count": 9,
+    }
     return row | {"threshold": 3.5, "slack": 0.5, "satisfied": True} | changes
 
 
@@ -34,8 +43,10 @@ def board(tmp_path: Path) -> EventAccumulator:
         recorder.metrics(step, {"epoch": step / 16, "loss": 1.5 / step, "lr": 1e-3})
     recorder.event(20, "saved", "checkpoints/step-000000020", size=3)
     unmeasured = dual_row("young men", loss=None, slack=None, satisfied=None)
-    recorder.dual(30, [dual_row("four"), unmeasured], {"base": 0.75, "four": 0.25, "young men": 0.0})
-    recorder.dual(60, [dual_row("four", satisfied=False)], {"base": 0.5, "four": 0.5, "young men": 0.0})
+    recorder.dual(30, [dual_row("four"), unmeasured], np.array([0.25, 0.25, 0.5]))
+    recorder.dual(
+        60, [dual_row("four", satisfied=False), dual_row("old", **{"lambda": -0.1})], np.array([1.0, 0, -0.1])
+    )
     recorder.scalars(30, {"training_loss/base": 4.0})
     recorder.grid(30, np.full((6, 9, 3), 200, dtype=np.uint8))
     recorder.close()
@@ -59,18 +70,27 @@ def test_json_lines(board: EventAccumulator, tmp_path: Path) -> None:
 
 
 def test_tensorboard_has_a_curve_of_everything(board: EventAccumulator) -> None:
-    quantities = ("lambda", "loss", "threshold", "slack", "satisfied")
+    quantities = ("lambda", "average", "loss", "threshold", "slack", "satisfied")
     assert set(board.Tags()["scalars"]) == {
         *(f"train/{name}" for name in ("epoch", "loss", "lr")),
         *(f"constraints/four/{name}" for name in quantities),
-        *(f"constraints/young men/{name}" for name in ("lambda", "threshold")),
-        *(f"mixture/{name}" for name in ("base", "four", "young men")),
+        *(f"constraints/old/{name}" for name in quantities),
+        *(f"constraints/young men/{name}" for name in ("lambda", "average", "threshold")),
+        *(f"mixture/{name}" for name in ("base", "four", "old", "young men")),
         "training_loss/base",
     }
     assert scalars(board, "train/lr") == [(10, pytest.approx(1e-3)), (20, pytest.approx(1e-3))]
     assert scalars(board, "constraints/four/lambda") == [(30, 0.25), (60, 0.25)]
     assert scalars(board, "constraints/four/satisfied") == [(30, 1.0), (60, 0.0)]
-    assert scalars(board, "mixture/base") == [(30, 0.75), (60, 0.5)]
+    assert scalars(board, "constraints/four/average") == [(30, pytest.approx(0.2)), (60, pytest.approx(0.2))]
+
+
+def test_the_mixture_is_that_of_all_multipliers_and_has_no_negative_part(board: EventAccumulator) -> None:
+    """Also of those that have no row."""
+    assert scalars(board, "mixture/base") == [(30, 0.5), (60, 0.5)]
+    assert scalars(board, "mixture/four") == [(30, 0.125), (60, 0.125)]
+    assert scalars(board, "mixture/young men") == [(30, 0.125)]
+    assert scalars(board, "mixture/old") == [(60, 0.0)]
 
 
 def test_tensorboard_shows_grids_and_events(board: EventAccumulator) -> None:
@@ -83,6 +103,13 @@ def test_tensorboard_shows_grids_and_events(board: EventAccumulator) -> None:
 def test_what_is_no_number_is_null(tmp_path: Path) -> None:
     append(tmp_path / "x.jsonl", {"loss": math.nan, "grad_norm": -math.inf, "lr": np.float64(0.5), "name": "ä"})
     assert rows(tmp_path / "x.jsonl") == [{"loss": None, "grad_norm": None, "lr": 0.5, "name": "ä"}]
+
+
+def test_rows_are_appended_together_each_on_its_line(tmp_path: Path) -> None:
+    append(tmp_path / "x.jsonl", {"a": 1}, {"a": math.inf})
+    append(tmp_path / "x.jsonl")
+    append(tmp_path / "x.jsonl", {"a": 3})
+    assert rows(tmp_path / "x.jsonl") == [{"a": 1}, {"a": None}, {"a": 3}]
 
 
 def test_a_second_recorder_appends(tmp_path: Path) -> None:

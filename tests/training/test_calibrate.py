@@ -1,16 +1,30 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from cdt.constraints import MaxLoss, MinFrequency, Population, Requirements
+from cdt.constraints import (
+    Calibration,
+    Frequency,
+    GeneratedFrequency,
+    MaxExcess,
+    MaxKl,
+    MaxLoss,
+    MinFrequency,
+    Population,
+    Requirements,
+)
 from cdt.constraints.window import auto_window
 from cdt.data.index import Index
 from cdt.data.reader import ImageReader, normalise
 from cdt.diffusion.process import DiffusionConfig, Process
-from cdt.dual import DualConfig
+from cdt.dual import DEFAULT_ETA, DualConfig, DualProblem
+from cdt.errors import InputError
 from cdt.training.calibrate import describe, find_windows, first_state, pose_problem
 from cdt.training.ranks import Ranks
 
@@ -23,25 +37,75 @@ CONSTRAINTS = {
     "b": MinFrequency(classes=("b",), min_frequency=0.25),
 }
 REQUIREMENTS = Requirements.bind(CONSTRAINTS, POPULATION)
-LOSSES = np.array([9.0, 4.0, 7.0])
+CALIBRATIONS = [
+    Calibration(loss=loss, share=share, window=window)
+    for loss, share, window in ((9.0, 0.1, 0.5), (4.0, 0.7, 10.0), (7.0, 0.2, -1.0))
+]
+
+
+def posed(requirements: Requirements = REQUIREMENTS, room: int = 9, **config: Any) -> DualProblem:
+    return pose_problem(requirements, CALIBRATIONS, DualConfig(**config), room)
 
 
 def test_thresholds_are_log_ratios_and_absolute_losses() -> None:
-    problem = pose_problem(REQUIREMENTS, LOSSES, DualConfig(cap=3.0, eta=0.5))
+    problem = posed(cap=3.0, eta=0.5)
     assert problem.names == ("c", "sharp", "b")
     np.testing.assert_allclose(problem.shares, [0.1, 0.7, 0.2])
     np.testing.assert_allclose(problem.thresholds, [9 - math.log(3), 5, 7 - math.log(1.25)])
-    assert problem.rules == ("mass", "ascent", "mass")
-    assert (problem.cap, problem.eta) == (3.0, 0.5)
+    assert problem.rules.tolist() == ["mass", "ascent", "mass"]
+    assert (problem.cap, problem.etas.tolist()) == (3.0, [0.5, 0.5, 0.5])
+    assert not problem.generated.any()
+    assert not problem.equal.any()
+
+
+def test_step_sizes_are_those_of_the_rules_or_of_the_statistic() -> None:
+    judged = GeneratedFrequency.model_validate(
+        {"class": "b", "generated_frequency": {"min": 0.2, "classifier": "judge.safetensors"}}
+    )
+    exact = Frequency(classes=("c",), frequency=0.3)
+    problem = posed(Requirements.bind({**CONSTRAINTS, "b": judged, "c": exact}, POPULATION))
+    assert problem.etas.tolist() == [DEFAULT_ETA["mass"], DEFAULT_ETA["ascent"], 0.1]
+    assert problem.generated.tolist() == [False, False, True]
+    assert problem.equal.tolist() == [True, False, False]
+    np.testing.assert_allclose(problem.thresholds[2], -math.log(0.2))
+
+
+def test_a_measured_share_of_the_warm_model_counts() -> None:
+    measured = [replace(CALIBRATIONS[0], share=0.02, share_measured=True), *CALIBRATIONS[1:]]
+    problem = pose_problem(REQUIREMENTS, measured, DualConfig(), 9)
+    np.testing.assert_allclose(problem.thresholds[0], 9 - math.log(0.3 / 0.02))
+
+
+def test_budgets_relative_to_references() -> None:
+    constraints = {
+        "kl": MaxKl(classes=("a",), max_kl=0.5, reference=Path("runs/only-a")),
+        "warm": MaxExcess(classes=("b",), max_excess=0.1),
+        "base": MaxExcess(classes=("c",), max_excess=-0.1, reference="base"),
+    }
+    found = [replace(CALIBRATIONS[i], reference=reference) for i, reference in enumerate((8.0, None, 5.0))]
+    problem = pose_problem(Requirements.bind(constraints, POPULATION), found, DualConfig(), 9)
+    np.testing.assert_allclose(problem.thresholds, [8.5, 4.4, 4.5])
+
+
+def test_resilience_that_oscillates_is_refused() -> None:
+    assert posed(gamma=1.9, eta=0.5).gamma == 1.9
+    with pytest.raises(InputError, match=r"dual.gamma: 2 with a step size of 0.5 .*: eta \* 2 \* gamma is 2 "):
+        posed(gamma=2.0, eta=0.5)
+
+
+def test_a_constraint_that_was_not_measured_is_news_unless_they_take_turns() -> None:
+    assert posed(room=3).every_period
+    assert not posed(room=2).every_period
+    assert posed(room=2, estimate="training").every_period
 
 
 def test_a_probe_is_counted_from_its_calibration_and_training_losses_from_zero() -> None:
-    assert pose_problem(REQUIREMENTS, LOSSES, DualConfig()).baseline.tolist() == [9, 4, 7]
-    assert pose_problem(REQUIREMENTS, LOSSES, DualConfig(estimate="training")).baseline.tolist() == [0, 0, 0]
+    assert posed().baseline.tolist() == [9, 4, 7]
+    assert posed(estimate="training").baseline.tolist() == [0, 0, 0]
 
 
 def test_one_rule_for_all_can_be_asked_for() -> None:
-    assert pose_problem(REQUIREMENTS, LOSSES, DualConfig(rule="ascent")).rules == ("ascent",) * 3
+    assert posed(rule="ascent").rules.tolist() == ["ascent"] * 3
 
 
 def test_floors_start_at_their_closed_form() -> None:
@@ -60,9 +124,16 @@ def test_the_start_respects_cap_and_wish() -> None:
     assert first_state(unbound, DualConfig()).lambdas.shape == (0,)
 
 
+def test_an_exact_share_below_the_natural_one_starts_with_a_negative_multiplier() -> None:
+    less = Requirements.bind({"a": Frequency(classes=("a",), frequency=0.5)}, POPULATION)
+    lambdas = first_state(less, DualConfig()).lambdas
+    np.testing.assert_allclose((0.7 + lambdas) / (1 + lambdas), 0.5)
+    none = Requirements.bind({"a": Frequency(classes=("a",), frequency=0.01)}, POPULATION)
+    np.testing.assert_allclose(first_state(none, DualConfig()).lambdas, -0.63)  # a tenth of its weight is left
+
+
 def test_what_was_calibrated_is_written_in_full() -> None:
-    problem = pose_problem(REQUIREMENTS, LOSSES, DualConfig())
-    rows = describe(REQUIREMENTS, np.array([0.5, 10.0, -1.0]), problem, LOSSES)
+    rows = describe(REQUIREMENTS, CALIBRATIONS, posed())
     assert [row["constraint"] for row in rows] == ["c", "sharp", "b"]
     assert rows[0] == {
         "constraint": "c",
@@ -70,6 +141,8 @@ def test_what_was_calibrated_is_written_in_full() -> None:
         "share_in_data": 0.1,
         "window": 0.5,
         "warm_loss": 9.0,
+        "warm_share": None,
+        "reference_loss": None,
         "threshold": pytest.approx(9 - math.log(3)),
     }
 

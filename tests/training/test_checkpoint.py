@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 from two_ranks import CASES
 
 from cdt.data.stream import StreamState
-from cdt.training.checkpoint import TrainState, checkpoint_name, complete_checkpoints, is_complete, read_state
+from cdt.errors import InputError
+from cdt.training.checkpoint import FORMAT, TrainState, checkpoint_name, complete_checkpoints, is_complete, read_state
 
 DEEPSPEEDS_PLACES = ("optimiser of rank 1, refused", "optimiser of rank 1, full", "network of rank 0, refused")
 OUR_PLACES = (
@@ -109,6 +111,26 @@ def test_a_missing_or_truncated_file_makes_it_incomplete(tmp_path: Path, name: s
 
 def test_states_survive_json(tmp_path: Path) -> None:
     stream = StreamState(7, {"base": 50, "constraint a": 6}, [(0, [0.0, 0.1]), (11, [1 / 3, 0.2])])
-    state = TrainState(7, 2, stream, {"problem": {"names": ["a"]}, "state": {"period": 3}}, [0.1, 1e-300])
+    state = TrainState(7, 2, 20, stream, {"baseline": [0.1, 1e-300], "state": {"period": 3}})
     (tmp_path / "state.json").write_text(json.dumps(asdict(state)))
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": FORMAT}))
     assert read_state(tmp_path) == state
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 1}))
+    with pytest.raises(InputError, match=r"has format 1; this version of cdt reads format 2"):
+        read_state(tmp_path)
+
+
+def test_the_best_checkpoint_meets_all_requirements_then_has_the_lowest_loss() -> None:
+    def state(slack: list[float | None], loss: float | None) -> TrainState:
+        return TrainState(1, 1, 1, StreamState(0, {}, []), {"slack": slack}, loss)
+
+    best_last = [
+        state([None, 1.0], 1.0),  # one was never measured
+        state([-2.0, 5.0], 1.0),
+        state([-0.1, 0.0], 9.0),
+        state([0.0, 0.1], None),
+        state([0.0, 0.1], 7.0),
+        state([3.0, 0.0], 6.5),
+    ]
+    shuffled = random.Random(0).sample(best_last, len(best_last))
+    assert sorted(shuffled, key=TrainState.quality) == best_last

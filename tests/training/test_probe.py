@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from two_ranks import SEED, probed
 
@@ -10,12 +11,23 @@ from cdt.data.index import Index
 from cdt.data.plan import stream_key
 from cdt.data.reader import ImageReader
 from cdt.diffusion.loss import Diffusion
-from cdt.diffusion.noise import normals, stratified
+from cdt.diffusion.noise import normals
 from cdt.diffusion.process import DiffusionConfig
-from cdt.training.probe import Probe
+from cdt.training.probe import Probe, ProbeSet
 from cdt.training.ranks import Ranks
 
 PROCESS = Diffusion(DiffusionConfig()).process
+
+
+def of_classes(digits: Index, windows: dict[str, float], count: int | None = None) -> list[ProbeSet]:
+    reader = ImageReader(digits, 512)
+    rows = {name: np.flatnonzero(digits.classes == int(name))[:count] for name in windows}
+    return [ProbeSet(name, rows[name], reader, window) for name, window in windows.items()]
+
+
+def silent(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    """Its error is the noise's own square."""
+    return torch.zeros_like(x)
 
 
 def test_two_ranks_measure_what_one_does(two_ranks: list[dict[str, Any]], digits: Index, alone: Ranks) -> None:
@@ -27,63 +39,75 @@ def test_two_ranks_measure_what_one_does(two_ranks: list[dict[str, Any]], digits
         assert told["count"] == [9, 9, 9]
         for name in ("total", "squares", "gathered"):
             np.testing.assert_allclose(told[name], single[name], rtol=1e-9)
-        assert told["mine_is_mine"]
+        totals, counts = told["again"]
+        np.testing.assert_allclose(totals, 0, atol=1e-9)  # the same draws again, paired image by image
+        assert counts == [9, 0, 9]
     assert [rank["probed"]["forwards"] for rank in two_ranks] == [4, 4]
     asked = [question for rank in two_ranks for question in rank["probed"]["exemplars"]]
     assert sorted(asked) == sorted(single["exemplars"])
 
 
 def test_draws_are_nats_on_the_window(digits: Index, alone: Ranks) -> None:
-    """For a network that always answers 0 the error is the noise's own square: D (high - low) / 2 |eps|^2 / D."""
-    rows = {name: np.flatnonzero(digits.classes == c) for c, name in enumerate(("zero", "one"))}
-    windows, draws = np.array([10.0, -2.5]), 16
-    probe = Probe(rows, windows, draws, ImageReader(digits, 512), PROCESS, alone, seed=3, chunk=5)
+    """D (high - low) / 2 |eps|^2 / D for a network that always answers 0; noise levels stratified by constraint."""
+    windows, draws = {"0": 10.0, "1": -2.5}, 16
+    probe = Probe(of_classes(digits, windows), draws, PROCESS, alone, seed=3, chunk=5)
     seen: list[torch.Tensor] = []
 
-    def silent(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    def listening(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         seen.append(timestep)
-        return torch.zeros_like(x)
+        return silent(x, timestep)
 
-    values = probe.measure(silent)
+    measured = probe.measure(listening, np.arange(2))
     eps = normals(stream_key(3, "probe"), torch.arange(2 * draws), (1, 8, 8)).numpy()
-    scale = np.repeat((windows - PROCESS.logsnr_min) / 2, draws)
-    np.testing.assert_allclose(values, (eps.astype(np.float64) ** 2).sum((1, 2, 3)) * scale, rtol=1e-6)
+    high = np.array(list(windows.values()))
+    scale = np.repeat((high - PROCESS.logsnr_min) / 2, draws)
+    expected = (eps.astype(np.float64) ** 2).sum((1, 2, 3)) * scale
+    np.testing.assert_allclose(measured.values, expected, rtol=1e-6)  # as many images as draws: each has one
     levels = PROCESS.logsnr(torch.cat(seen)).numpy().reshape(2, draws)
-    strata = (levels - PROCESS.logsnr_min) / (windows[:, None] - PROCESS.logsnr_min) * draws
+    strata = (levels - PROCESS.logsnr_min) / (high[:, None] - PROCESS.logsnr_min) * draws
     assert np.sort(np.floor(strata.clip(0, draws - 1e-3))).astype(int).tolist() == [list(range(draws))] * 2
 
-    sums = probe.sums(values)
-    by_constraint = values.reshape(2, draws)
-    np.testing.assert_allclose(sums.total, by_constraint.sum(1))
-    np.testing.assert_allclose(sums.squares, (by_constraint**2).sum(1))
+    sums = probe.sums(measured)
+    np.testing.assert_allclose(sums.total, expected.reshape(2, draws).sum(1), rtol=1e-6)
+    np.testing.assert_allclose(sums.squares, (expected.reshape(2, draws) ** 2).sum(1), rtol=1e-6)
     assert sums.count.tolist() == [draws, draws]
 
 
-def test_the_same_draws_every_time(digits: Index, alone: Ranks) -> None:
-    rows = {"few": np.flatnonzero(digits.classes == 4)[:3]}  # fewer samples than draws: they come again, noised anew
-    first, again, other = (
-        Probe(rows, np.array([0.0]), 12, ImageReader(digits, 512), PROCESS, alone, seed=seed, chunk=7).measure(
-            lambda x, timestep: x / 2
-        )
-        for seed in (SEED, SEED, SEED + 1)
-    )
+def test_observations_are_images_not_draws(digits: Index, alone: Ranks) -> None:
+    """Of 3 images with 4 draws each the mean of every image counts once, so the error is that of 3 observations."""
+    draws = 12
+    probe = Probe(of_classes(digits, {"4": 0.0}, count=3), draws, PROCESS, alone, seed=SEED, chunk=7)
+    sums = probe.sums(probe.measure(silent, np.arange(1)))
+    eps = normals(stream_key(SEED, "probe"), torch.arange(draws), (1, 8, 8)).numpy().astype(np.float64)
+    by_image = (eps**2).sum((1, 2, 3)).reshape(3, 4).mean(1) * -PROCESS.logsnr_min / 2
+    assert sums.count.tolist() == [3]
+    np.testing.assert_allclose(sums.mean(), by_image.mean(), rtol=1e-6)
+    np.testing.assert_allclose(sums.standard_error(), by_image.std(ddof=1) / np.sqrt(3), rtol=1e-6)
+
+
+def test_the_same_draws_every_time_and_others_by_another_seed(digits: Index, alone: Ranks) -> None:
+    sets = of_classes(digits, {"4": 0.0})
+    probes = [Probe(sets, 12, PROCESS, alone, seed=seed, chunk=7) for seed in (SEED, SEED, SEED + 1)]
+    first, again, other = (probe.measure(silent, np.arange(1)).values for probe in probes)
     np.testing.assert_array_equal(first, again)
-    assert len(set(first.tolist())) == 12
     assert not np.isin(first, other).any()
 
 
-def test_without_constraints_nothing_is_measured(digits: Index, alone: Ranks) -> None:
-    probe = Probe({}, np.zeros(0), 8, ImageReader(digits, 512), PROCESS, alone, seed=0, chunk=4)
+@pytest.mark.parametrize("chosen", [[0], [1], [2], [0, 2], [1, 2]])
+def test_some_constraints_are_measured_as_in_a_probe_of_all(digits: Index, alone: Ranks, chosen: list[int]) -> None:
+    probe = Probe(of_classes(digits, {"0": 1.0, "4": 0.0, "5": -1.0}), 10, PROCESS, alone, seed=SEED, chunk=7)
+    everything = probe.measure(silent, np.arange(3))
+    some = probe.measure(silent, np.array(chosen))
+    np.testing.assert_allclose(some.values[some.here], everything.values[some.here], rtol=1e-6)
+    counts = probe.sums(some).count
+    assert counts.tolist() == [10.0 * (i in chosen) for i in range(3)]
+
+
+def test_without_constraints_nothing_is_measured(alone: Ranks) -> None:
+    probe = Probe([], 8, PROCESS, alone, seed=0, chunk=4)
 
     def never(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         raise AssertionError
 
-    values = probe.measure(never)
-    assert values.shape == probe.gather(values).shape == probe.sums(values).count.shape == (0,)
-
-
-def test_a_draw_depends_on_its_own_constraint_alone(digits: Index, alone: Ranks) -> None:
-    """u is stratified per constraint: draw j of constraint i stands at position i n + j."""
-    key = stream_key(SEED, "probe")
-    u = stratified(key, torch.arange(24), 8).reshape(3, 8)
-    assert [sorted((row * 8).floor().int().tolist()) for row in u] == [list(range(8))] * 3
+    measured = probe.measure(never, np.arange(0))
+    assert measured.values.shape == probe.gather(measured).shape == probe.sums(measured).count.shape == (0,)

@@ -38,7 +38,7 @@ from cdt.training.calibrate import find_windows
 from cdt.training.ema import Ema
 from cdt.training.engine import Engine, EngineConfig, Fragment, start_deepspeed
 from cdt.training.meter import Meter
-from cdt.training.probe import Probe
+from cdt.training.probe import Probe, ProbeSet
 from cdt.training.ranks import Ranks
 from cdt.training.schedule import TrainConfig
 from cdt.training.step import train_step
@@ -186,7 +186,7 @@ def forward_error(engine: Engine, fragments: dict[str, Fragment]) -> float:
 
 def state_at(step: int, ranks: Ranks) -> checkpoint.TrainState:
     stream = StreamState(step, {"base": 8 * step, "constraint a": 3}, [(0, [0.0]), (step + 4, [0.25])])
-    return checkpoint.TrainState(step, ranks.world, stream, {"problem": {}, "state": {"period": 1}}, [0.1, 0.2])
+    return checkpoint.TrainState(step, ranks.world, 9, stream, {"baseline": [0.1, 0.2], "state": {"period": 1}})
 
 
 @dataclass
@@ -385,7 +385,9 @@ def probed(index: Index, ranks: Ranks) -> dict[str, Any]:
     reader = ImageReader(index, 512)
     with listening(reader) as exemplars:
         windows = find_windows(requirements, reader, DIFFUSION.process, ranks, SEED)
-    probe = Probe(requirements.rows, windows, 9, reader, DIFFUSION.process, ranks, seed=SEED, chunk=4)
+    named = zip(requirements.rows.items(), windows.tolist(), strict=True)
+    sets = [ProbeSet(name, rows, reader, window) for (name, rows), window in named]
+    probe = Probe(sets, 9, DIFFUSION.process, ranks, seed=SEED, chunk=4)
     forwards = 0
 
     def network(x: Tensor, timestep: Tensor) -> Tensor:
@@ -393,17 +395,19 @@ def probed(index: Index, ranks: Ranks) -> dict[str, Any]:
         forwards += 1
         return x * (0.9 - timestep[:, None, None, None] / 2000)
 
-    values = probe.measure(network)
-    sums, gathered = probe.sums(values), probe.gather(values)
+    measured = probe.measure(network, np.arange(3))
+    whole, all_forwards = probe.gather(measured), forwards
+    sums = probe.sums(measured)
+    some = probe.sums(probe.measure(network, np.array([0, 2])).minus(whole))
     return {
         "windows": windows.tolist(),
         "exemplars": exemplars,
         "total": sums.total.tolist(),
         "squares": sums.squares.tolist(),
         "count": sums.count.tolist(),
-        "gathered": gathered.tolist(),
-        "forwards": forwards,
-        "mine_is_mine": bool((probe.mine(gathered) == values).all()),
+        "gathered": whole.tolist(),
+        "forwards": all_forwards,
+        "again": [some.total.tolist(), some.count.tolist()],
     }
 
 

@@ -1,0 +1,57 @@
+"""``generated_frequency: {min: F, classifier: FILE}``: a floor on the share that a classifier sees in samples."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from cdt.constraints.constraint import Calibration, Constraint
+from cdt.schema import Config
+
+
+class GeneratedShare(Config):
+    min: float = Field(gt=0, lt=1)
+    """F, a share of all generated samples."""
+    classifier: Path
+    """Who judges the samples: a file of ``cdt classifier``, TorchScript, or a directory of one of these."""
+
+
+class GeneratedFrequency(Constraint):
+    """``E_{x ~ p}[p(i | x)] >= F`` on samples of the EMA model, drawn as they will be drawn when it is used.
+
+    The loss is ``-log`` of the share, the KL of classes with disjoint supports; the threshold is ``log(1 / F)``. The
+    loop closes around all that a denoising loss assumes: overlap, the model's own bias, fitted detail.
+    """
+
+    budget: ClassVar[str] = "generated_frequency"
+    rule: ClassVar[str] = "mass"
+    eta: ClassVar[float | None] = 0.1
+    smoothing: ClassVar[float] = 0.5
+    generated: ClassVar[bool] = True
+
+    generated_frequency: GeneratedShare
+
+    def threshold(self, calibration: Calibration) -> float:
+        return self.budget_in_nats
+
+    def describe(self) -> str:
+        return f"{self.population()}: at least {self.share:.3g} of the generated samples, as a classifier sees them"
+
+    @property
+    def budget_path(self) -> str:
+        return f"{self.budget}.min"
+
+    @property
+    def budget_in_nats(self) -> float:
+        return math.log(1 / self.share)
+
+    @property
+    def share(self) -> float:
+        return self.generated_frequency.min
+
+    @property
+    def judge(self) -> Path:
+        return self.generated_frequency.classifier

@@ -1,0 +1,75 @@
+"""What is written down of a dual step: readable for ten constraints and for a hundred thousand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cdt.dual.problem import DualProblem, DualState, finite_or_none
+
+FULL = 100
+"""Up to so many constraints each has a row each period; of more, the strongest and the worst have, and all of them in
+every ``FULL``-th period."""
+
+
+def journaled(problem: DualProblem, before: DualState, after: DualState) -> np.ndarray:
+    """The constraints whose rows are written after a step, in their order: binding, violated, or changed most."""
+    m = len(problem.names)
+    if m <= FULL or after.period % FULL == 1:
+        return np.arange(m)
+    change = np.abs(after.lambdas - before.lambdas)
+    slack = np.nan_to_num(problem.slack(after.losses), nan=np.inf)
+    part = FULL // 2
+    strongest = np.argpartition(-np.abs(after.lambdas), part)[:part]
+    worst = np.argpartition(slack, part)[:part]
+    moved = np.argpartition(-change, part)[:part]
+    chosen = [strongest[after.lambdas[strongest] != 0], worst[slack[worst] < 0], moved[change[moved] > 0]]
+    return np.unique(np.concatenate(chosen))
+
+
+def journal_rows(
+    problem: DualProblem, state: DualState, step: int, chosen: np.ndarray | None = None
+) -> list[dict[str, Any]]:
+    """One row per (chosen) constraint, as ``dual.jsonl`` records them. Slack is positive when satisfied.
+
+    None stands for what was never estimated.
+    """
+    chosen = np.arange(len(problem.names)) if chosen is None else chosen
+    slack = problem.slack(state.losses)[chosen]
+    columns = zip(
+        chosen.tolist(),
+        state.lambdas[chosen].tolist(),
+        state.average[chosen].tolist(),
+        finite_or_none(state.losses[chosen]),
+        finite_or_none(state.errors[chosen]),
+        state.counts[chosen].tolist(),
+        problem.thresholds[chosen].tolist(),
+        finite_or_none(slack),
+        strict=True,
+    )
+    return [
+        {
+            "period": state.period,
+            "step": step,
+            "constraint": problem.names[i],
+            "lambda": multiplier,
+            "average": average,
+            "loss": loss,
+            "stderr": error,
+            "count": int(count),
+            "threshold": threshold,
+            "slack": gap,
+            "satisfied": None if gap is None else gap >= 0,
+        }
+        for i, multiplier, average, loss, error, count, threshold, gap in columns
+    ]
+
+
+def worst_constraint(problem: DualProblem | None, state: DualState) -> tuple[str, float] | None:
+    """The constraint with the least slack and its slack in nats; None before the first dual step."""
+    if problem is None or not np.isfinite(state.losses).any():
+        return None
+    slack = problem.slack(state.losses)
+    worst = int(np.nanargmin(slack))
+    return problem.names[worst], float(slack[worst])

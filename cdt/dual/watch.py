@@ -1,0 +1,91 @@
+"""Odd cases that should speak: what can be seen of them in the dual state, each once and in one sentence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from cdt.dual.problem import DualProblem, DualState
+
+ALARMS = ("cap", "no response", "noise", "no samples")
+PATIENCE = 20
+"""Periods of violation after which a loss should have answered."""
+NOISY = 0.25
+"""Standard error of one dual step, relative to the class mass or multiplier that it moves."""
+
+
+def alarms(problem: DualProblem, before: DualState, after: DualState) -> DualState:
+    """``after`` with its account of violations and alarms brought up to date."""
+    violated = problem.slack(after.losses) < 0
+    begins = violated & (before.violated_since == 0)
+    since = np.where(violated, np.where(begins, after.period, before.violated_since), 0)
+    after = replace(
+        after,
+        violated_since=since,
+        lambda_then=np.where(begins, before.lambdas, before.lambda_then),
+        loss_then=np.where(begins, after.losses, before.loss_then),
+    )
+    return replace(after, told=before.told | np.stack([_capped(problem, after), *_odd(problem, after)]))
+
+
+def _capped(problem: DualProblem, state: DualState) -> np.ndarray:
+    return state.lambdas >= problem.cap
+
+
+def _odd(problem: DualProblem, state: DualState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    mass = problem.shares + state.lambdas
+    long = (state.violated_since > 0) & (state.period - state.violated_since >= PATIENCE)
+    with np.errstate(invalid="ignore"):
+        raised = mass >= 2 * (problem.shares + state.lambda_then)
+        fell = state.loss_then - state.losses > np.nan_to_num(2 * state.errors)
+        relative = np.where(problem.rules == "mass", 1.0, 1 / np.maximum(mass, 1e-12))
+        noisy = problem.etas * state.errors * relative > NOISY
+    unmeasured = (state.counts == 0) & problem.every_period
+    return long & raised & ~fell, noisy & (state.counts > 0), unmeasured
+
+
+def news(problem: DualProblem, before: DualState, after: DualState) -> list[tuple[str, list[str], str]]:
+    """What was not told before: (alarm, the constraints that it is about, one sentence with the numbers)."""
+    found = []
+    for alarm, now, earlier in zip(ALARMS, after.told, before.told, strict=True):
+        chosen = np.flatnonzero(now & ~earlier)
+        if len(chosen):
+            names = [problem.names[i] for i in chosen]
+            some = ", ".join(_SENTENCES[alarm](problem, after, i) for i in chosen[:3].tolist())
+            more = f" (and {len(chosen) - 3} more)" if len(chosen) > 3 else ""
+            found.append((alarm, names, f"{_OPENINGS[alarm]}: {some}{more}{_rivals(problem, after, alarm, chosen)}"))
+    return found
+
+
+_OPENINGS = {
+    "cap": "at the cap of its multiplier, perhaps impossible to satisfy",
+    "no response": "violated for long, and its loss does not answer to its multiplier",
+    "noise": "the estimate is too noisy for the step size: lower dual.eta or raise probe.draws",
+    "no samples": "no samples in this period, the multiplier stays",
+}
+_SENTENCES = {
+    "cap": lambda p, s, i: f"{p.names[i]} (lambda {p.cap:g}, {_gap(p, s, i)})",
+    "no response": lambda p, s, i: (
+        f"{p.names[i]} (since period {int(s.violated_since[i])} lambda went from {s.lambda_then[i]:.3g} to "
+        f"{s.lambdas[i]:.3g}, the loss from {s.loss_then[i]:.3f} to {s.losses[i]:.3f} nats, standard error "
+        f"{s.errors[i]:.3f})"
+    ),
+    "noise": lambda p, s, i: f"{p.names[i]} (standard error {s.errors[i]:.3g} nats, eta {p.etas[i]:.3g})",
+    "no samples": lambda p, s, i: p.names[i],
+}
+
+
+def _gap(problem: DualProblem, state: DualState, i: int) -> str:
+    return f"loss {state.losses[i]:.3f} against a threshold of {problem.thresholds[i]:.3f} nats"
+
+
+def _rivals(problem: DualProblem, state: DualState, alarm: str, chosen: np.ndarray) -> str:
+    """Against which others a constraint at its cap stands."""
+    if alarm != "cap":
+        return ""
+    others = np.setdiff1d(np.flatnonzero(state.lambdas > 0), chosen)
+    strongest = others[np.argsort(-state.lambdas[others])][:3]
+    if not len(strongest):
+        return ""
+    return "; it competes with " + ", ".join(f"{problem.names[i]} (lambda {state.lambdas[i]:.3g})" for i in strongest)

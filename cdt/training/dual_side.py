@@ -1,0 +1,96 @@
+"""The dual side of a run as each rank holds it: calibration, problem and state, and what is sent to the coordinator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from cdt.config import RunConfig
+from cdt.constraints import Calibration, Requirements
+from cdt.dual import DualProblem, DualState, Sums, finite_or_none, lagrangian
+from cdt.training import calibrate
+from cdt.training.statistics import Statistics
+from cdt.training.sums import constraint_sums
+
+
+class DualSide:
+    """Begins at calibration; ``problem`` is None before."""
+
+    def __init__(self, config: RunConfig, requirements: Requirements, statistics: Statistics) -> None:
+        self._config, self._requirements, self.statistics = config, requirements, statistics
+        self.calibrations: list[Calibration] = []
+        self.problem: DualProblem | None = None
+        self.state = calibrate.first_state(requirements, config.dual)
+
+    def calibrate(self, network: nn.Module, windows: np.ndarray) -> list[dict[str, Any]]:
+        """Thresholds from the warm model; what was found, constraint by constraint."""
+        self.calibrations = self.statistics.calibrate(network, windows)
+        self.problem = self._pose()
+        return calibrate.describe(self._requirements, self.calibrations, self.problem)
+
+    def _pose(self) -> DualProblem:
+        return calibrate.pose_problem(self._requirements, self.calibrations, self._config.dual, self.statistics.room)
+
+    def sums(self, network: nn.Module, cell_sums: np.ndarray) -> Sums:
+        """What the next dual step is told: of the probe, or of the period's training batches ([K, 3], all ranks')."""
+        assert self.problem is not None
+        if self._config.dual.estimate == "training":
+            return constraint_sums(self._requirements, cell_sums)
+        return self.statistics.measure(network, self.problem, self.state)
+
+    @property
+    def windows(self) -> np.ndarray:
+        """[m]"""
+        return np.array([calibration.window for calibration in self.calibrations])
+
+    @property
+    def ends(self) -> bool:
+        """Whether dual training may end before its last step: all requirements satisfied for long enough."""
+        enough = self._config.dual.stop_when_satisfied_for
+        return enough is not None and self.problem is not None and self.state.satisfied_for >= enough
+
+    def training_losses(self, cell_sums: np.ndarray) -> dict[str, float]:
+        """The period's losses on training batches, nats: base draws over the full range, constraints windowed."""
+        means = constraint_sums(self._requirements, cell_sums[:-1]).mean()
+        named = zip(self._requirements.names, means.tolist(), strict=True)
+        values = {f"training_loss/{name}": mean for name, mean in named if np.isfinite(mean)}
+        base_total, _, base_count = cell_sums[-1]
+        if base_count and self.problem is not None:
+            base = base_total / base_count
+            values["training_loss/base"] = base
+            if np.isfinite(self.state.losses).all():
+                values["dual/lagrangian"] = lagrangian(
+                    base, self.state.losses, self.problem.thresholds, self.state.lambdas
+                )
+        return values
+
+    def to_json(self) -> dict[str, Any] | None:
+        """None before calibration."""
+        if self.problem is None:
+            return None
+        return {
+            "calibrations": calibrate.to_json(self.calibrations),
+            "baseline": self.statistics.baseline.tolist(),
+            "thresholds": self.problem.thresholds.tolist(),
+            "slack": finite_or_none(self.problem.slack(self.state.losses)),
+            "state": self.state.to_json(),
+        }
+
+    def restore(self, tree: Mapping[str, Any]) -> list[str]:
+        """Continues from ``to_json``; budgets and step sizes are those of the configuration now.
+
+        Returns, in words, which thresholds that changed.
+        """
+        self.calibrations = [Calibration(**row) for row in tree["calibrations"]]
+        self.statistics.set_windows(self.windows)
+        self.statistics.baseline = np.asarray(tree["baseline"], dtype=np.float64)
+        self.state = DualState.from_json(tree["state"])
+        self.problem = self._pose()
+        return [
+            f"{name}: threshold {before:.3f} -> {now:.3f} nats"
+            for name, before, now in zip(self.problem.names, tree["thresholds"], self.problem.thresholds, strict=True)
+            if before != now
+        ]
