@@ -87,7 +87,7 @@ def test_equalities_are_met_exactly_by_multipliers_of_either_sign(
     pi, F, exactly = np.array(shares), np.array(wanted), np.array(equal)
     solution = solve_floors(pi, F, exactly)
     assert solution is not None
-    eta, steps = (0.5, 400) if rule == "mass" else (min(shares) / 3, 4000)
+    eta, steps = (0.5, 400) if rule == "mass" else (min(shares) / 3, min(4000, round(180 / min(shares))))
     found = ascend(floors_problem(pi, F, rule, eta, exactly), steps, np.zeros(len(pi)))
     np.testing.assert_allclose(found.lambdas, solution.lambdas, atol=1e-6)
     frequencies = (pi + found.lambdas) / (1 + found.lambdas.sum())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import MOVING, begin, pose, steps, sums
 from scipy.optimize import minimize
@@ -120,6 +120,7 @@ def test_a_cap_is_left_in_the_first_period_with_slack(
 
 
 @pytest.mark.parametrize("rule", MOVING)
+@settings(max_examples=30)
 @given(means=st.lists(losses, min_size=1, max_size=20), kp=st.sampled_from([0.0, 1.0, 20.0]))
 def test_at_the_lowest_multiplier_nothing_winds_up_either(rule: str, means: list[float], kp: float) -> None:
     posed = pose(1, rules=rule, etas=0.1, equal=True, kp=kp)

@@ -6,9 +6,10 @@ import dataclasses
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import begin, pose, steps, through_json
+from problems import begin, pose, through_json
 
 from cdt.dual import DualProblem, DualState, Sums, dual_step, measured_next
 from cdt.dual.rotation import NEAR
@@ -29,7 +30,14 @@ def cases(draw: st.DrawFn) -> tuple[DualProblem, DualState, int, np.ndarray]:
     violated = np.array(draw(st.lists(st.booleans(), min_size=m, max_size=m)))
     losses = np.where(binding & violated, 1.0, -2 * NEAR)
     lambdas = np.where(binding & ~violated, 0.3, 0.0)
-    return pose(m), known(losses, lambdas, draw(st.integers(0, 1000))), room, np.flatnonzero(binding)
+    return pose(m, etas=0.0), known(losses, lambdas, draw(st.integers(0, 1000))), room, np.flatnonzero(binding)
+
+
+def next_period(posed: DualProblem, now: DualState, room: int) -> tuple[DualState, np.ndarray]:
+    """Measures what is to be measured, and finds what was known."""
+    chosen = measured_next(posed, now, room)
+    count = np.isin(np.arange(len(posed.names)), chosen).astype(float)
+    return dual_step(posed, now, Sums(count * now.losses, count * now.losses**2, count)), chosen
 
 
 @given(case=cases())
@@ -39,8 +47,8 @@ def test_all_are_measured_in_turn_and_the_binding_ones_each_period(
     posed, now, room, binding = case
     m, turns = len(posed.names), room - len(binding)
     seen = []
-    for later in range(math.ceil((m - len(binding)) / turns)):
-        chosen = measured_next(posed, dataclasses.replace(now, period=now.period + later), room)
+    for _ in range(math.ceil((m - len(binding)) / turns)):
+        now, chosen = next_period(posed, now, room)
         assert len(chosen) == room
         assert (np.diff(chosen) > 0).all()
         assert np.isin(binding, chosen).all()
@@ -65,11 +73,12 @@ def test_with_room_for_all_all_are_measured(m: int, spare: int) -> None:
 def test_of_more_binding_ones_than_half_the_room_the_worst_are_measured_and_the_others_in_turn() -> None:
     m, room = 40, 8
     losses = np.random.default_rng(0).permutation(m) / m
-    posed, worst, seen = pose(m), set(np.argsort(-losses)[: room // 2].tolist()), []
-    for period in range(math.ceil((m - room // 2) / (room // 2))):
-        chosen = measured_next(posed, known(losses, np.full(m, 0.3), period), room).tolist()
-        assert worst <= set(chosen)
-        seen += chosen
+    posed, now = pose(m, etas=0.0), known(losses, np.full(m, 0.3))
+    worst, seen = set(np.argsort(-losses)[: room // 2].tolist()), []
+    for _ in range(math.ceil((m - room // 2) / (room // 2))):
+        now, chosen = next_period(posed, now, room)
+        assert worst <= set(chosen.tolist())
+        seen += chosen.tolist()
     assert set(seen) == set(range(m))
 
 
@@ -77,31 +86,34 @@ def test_slack_near_zero_or_a_multiplier_of_either_sign_is_binding() -> None:
     m = 40
     losses, lambdas = np.full(m, -9.0), np.zeros(m)
     losses[11], losses[12], lambdas[13], lambdas[14] = -0.9 * NEAR, -1.1 * NEAR, 0.1, -0.1
-    posed = pose(m, equal=np.arange(m) == 14)
+    posed = pose(m, etas=0.0, equal=np.arange(m) == 14)
     losses[14] = 0.0
-    always = set(range(m))
-    for period in range(m):
-        always &= set(measured_next(posed, known(losses, lambdas, period), 8).tolist())
+    now, always = known(losses, lambdas), set(range(m))
+    for _ in range(m):
+        now, chosen = next_period(posed, now, 8)
+        always &= set(chosen.tolist())
     assert always == {11, 13, 14}
 
 
-def test_while_binding_ones_come_and_go_none_waits_for_long() -> None:
-    """A whole dual ascent in which a third of the constraints binds at the end, and few at the beginning."""
-    m, room, rng = 60, 12, np.random.default_rng(0)
-    strength = np.where(np.arange(m) % 3 == 0, rng.uniform(0.2, 1.0, m), -rng.uniform(0.2, 2.0, m))
-    posed, now = pose(m, etas=0.2, every_period=False), begin(*np.zeros(m))
-    waited, longest = np.zeros(m), 0.0
-    for _ in range(300):
-        chosen = measured_next(posed, now, room)
-        count = np.isin(np.arange(m), chosen).astype(float)
-        now = dual_step(posed, now, Sums(count * (strength - now.lambdas), count * 100.0, count))
-        waited = np.where(count > 0, 0, waited + 1)
-        longest = max(longest, waited.max())
-    assert longest <= 4 * math.ceil(m / (room / 2))
-    np.testing.assert_allclose(now.lambdas, np.maximum(strength, 0), atol=1e-4)
+@pytest.mark.xfail(strict=True, reason="turns are counted among constraints that come and go")
+@pytest.mark.parametrize(("m", "room"), [(60, 12), (200, 20)])
+def test_while_binding_ones_come_and_go_none_waits_longer(m: int, room: int) -> None:
+    """A whole dual ascent, in which a third of the constraints binds at the end; half the room is for turns."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        strength = np.where(np.arange(m) % 3 == 0, rng.uniform(0.2, 1.0, m), -rng.uniform(0.2, 2.0, m))
+        posed, now = pose(m, etas=0.2, every_period=False), begin(*np.zeros(m))
+        waited = np.zeros(m)
+        for _ in range(200):
+            count = np.isin(np.arange(m), measured_next(posed, now, room)).astype(float)
+            now = dual_step(posed, now, Sums(count * (strength - now.lambdas), count * 100.0, count))
+            waited = np.where(count > 0, 0, waited + 1)
+            assert waited.max() <= math.ceil(m / (room / 2))
 
 
 def test_a_room_of_one_still_reaches_all() -> None:
-    posed, now = pose(5), steps(pose(5), begin(*np.zeros(5)), 1.0)
-    seen = [measured_next(posed, dataclasses.replace(now, period=p), 1).item() for p in range(5)]
+    posed, now, seen = pose(5, etas=0.0), known(np.ones(5), np.zeros(5)), []
+    for _ in range(5):
+        now, chosen = next_period(posed, now, 1)
+        seen.append(chosen.item())
     assert sorted(seen) == list(range(5))

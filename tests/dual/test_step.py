@@ -148,7 +148,7 @@ def told(draw: st.DrawFn, m: int) -> Sums:
     return Sums(total, squares, count)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_whatever_is_told_no_multiplier_is_ever_anything_but_a_number_in_its_range(data: st.DataObject) -> None:
     m = data.draw(st.integers(1, 4))
