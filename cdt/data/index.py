@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from cdt.data.decode import EXTENSIONS
-from cdt.data.header import FORMAT, Dtype, Header, ShardInfo, SplitInfo, read_header
+from cdt.data.header import FORMAT, Dtype, Header, ReadOrder, ShardInfo, SplitInfo, read_header
 from cdt.errors import InputError
 
 NAMES = pa.dictionary(pa.int32(), pa.string())
@@ -27,7 +27,10 @@ COLUMNS = {
     "offset": pa.int64(),
     "size": pa.int64(),
     "class": pa.int32(),
+    "crc": pa.int64(),
 }
+OPTIONAL = ("crc",)
+"""Columns that format 1 does not have."""
 ATTRIBUTE = "attr."
 ATTRIBUTE_TYPES = (pa.int32(), pa.float32())
 
@@ -42,6 +45,7 @@ class Row(NamedTuple):
     offset: int
     size: int
     class_index: int
+    crc: int = -1
 
 
 def write_index(
@@ -54,6 +58,9 @@ def write_index(
     dtype: Dtype,
     class_names: list[str],
     source: dict[str, Any],
+    order: ReadOrder = "shuffled",
+    base: str | None = None,
+    resize: bool = False,
 ) -> Header:
     """Write index.arrow, then index.json, each under a temporary name first; returns what index.json says.
 
@@ -75,7 +82,7 @@ def write_index(
     for row in rows:
         counts[row.split][row.class_index] += 1
     splits = {split: SplitInfo(sum(counts[split]), counts[split], infos) for split, infos in shards.items()}
-    header = Header(FORMAT, shape, dtype, class_names, splits, source)
+    header = Header(FORMAT, shape, dtype, class_names, splits, source, order, base, resize)
     partial = root / "index.json.tmp"
     partial.write_text(json.dumps(asdict(header), indent=1) + "\n", encoding="utf-8")
     partial.rename(root / "index.json")
@@ -103,6 +110,13 @@ class Index:
     ext: np.ndarray
     """[N] int32, position in ``extensions``."""
     extensions: list[str]
+    crc: np.ndarray
+    """[N] int64, CRC-32 of the image's bytes; -1 where it is not known."""
+    order: ReadOrder = "shuffled"
+    base: str | None = None
+    """The URL that the shards' names continue; None: they lie in ``root``."""
+    resize: bool = False
+    """Whether images are cut and scaled to ``shape`` as they are read."""
     attributes: dict[str, np.ndarray] = field(default_factory=dict)
     """[N] int32 or float32 each."""
 
@@ -136,6 +150,10 @@ class Index:
             classes=columns["class"],
             ext=codes[here],
             extensions=extensions,
+            crc=columns.get("crc", np.full(int(here.sum()), -1)),
+            order=header.order,
+            base=header.base,
+            resize=header.resize,
             attributes={name.removeprefix(ATTRIBUTE): columns[name] for name in columns if name.startswith(ATTRIBUTE)},
         )
         if problem := next(index._contradictions(header.splits[split]), None):
@@ -220,7 +238,7 @@ def _read_rows(root: Path, wanted: Callable[[str], bool]) -> pa.Table:
 
 
 def _wrong_schema(schema: pa.Schema) -> str | None:
-    if missing := [name for name in COLUMNS if name not in schema.names]:
+    if missing := [name for name in COLUMNS if name not in (*schema.names, *OPTIONAL)]:
         return f"no column {', '.join(missing)}"
     for name, kind in zip(schema.names, schema.types, strict=True):
         expected = ATTRIBUTE_TYPES if name.startswith(ATTRIBUTE) else (COLUMNS.get(name, kind),)

@@ -16,8 +16,9 @@ from pydantic import Field
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cdt.data.index import Index
-from cdt.data.plan import Order, ShardOrder, SubsetOrder, allocate, stream_key
+from cdt.data.plan import Order, SubsetOrder, allocate, stream_key
 from cdt.data.reader import ImageReader, normalise
+from cdt.data.stratified import base_order
 from cdt.errors import RunError
 from cdt.schema import Config
 
@@ -126,13 +127,17 @@ class Planner(Sampler[PlannedBatch]):
         mixture = self._schedule[0][1]
         streams = allocate(mixture.probabilities, self._batch, self._batch_size, self._key)
         counts = np.bincount(streams, minlength=len(self._orders))
-        rows = [self._orders[i].rows(int(self._counters[i]), int(counts[i])) for i in np.flatnonzero(counts)]
+        rows = [self._rows(self._orders[i], int(self._counters[i]), int(counts[i])) for i in np.flatnonzero(counts)]
         positions = np.arange(self._batch * self._batch_size, (self._batch + 1) * self._batch_size)
         self._batch, self._counters = self._batch + 1, self._counters + counts
         here = self._local
         return PlannedBatch(
             positions[here], np.concatenate(rows)[here], streams[here], mixture.weights, self._counters.copy()
         )
+
+    def _rows(self, order: Order, start: int, count: int) -> np.ndarray:
+        rows = order.rows(start, count)
+        return np.sort(rows) if self._orders[0].sorts_batches else rows
 
 
 Loaded = tuple[Batch | str, np.ndarray]
@@ -195,8 +200,7 @@ class MixtureStream:
         world: int = 1,
     ) -> None:
         self._names = ["base", *(f"constraint {name}" for name in subsets)]
-        counts = np.array([shard.count for shard in index.shards])
-        orders: list[Order] = [ShardOrder(counts, stream_key(seed, "base"))]
+        orders: list[Order] = [base_order(index, stream_key(seed, "base"))]
         keys = (stream_key(seed, name) for name in self._names[1:])
         orders += [SubsetOrder(rows, key) for rows, key in zip(subsets.values(), keys, strict=True)]
         share = batch_size // world
