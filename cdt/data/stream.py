@@ -15,9 +15,10 @@ import torch
 from pydantic import Field
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from cdt.data.bad import BadSample, Ledger
 from cdt.data.index import Index
 from cdt.data.plan import Order, SubsetOrder, allocate, stream_key
-from cdt.data.reader import ImageReader, normalise
+from cdt.data.reader import ImageReader, TolerantReader, normalise
 from cdt.data.stratified import base_order
 from cdt.errors import RunError
 from cdt.schema import Config
@@ -38,6 +39,8 @@ class DataConfig(Config):
     """Batches until new multipliers reach the stream, and the most that are read ahead."""
     cache_mb: float = Field(default=512.0, ge=0)
     """Keep the decoded data set in each process's memory when it is smaller than this."""
+    max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
+    """Of the split's samples, those that may be damaged or missing: others of their class stand in for them."""
 
 
 @dataclass(frozen=True)
@@ -140,22 +143,26 @@ class Planner(Sampler[PlannedBatch]):
         return np.sort(rows) if self._orders[0].sorts_batches else rows
 
 
-Loaded = tuple[Batch | str, np.ndarray]
-"""A batch, or why there is none, and where the streams stand after it."""
+Loaded = tuple[Batch | str, np.ndarray, dict[int, BadSample]]
+"""A batch, or why there is none; where the streams stand after it; the places where another sample stands."""
 
 
 class _Samples(Dataset[Loaded]):
     """What a loader worker does: planned rows to a batch."""
 
-    def __init__(self, reader: ImageReader, cells: np.ndarray) -> None:
+    def __init__(self, reader: TolerantReader, cells: np.ndarray) -> None:
         self._reader, self._cells = reader, cells
 
     def __getitem__(self, plan: PlannedBatch) -> Loaded:
         cells = self._cells[plan.rows]
         try:
-            images = self._reader.images(plan.rows)
+            images, bad = self._reader.read(plan.rows, plan.positions)
         except RunError as error:
-            return str(error), plan.counters_after  # raised in a loader worker, it would arrive inside of a traceback
+            return (
+                str(error),
+                plan.counters_after,
+                {},
+            )  # raised in a loader worker, it would arrive inside of a traceback
         batch = Batch(
             images=torch.from_numpy(normalise(images)),
             positions=torch.from_numpy(plan.positions),
@@ -163,7 +170,7 @@ class _Samples(Dataset[Loaded]):
             cells=torch.from_numpy(cells),
             weights=torch.from_numpy(plan.weights_by_cell[cells].astype(np.float32)),
         )
-        return batch, plan.counters_after
+        return batch, plan.counters_after, bad
 
 
 def _as_it_is(loaded: Any) -> Any:
@@ -174,7 +181,8 @@ def _as_it_is(loaded: Any) -> Any:
 class MixtureStream:
     """An endless iterator of this rank's batches; ``state()`` restores it, on any number of ranks.
 
-    Iterating raises RunError for a sample that cannot be read.
+    A sample that cannot be used is replaced by another of its class and cell, and told in ``ledger``; iterating raises
+    RunError when they are more than ``max_bad_fraction``.
 
     Args:
         index: the split that is trained on.
@@ -206,7 +214,9 @@ class MixtureStream:
         share = batch_size // world
         local = slice(rank * share, (rank + 1) * share)
         self._planner = Planner(orders, mixture_of, batch_size, local, stream_key(seed, "allocation"))
-        self._samples = _Samples(ImageReader(index, config.cache_mb), cells)
+        self.reader = TolerantReader(ImageReader(index, config.cache_mb), index, cells, stream_key(seed, "substitutes"))
+        self.ledger = Ledger.of(index, len(orders), config.max_bad_fraction)
+        self._samples = _Samples(self.reader, cells)
         self._lag, self._workers = config.lambda_lag, min(config.loader_workers, config.lambda_lag)
         self._iterator: Iterator[Loaded] | None = None
         self._batch, self._counters = 0, np.zeros(len(orders), dtype=np.int64)
@@ -227,9 +237,10 @@ class MixtureStream:
                 prefetch_factor=max(self._lag // self._workers, 1) if self._workers else None,
             )
             self._iterator = iter(loader)
-        batch, counters = next(self._iterator)
+        batch, counters, bad = next(self._iterator)
         if isinstance(batch, str):
             raise RunError(batch)
+        self.ledger.count(batch.streams.numpy(), bad)
         self._batch, self._counters = self._batch + 1, counters
         while len(self._history) > 1 and self._history[1][0] <= self._batch:
             self._history.pop(0)

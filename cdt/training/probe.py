@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from cdt.data.plan import SubsetOrder, stream_key
-from cdt.data.reader import ImageReader, normalise
+from cdt.data.reader import Images, normalise
 from cdt.diffusion.loss import Network, nats, squared_error
 from cdt.diffusion.noise import normals, stratified
 from cdt.diffusion.process import Process
@@ -33,7 +33,7 @@ class Probe:
         subsets: Mapping[str, np.ndarray],
         windows: np.ndarray,
         draws: int,
-        reader: ImageReader,
+        reader: Images,
         process: Process,
         ranks: Ranks,
         *,

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from cdt.data.plan import stream_key
-from cdt.data.reader import ImageReader
 from cdt.data.stream import MixtureStream
 from cdt.diffusion.loss import Diffusion
 from cdt.diffusion.sampler import sample
@@ -28,6 +27,7 @@ from cdt.errors import RunError
 from cdt.monitor.pictures import image_grid, save_picture
 from cdt.monitor.recorder import Recorder
 from cdt.training import calibrate, checkpoint
+from cdt.training.account import Account
 from cdt.training.ema import Ema
 from cdt.training.engine import Engine
 from cdt.training.job import Job, prepare
@@ -63,7 +63,6 @@ class Worker:
         self.diffusion = Diffusion(config.diffusion)
         self.engine = Engine(self.prepared.build, config.engine, config.train, ranks)
         self.ema = Ema(self.engine)
-        self.reader = ImageReader(self.index, config.data.cache_mb)
         self.stream = MixtureStream(
             config.data,
             self.index,
@@ -76,6 +75,7 @@ class Worker:
             rank=ranks.rank,
             world=ranks.world,
         )
+        self.reader = self.stream.reader
         self.problem: DualProblem | None = None
         self.dual = DualState(period=0, lambdas=np.zeros(len(self.requirements.names)))
         self.baseline = np.zeros(0)
@@ -84,6 +84,10 @@ class Worker:
         if job.checkpoint is not None:
             self._restore()
         self.recorder = Recorder(job.directory, self.step) if ranks.first else None
+        train = config.train
+        self.account = Account(
+            self.stream, ranks, batch_size=train.batch_size, epoch=self.epoch, log_steps=train.log_steps
+        )
 
     def run(self) -> None:
         config, train = self.config, self.config.train
@@ -110,6 +114,7 @@ class Worker:
             )
             self.ema.update(train.ema_decay_at(self.step))
             self.step += 1
+            self.account.after(self.step, self.step == train.total_steps, self.recorder)
             meter.count(loss, waited)
             if phase == "dual" and (self.step - train.warm_steps) % self.prepared.period_steps == 0:
                 self._dual_step()
