@@ -6,7 +6,6 @@ import io
 import os
 import re
 import shutil
-import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -158,7 +157,7 @@ DAMAGES: dict[str, tuple[Callable[[Index, int], Index], str, str]] = {
     "a decompression bomb": (
         lambda index, row: put(index, row, png(30_000, 30_000)),
         "damaged image",
-        "30000 x 30000 pixels are more than the limit",
+        "Image size .900000000 pixels. exceeds limit",
     ),
     "not a number": (latents, "not finite", "not finite"),
     "an object array": (
@@ -186,14 +185,6 @@ def test_damage_is_found_named_and_replaced(index: Index, damage: str) -> None:
     assert {sample["kind"] for sample in found} == {kind}
     assert re.search(reason, found[0]["reason"])
     assert {sample["shard"] for sample in found} == {index.shards[int(index.shard[25])].name}
-    with (
-        tarfile.open(path_of(index, 25))
-        if path_of(index, 25).is_file() and "early" not in damage
-        else tarfile.open(
-            next(path for path in index.root.glob("train/*.tar") if path.is_file())  # any other: keys are of this form
-        ) as tar
-    ):
-        assert re.fullmatch(r"k\d\d\.png", tar.getnames()[1])
     if "shard" not in kind:
         assert [sample["key"] for sample in found] == [index.keys()[25]]
     arrived, replaced = stream.ledger.take_counts()
