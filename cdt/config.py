@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from cdt.constraints import AnyConstraint
+from cdt.data.remote import is_remote
 from cdt.data.stream import DataConfig
 from cdt.diffusion.process import DiffusionConfig
 from cdt.diffusion.sampler import SamplerConfig
@@ -63,8 +64,9 @@ class RunConfig(Config):
 
     def anchored(self) -> RunConfig:
         """With absolute paths: workers start elsewhere, and a run is opened from anywhere."""
+        shards = self.data.shards if is_remote(self.data.shards) else str(Path(self.data.shards).resolve())
         paths: dict[str, Config] = {
-            "data": self.data.model_copy(update={"shards": str(Path(self.data.shards).resolve())}),
+            "data": self.data.model_copy(update={"shards": shards}),
             "run": self.run.model_copy(update={"fork": self.run.fork and self.run.fork.resolve()}),
         }
         if isinstance(self.network, PretrainedConfig):

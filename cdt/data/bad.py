@@ -5,31 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from cdt.data.index import Index
+from cdt.data.kinds import Kind
 from cdt.errors import RunError
-
-Kind = Literal[
-    "missing shard",
-    "unreadable shard",
-    "truncated shard",
-    "wrong checksum",
-    "damaged image",
-    "wrong shape or type",
-    "not finite",
-    "too large",
-]
-
-
-class BadDataError(ValueError):
-    """Why a sample cannot be used, in one line."""
-
-    def __init__(self, kind: Kind, reason: str) -> None:
-        super().__init__(reason)
-        self.kind: Kind = kind
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from cdt.data.cache import mirror
 from cdt.data.decode import EXTENSIONS
 from cdt.data.header import FORMAT, Dtype, Header, ReadOrder, ShardInfo, SplitInfo, read_header
+from cdt.data.kinds import BadDataError
+from cdt.data.remote import is_remote
 from cdt.errors import InputError
 
 NAMES = pa.dictionary(pa.int32(), pa.string())
@@ -124,11 +127,16 @@ class Index:
     def load(cls, root: str | Path, split: str = "train") -> Index:
         """Load a split in time that does not depend on Python loops over samples.
 
+        ``root`` can be a URL; the index is then fetched into the cache.
+
         Raises InputError: no such directory, no index, another format version, an unknown split, missing columns,
         and rows that contradict index.json.
         """
-        root = Path(root)
+        url = str(root).rstrip("/") if is_remote(root) else None
+        root = Path(root) if url is None else _mirrored(url)
         header = read_header(root)
+        if url is not None and header.base is not None:
+            raise InputError(f"{url}: its index leads to {header.base}; copy the index here and name its directory")
         if split not in header.splits:
             raise InputError(f"{root} has no split {split!r}; it has {', '.join(header.splits) or 'none'}")
         table = _read_rows(root, lambda name: name != "key" and (name in COLUMNS or name.startswith(ATTRIBUTE)))
@@ -152,7 +160,7 @@ class Index:
             extensions=extensions,
             crc=columns.get("crc", np.full(int(here.sum()), -1)),
             order=header.order,
-            base=header.base,
+            base=url or header.base,
             resize=header.resize,
             attributes={name.removeprefix(ATTRIBUTE): columns[name] for name in columns if name.startswith(ATTRIBUTE)},
         )
@@ -178,7 +186,12 @@ class Index:
         return table["key"].filter(pa.array(_of_split(table, self.split))).to_pylist()
 
     def check_sizes(self) -> None:
-        """Raise InputError unless exactly the promised tars are there, each with the promised size."""
+        """Raise InputError unless exactly the promised tars are there, each with the promised size.
+
+        Shards at URLs are looked at when they are read.
+        """
+        if self.base is not None:
+            return
         problems = []
         for info in self.shards:
             path = self.root / info.name
@@ -216,6 +229,13 @@ def extra_shards(root: Path, split: str, shards: list[ShardInfo]) -> list[str]:
     """Tars in the folder of a split that its index does not name."""
     known = {info.name for info in shards}
     return sorted(name for path in (root / split).glob("*.tar") if (name := f"{split}/{path.name}") not in known)
+
+
+def _mirrored(url: str) -> Path:
+    try:
+        return mirror(url, ["index.json", "index.arrow"])
+    except BadDataError as error:
+        raise InputError(f"{url} has no index that can be read ({error}); `cdt index` writes one") from error
 
 
 def _read_rows(root: Path, wanted: Callable[[str], bool]) -> pa.Table:

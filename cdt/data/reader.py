@@ -7,10 +7,11 @@ from typing import Protocol
 
 import numpy as np
 
-from cdt.data.bad import BadDataError, BadSample
+from cdt.data.bad import BadSample
 from cdt.data.decode import ShapeError, decode
-from cdt.data.files import Files, LocalFiles
+from cdt.data.files import DEFAULT_CACHE_GB, open_files
 from cdt.data.index import Index
+from cdt.data.kinds import BadDataError
 from cdt.data.plan import mix
 from cdt.errors import RunError
 
@@ -31,8 +32,8 @@ class Images(Protocol):
 class ImageReader:
     """Images of an index, by row; all of them stay decoded in memory when they fit in ``cache_mb``."""
 
-    def __init__(self, index: Index, cache_mb: float) -> None:
-        self._index, self._files = index, open_files(index)
+    def __init__(self, index: Index, cache_mb: float, shard_cache_gb: float = DEFAULT_CACHE_GB) -> None:
+        self._index, self.files = index, open_files(index, shard_cache_gb)
         size = index.count * int(np.prod(index.shape)) * np.dtype(index.dtype).itemsize
         self._cache = np.empty((index.count, *index.shape), index.dtype) if size <= cache_mb * 2**20 else None
         self._cached = np.zeros(index.count, dtype=bool)
@@ -41,12 +42,8 @@ class ImageReader:
         """Rows [n] to images [n, C, H, W] of the index's dtype. Raises RunError naming shard and offset."""
         images, bad = self.usable(rows)
         if bad:
-            index, (_, sample) = self._index, min(bad.items())
-            shard = index.shards[int(index.shard[sample.row])].name
-            raise RunError(
-                f"{index.base or index.root}/{shard}, byte {int(index.offset[sample.row])}: {sample.reason}. "
-                f"`cdt verify {index.root}` checks all shards"
-            )
+            _, sample = min(bad.items())
+            raise RunError(f"{told(self._index, sample)}. `cdt verify {self._index.root}` checks all shards")
         return images
 
     def usable(self, rows: np.ndarray) -> tuple[np.ndarray, dict[int, BadSample]]:
@@ -74,7 +71,7 @@ class ImageReader:
         try:
             if (size := int(index.size[row])) > MAX_BYTES:
                 raise BadDataError("too large", f"{size} bytes; the limit is {MAX_BYTES}")
-            payload = self._files.read(int(index.shard[row]), int(index.offset[row]), size)
+            payload = self.files.read(int(index.shard[row]), int(index.offset[row]), size)
             if 0 <= (promised := int(index.crc[row])) != zlib.crc32(payload):
                 raise BadDataError("wrong checksum", f"the image's CRC-32 is not {promised:08x}, as the index says")
             return self._checked(decode(payload, index.extensions[int(index.ext[row])], index.shape[1:]))
@@ -94,8 +91,10 @@ class ImageReader:
         return image
 
 
-def open_files(index: Index) -> Files:
-    return LocalFiles(index)
+def told(index: Index, sample: BadSample) -> str:
+    """Where a bad sample lies, and why it is one."""
+    shard = index.shards[int(index.shard[sample.row])].name
+    return f"{index.base or index.root}/{shard}, byte {int(index.offset[sample.row])}: {sample.reason}"
 
 
 class TolerantReader:
@@ -108,6 +107,7 @@ class TolerantReader:
     def __init__(self, reader: ImageReader, index: Index, cells: np.ndarray, key: int) -> None:
         self._reader, self._index, self._cells, self._key = reader, index, cells, key
         self._alike: dict[tuple[int, int], np.ndarray] = {}
+        self.files = reader.files
         self.bad: dict[int, BadSample] = {}
         """All that were met, by row."""
 
@@ -132,7 +132,8 @@ class TolerantReader:
                 return images[0]
         name = self._index.class_names[int(self._index.classes[sample.row])]
         raise RunError(
-            f"of {len(alike)} samples of class {name}, {ATTEMPTS} were tried and none can be used: {sample.reason}"
+            f"{told(self._index, sample)}; of {len(alike)} samples of class {name}, {ATTEMPTS} were tried in its place "
+            f"and none can be used. `cdt verify {self._index.root}` checks all shards"
         )
 
     def _rows_like(self, row: int) -> np.ndarray:

@@ -7,6 +7,7 @@ The sample at a global position depends on the seed and the history of lambda al
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from pydantic import Field
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cdt.data.bad import BadSample, Ledger
+from cdt.data.files import DEFAULT_CACHE_GB
 from cdt.data.index import Index
 from cdt.data.plan import Order, SubsetOrder, allocate, stream_key
 from cdt.data.reader import ImageReader, TolerantReader, normalise
@@ -23,10 +25,15 @@ from cdt.data.stratified import base_order
 from cdt.errors import RunError
 from cdt.schema import Config
 
+AHEAD = 256
+"""Batches over which a rank looks for shards that are worth being fetched whole."""
+WHOLE_SHARD = 0.2
+"""Of a shard's bytes, those that a rank will read there; from fewer it reads by ranges."""
+
 
 class DataConfig(Config):
     shards: str
-    """A directory written by ``cdt shard``."""
+    """A directory written by ``cdt shard`` or ``cdt index``, or its URL (http, https, s3, gs, hf)."""
     split: str = "train"
     """Which of its splits to train on."""
     epoch_samples: int | None = Field(default=None, ge=1)
@@ -39,6 +46,8 @@ class DataConfig(Config):
     """Batches until new multipliers reach the stream, and the most that are read ahead."""
     cache_mb: float = Field(default=512.0, ge=0)
     """Keep the decoded data set in each process's memory when it is smaller than this."""
+    shard_cache_gb: float = Field(default=DEFAULT_CACHE_GB, ge=0)
+    """Disk space for shards from URLs, shared by all processes of a machine; in CDT_CACHE or the user's cache."""
     max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
     """Of the split's samples, those that may be damaged or missing: others of their class stand in for them."""
 
@@ -138,6 +147,13 @@ class Planner(Sampler[PlannedBatch]):
             positions[here], np.concatenate(rows)[here], streams[here], mixture.weights, self._counters.copy()
         )
 
+    def ahead(self, batches: int) -> np.ndarray:
+        """The rows that this rank will read from the base stream in the next ``batches``; plans nothing."""
+        twin = copy(self)
+        twin._schedule = list(self._schedule)
+        plans = (twin._plan() for _ in range(batches))
+        return np.concatenate([plan.rows[plan.streams == 0] for plan in plans])
+
     def _rows(self, order: Order, start: int, count: int) -> np.ndarray:
         rows = order.rows(start, count)
         return np.sort(rows) if self._orders[0].sorts_batches else rows
@@ -214,9 +230,12 @@ class MixtureStream:
         share = batch_size // world
         local = slice(rank * share, (rank + 1) * share)
         self._planner = Planner(orders, mixture_of, batch_size, local, stream_key(seed, "allocation"))
-        self.reader = TolerantReader(ImageReader(index, config.cache_mb), index, cells, stream_key(seed, "substitutes"))
+        self.reader = TolerantReader(
+            ImageReader(index, config.cache_mb, config.shard_cache_gb), index, cells, stream_key(seed, "substitutes")
+        )
         self.ledger = Ledger.of(index, len(orders), config.max_bad_fraction)
         self._samples = _Samples(self.reader, cells)
+        self._index, self._looked_ahead = index, 0
         self._lag, self._workers = config.lambda_lag, min(config.loader_workers, config.lambda_lag)
         self._iterator: Iterator[Loaded] | None = None
         self._batch, self._counters = 0, np.zeros(len(orders), dtype=np.int64)
@@ -237,6 +256,9 @@ class MixtureStream:
                 prefetch_factor=max(self._lag // self._workers, 1) if self._workers else None,
             )
             self._iterator = iter(loader)
+            self._looked_ahead = self._batch
+        if self._index.base is not None and self._batch >= self._looked_ahead:
+            self._look_ahead()
         batch, counters, bad = next(self._iterator)
         if isinstance(batch, str):
             raise RunError(batch)
@@ -245,6 +267,16 @@ class MixtureStream:
         while len(self._history) > 1 and self._history[1][0] <= self._batch:
             self._history.pop(0)
         return batch
+
+    def _look_ahead(self) -> None:
+        """Have those shards fetched whole of which this rank will soon read a good part."""
+        rows = self._planner.ahead(AHEAD)
+        used = np.bincount(self._index.shard[rows], self._index.size[rows], len(self._index.shards))
+        sizes = np.array([info.bytes for info in self._index.shards])
+        shards = self._index.shard[rows]
+        first_uses = shards[np.sort(np.unique(shards, return_index=True)[1])]
+        self.reader.files.expect([s for s in first_uses.tolist() if used[s] >= WHOLE_SHARD * sizes[s]])
+        self._looked_ahead = self._batch + AHEAD // 4
 
     def steer(self, lambdas: np.ndarray) -> None:
         """Draw by these multipliers, from the batch that lies ``lambda_lag`` ahead on."""

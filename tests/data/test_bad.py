@@ -262,5 +262,5 @@ def test_without_a_budget_the_first_stops(index: Index) -> None:
 def test_a_class_without_a_usable_sample_stops(index: Index) -> None:
     for row in np.flatnonzero(index.classes == 2).tolist():
         flip_bit(index, row)
-    with pytest.raises(RunError, match="of 32 samples of class c, 32 were tried and none can be used"):
+    with pytest.raises(RunError, match="of 32 samples of class c, 32 were tried in its place and none can be used"):
         sequence([make(index, fraction=1)], 2)
