@@ -83,7 +83,7 @@ class ShardCache:
             total -= size
 
     def _path(self, url: str, info: ShardInfo) -> Path:
-        name = hashlib.sha256(f"{url} {info.bytes} {info.sha256}".encode()).hexdigest()[:32]
+        name = hashlib.sha256(f"{url} {info.bytes}".encode()).hexdigest()[:32]
         return self._directory / f"{name}.tar"
 
 

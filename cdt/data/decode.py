@@ -36,7 +36,7 @@ def decode(payload: bytes, ext: str, size: tuple[int, int] | None = None) -> np.
             if size is not None and (image.height, image.width) != size:
                 raise ShapeError(f"{image.height} x {image.width} pixels, expected {size[0]} x {size[1]}")
             if ext == "png":
-                _check_chunks(payload)
+                check_chunks(payload)
             return pixels(image)
     except ShapeError:
         raise
@@ -44,7 +44,7 @@ def decode(payload: bytes, ext: str, size: tuple[int, int] | None = None) -> np.
         raise ValueError(f"not a usable {ext} image: {reason(error)}") from error
 
 
-def _check_chunks(payload: bytes) -> None:
+def check_chunks(payload: bytes) -> None:
     """Raise ValueError where a chunk's CRC is wrong, which Pillow does not look at for pixels.
 
     PNG specification (third edition), section 5.3.
@@ -88,6 +88,12 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 
 def _decode_npy(payload: bytes) -> np.ndarray:
+    shape, dtype, start = npy_header(payload)
+    return np.frombuffer(payload, dtype, offset=start).reshape(shape).copy()
+
+
+def npy_header(payload: bytes) -> tuple[tuple[int, int, int], np.dtype, int]:
+    """Shape, dtype and first byte of an array [C, H, W] of uint8 or float32. Raises ValueError unless it is one."""
     stream = io.BytesIO(payload)
     try:
         if (version := np.lib.format.read_magic(stream)) != (1, 0):
@@ -103,4 +109,4 @@ def _decode_npy(payload: bytes) -> np.ndarray:
     start, size = stream.tell(), math.prod(shape) * dtype.itemsize
     if min(shape) < 1 or len(payload) - start != size:
         raise ValueError(f"the npy array of shape {shape} needs {size} bytes and has {len(payload) - start}")
-    return np.frombuffer(payload, dtype, offset=start).reshape(shape).copy()
+    return shape, dtype, start

@@ -71,7 +71,9 @@ def read_header(root: Path) -> Header:
     if not root.is_dir():
         raise InputError(f"no such directory: {root}")
     if not path.is_file():
-        raise InputError(f"{root} has no index.json: it is no directory written by `cdt shard`")
+        if any(root.glob("*.tar")):
+            raise InputError(f"{root} has shards but no index.json: `cdt index '{root}'/*.tar '{root}'` writes it")
+        raise InputError(f"{root} has no index.json: it is no directory written by `cdt shard` or `cdt index`")
     if (size := path.stat().st_size) > MAX_INDEX_BYTES:
         raise InputError(f"{path} has {size} bytes, more than the limit of {MAX_INDEX_BYTES}")
     try:

@@ -12,6 +12,7 @@ from cdt.data.decode import ShapeError, decode
 from cdt.data.files import DEFAULT_CACHE_GB, open_files
 from cdt.data.index import Index
 from cdt.data.kinds import BadDataError
+from cdt.data.pack import resized
 from cdt.data.plan import mix
 from cdt.errors import RunError
 
@@ -74,7 +75,8 @@ class ImageReader:
             payload = self.files.read(int(index.shard[row]), int(index.offset[row]), size)
             if 0 <= (promised := int(index.crc[row])) != zlib.crc32(payload):
                 raise BadDataError("wrong checksum", f"the image's CRC-32 is not {promised:08x}, as the index says")
-            return self._checked(decode(payload, index.extensions[int(index.ext[row])], index.shape[1:]))
+            size_now = None if index.resize else index.shape[1:]
+            return self._checked(decode(payload, index.extensions[int(index.ext[row])], size_now))
         except BadDataError as error:
             return BadSample(row, error.kind, str(error))
         except ShapeError as error:
@@ -84,6 +86,8 @@ class ImageReader:
 
     def _checked(self, image: np.ndarray) -> np.ndarray:
         index = self._index
+        if index.resize and image.dtype == np.uint8:
+            image = resized(np.broadcast_to(image, (index.shape[0], *image.shape[1:])), index.shape[1])
         if image.shape != index.shape or image.dtype != index.dtype:
             raise ShapeError(f"{image.dtype} of shape {image.shape}, expected {index.dtype} of {index.shape}")
         if image.dtype != np.uint8 and not np.isfinite(image).all():

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from server import Server, serve
 
 from cdt.config import RunConfig
 from cdt.data import remote
@@ -22,7 +23,6 @@ from cdt.data.shard import shard
 from cdt.data.sources import Source
 from cdt.data.stream import DataConfig, Mixture, MixtureStream
 from cdt.errors import InputError, RunError
-from tests.data.server import Server, serve
 
 N = 120
 
