@@ -94,6 +94,26 @@ def shard(arguments: argparse.Namespace, console: Console) -> None:
     _say(console, *summary.notes, *split_lines(arguments.out, counts, summary.header.class_names, tars))
 
 
+def index(arguments: argparse.Namespace, console: Console) -> None:
+    from cdt.data.foreign import index_shards
+    from cdt.monitor.progress import counting_bar
+    from cdt.monitor.report import split_lines
+
+    with counting_bar(console, "scanning shards") as progress:
+        header, notes = index_shards(
+            arguments.urls,
+            arguments.out,
+            split=arguments.split,
+            class_field=arguments.class_field,
+            resize=arguments.resize,
+            max_bad=arguments.max_bad,
+            progress=progress,
+        )
+    counts = {name: split.class_counts for name, split in header.splits.items()}
+    tars = sum(len(split.shards) for split in header.splits.values())
+    _say(console, *notes, *split_lines(arguments.out, counts, header.class_names, tars))
+
+
 def verify(arguments: argparse.Namespace, console: Console) -> None:
     from cdt.data.verify import verify as read_everything
     from cdt.monitor.progress import counting_bar
@@ -226,6 +246,14 @@ def build_parser() -> argparse.ArgumentParser:
         return added
 
     _add_sources(add(shard, "write images as WebDataset shards with an index"))
+
+    added = add(index, "write an index for WebDataset shards that exist already")
+    added.add_argument("urls", nargs="+", metavar="URL", help="tars: paths or URLs, x-{000..099}.tar, or @FILE of them")
+    added.add_argument("out", type=Path, metavar="OUT", help="the directory of the index; it can be that of the tars")
+    added.add_argument("--class-field", metavar="NAME", help="the label is this field of .json (.cls)")
+    added.add_argument("--split", default="train", metavar="NAME", help="what to call these samples (train)")
+    added.add_argument("--resize", type=_positive, metavar="N", help="read images of all sizes as squares of N pixels")
+    added.add_argument("--max-bad", type=float, default=0.001, metavar="F", help="share that may be unusable (0.001)")
 
     added = add(verify, "check shards against their index: counts, checksums, every image")
     added.add_argument("shards", type=Path, metavar="SHARDS", help="a directory written by `cdt shard`")

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, Field, field_validator
 
 from cdt.constraints import AnyConstraint
+from cdt.data.remote import is_remote
 from cdt.data.stream import DataConfig
 from cdt.diffusion.process import DiffusionConfig
 from cdt.diffusion.sampler import SamplerConfig
@@ -67,6 +68,8 @@ class RunConfig(Config):
     def anchored(self) -> RunConfig:
         """With absolute paths: workers start elsewhere, and a run is opened from anywhere."""
         config = _anchored(self)
+        if is_remote(self.data.shards):
+            return config
         shards = str(Path(self.data.shards).resolve())
         return config.model_copy(update={"data": self.data.model_copy(update={"shards": shards})})
 

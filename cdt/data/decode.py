@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import zlib
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -14,11 +15,16 @@ NPY_DTYPES = ("|u1", "<f4")
 MAX_PIXELS = 1 << 26
 
 
-def decode(payload: bytes, ext: str) -> np.ndarray:
+class ShapeError(ValueError):
+    """An image of another size or type than expected."""
+
+
+def decode(payload: bytes, ext: str, size: tuple[int, int] | None = None) -> np.ndarray:
     """One image [C, H, W]: uint8 from png, jpg and webp (C is 1 or 3), uint8 or float32 from npy (any C); writable.
 
     Raises ValueError (a plain sentence) for an extension outside the allow-list, bytes that are not an image of that
-    format, more than ``MAX_PIXELS`` pixels (before they are decoded), and images that are not 8 bits grey or colour.
+    format, damaged chunks of a png, more than ``MAX_PIXELS`` pixels or another height and width than ``size`` (before
+    they are decoded; ShapeError), and images that are not 8 bits grey or colour.
     """
     if ext == "npy":
         return _decode_npy(payload)
@@ -27,9 +33,31 @@ def decode(payload: bytes, ext: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(payload), formats=[PIL_FORMATS[ext]]) as image:
             check_pixels(image.width, image.height)
+            if size is not None and (image.height, image.width) != size:
+                raise ShapeError(f"{image.height} x {image.width} pixels, expected {size[0]} x {size[1]}")
+            if ext == "png":
+                check_chunks(payload)
             return pixels(image)
+    except ShapeError:
+        raise
     except Exception as error:  # of damaged bytes PIL's decoders raise nearly anything
         raise ValueError(f"not a usable {ext} image: {reason(error)}") from error
+
+
+def check_chunks(payload: bytes) -> None:
+    """Raise ValueError where a chunk's CRC is wrong, which Pillow does not look at for pixels.
+
+    PNG specification (third edition), section 5.3.
+    """
+    place = 8
+    while place + 12 <= len(payload):
+        end = place + 8 + int.from_bytes(payload[place : place + 4])
+        if zlib.crc32(payload[place + 4 : end]) != int.from_bytes(payload[end : end + 4]):
+            raise ValueError(f"the chunk at byte {place} is damaged")
+        if payload[place + 4 : place + 8] == b"IEND":
+            return
+        place = end + 4
+    raise ValueError("it ends early")
 
 
 def reason(error: Exception) -> str:
@@ -60,6 +88,12 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 
 def _decode_npy(payload: bytes) -> np.ndarray:
+    shape, dtype, start = npy_header(payload)
+    return np.frombuffer(payload, dtype, offset=start).reshape(shape).copy()
+
+
+def npy_header(payload: bytes) -> tuple[tuple[int, int, int], np.dtype, int]:
+    """Shape, dtype and first byte of an array [C, H, W] of uint8 or float32. Raises ValueError unless it is one."""
     stream = io.BytesIO(payload)
     try:
         if (version := np.lib.format.read_magic(stream)) != (1, 0):
@@ -75,4 +109,4 @@ def _decode_npy(payload: bytes) -> np.ndarray:
     start, size = stream.tell(), math.prod(shape) * dtype.itemsize
     if min(shape) < 1 or len(payload) - start != size:
         raise ValueError(f"the npy array of shape {shape} needs {size} bytes and has {len(payload) - start}")
-    return np.frombuffer(payload, dtype, offset=start).reshape(shape).copy()
+    return shape, dtype, start

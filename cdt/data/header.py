@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,10 +14,19 @@ from pydantic import TypeAdapter, ValidationError
 
 from cdt.errors import InputError
 
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
+"""What is written. Format 1, which is read as well, has no checksums of samples and one order."""
+READABLE = (1, FORMAT)
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")
 """Keys and names of splits: short enough for one tar header, and never a path."""
 Dtype = Literal["uint8", "float32"]
+ReadOrder = Literal["shuffled", "stratified", "scattered"]
+"""How the base stream goes through the data: samples shuffled within blocks of shards; classes at even distances within
+blocks of shards; the same over all shards at once, for shards that hold few classes each."""
+MAX_INDEX_BYTES = 1 << 28
+MAX_VALUES = 1 << 28
+REMOTE = ("http://", "https://", "s3://", "gs://", "hf://")
+"""Where shards can lie besides a local directory."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +52,17 @@ class SplitInfo:
 class Header:
     """The contents of index.json; ``source`` says how the data were made."""
 
-    format: Literal[1]
+    format: Literal[1, 2]
     shape: tuple[int, int, int]
     dtype: Dtype
     class_names: list[str]
     splits: dict[str, SplitInfo]
     source: dict[str, Any]
+    order: ReadOrder = "shuffled"
+    base: str | None = None
+    """The URL that the shards' names continue; None: the directory of the index."""
+    resize: bool = False
+    """Whether images are cut and scaled to ``shape`` as they are read."""
 
 
 def read_header(root: Path) -> Header:
@@ -56,18 +71,23 @@ def read_header(root: Path) -> Header:
     if not root.is_dir():
         raise InputError(f"no such directory: {root}")
     if not path.is_file():
-        raise InputError(f"{root} has no index.json: it is no directory written by `cdt shard`")
+        if any(root.glob("*.tar")):
+            raise InputError(f"{root} has shards but no index.json: `cdt index '{root}'/*.tar '{root}'` writes it")
+        raise InputError(f"{root} has no index.json: it is no directory written by `cdt shard` or `cdt index`")
+    if (size := path.stat().st_size) > MAX_INDEX_BYTES:
+        raise InputError(f"{path} has {size} bytes, more than the limit of {MAX_INDEX_BYTES}")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         found = raw.get("format") if isinstance(raw, dict) else None
-        if found != FORMAT:
-            raise InputError(f"{path} has format {found!r}; this version of cdt reads format {FORMAT}")
+        if found not in READABLE:
+            known = " and ".join(map(str, READABLE))
+            raise InputError(f"{path} has format {found!r}; this version of cdt reads formats {known}")
         header = TypeAdapter(Header).validate_python(raw)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise InputError(f"{path} is not a valid index: {where}: {first['msg']}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a valid index: {error}") from error
     if problem := next(_contradictions(header), None):
         raise InputError(f"{path} is not a valid index: {problem}")
@@ -77,6 +97,10 @@ def read_header(root: Path) -> Header:
 def _contradictions(header: Header) -> Iterator[str]:
     if min(header.shape) < 1:
         yield f"shape {list(header.shape)} has an empty side"
+    if math.prod(header.shape) > MAX_VALUES:
+        yield f"shape {list(header.shape)} has more than {MAX_VALUES} values"
+    if header.base is not None and not header.base.startswith(REMOTE):
+        yield f"its base {header.base!r} is none of {', '.join(REMOTE)}"
     if len(set(header.class_names)) < len(header.class_names):
         yield "class_names are not unique"
     for split, info in header.splits.items():

@@ -14,8 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from cdt.data.cache import mirror
 from cdt.data.decode import EXTENSIONS
-from cdt.data.header import FORMAT, Dtype, Header, ShardInfo, SplitInfo, read_header
+from cdt.data.header import FORMAT, Dtype, Header, ReadOrder, ShardInfo, SplitInfo, read_header
+from cdt.data.kinds import BadDataError
+from cdt.data.remote import is_remote
 from cdt.errors import InputError
 
 NAMES = pa.dictionary(pa.int32(), pa.string())
@@ -27,7 +30,10 @@ COLUMNS = {
     "offset": pa.int64(),
     "size": pa.int64(),
     "class": pa.int32(),
+    "crc": pa.int64(),
 }
+OPTIONAL = ("crc",)
+"""Columns that format 1 does not have."""
 ATTRIBUTE = "attr."
 ATTRIBUTE_TYPES = (pa.int32(), pa.float32())
 
@@ -42,6 +48,7 @@ class Row(NamedTuple):
     offset: int
     size: int
     class_index: int
+    crc: int = -1
 
 
 def write_index(
@@ -54,6 +61,9 @@ def write_index(
     dtype: Dtype,
     class_names: list[str],
     source: dict[str, Any],
+    order: ReadOrder = "shuffled",
+    base: str | None = None,
+    resize: bool = False,
 ) -> Header:
     """Write index.arrow, then index.json, each under a temporary name first; returns what index.json says.
 
@@ -75,7 +85,7 @@ def write_index(
     for row in rows:
         counts[row.split][row.class_index] += 1
     splits = {split: SplitInfo(sum(counts[split]), counts[split], infos) for split, infos in shards.items()}
-    header = Header(FORMAT, shape, dtype, class_names, splits, source)
+    header = Header(FORMAT, shape, dtype, class_names, splits, source, order, base, resize)
     partial = root / "index.json.tmp"
     partial.write_text(json.dumps(asdict(header), indent=1) + "\n", encoding="utf-8")
     partial.rename(root / "index.json")
@@ -103,6 +113,13 @@ class Index:
     ext: np.ndarray
     """[N] int32, position in ``extensions``."""
     extensions: list[str]
+    crc: np.ndarray
+    """[N] int64, CRC-32 of the image's bytes; -1 where it is not known."""
+    order: ReadOrder = "shuffled"
+    base: str | None = None
+    """The URL that the shards' names continue; None: they lie in ``root``."""
+    resize: bool = False
+    """Whether images are cut and scaled to ``shape`` as they are read."""
     attributes: dict[str, np.ndarray] = field(default_factory=dict)
     """[N] int32 or float32 each."""
 
@@ -110,11 +127,16 @@ class Index:
     def load(cls, root: str | Path, split: str = "train") -> Index:
         """Load a split in time that does not depend on Python loops over samples.
 
+        ``root`` can be a URL; the index is then fetched into the cache.
+
         Raises InputError: no such directory, no index, another format version, an unknown split, missing columns,
         and rows that contradict index.json.
         """
-        root = Path(root)
+        url = str(root).rstrip("/") if is_remote(root) else None
+        root = Path(root) if url is None else _mirrored(url)
         header = read_header(root)
+        if url is not None and header.base is not None:
+            raise InputError(f"{url}: its index leads to {header.base}; copy the index here and name its directory")
         if split not in header.splits:
             raise InputError(f"{root} has no split {split!r}; it has {', '.join(header.splits) or 'none'}")
         table = _read_rows(root, lambda name: name != "key" and (name in COLUMNS or name.startswith(ATTRIBUTE)))
@@ -136,6 +158,10 @@ class Index:
             classes=columns["class"],
             ext=codes[here],
             extensions=extensions,
+            crc=columns.get("crc", np.full(int(here.sum()), -1)),
+            order=header.order,
+            base=url or header.base,
+            resize=header.resize,
             attributes={name.removeprefix(ATTRIBUTE): columns[name] for name in columns if name.startswith(ATTRIBUTE)},
         )
         if problem := next(index._contradictions(header.splits[split]), None):
@@ -160,7 +186,12 @@ class Index:
         return table["key"].filter(pa.array(_of_split(table, self.split))).to_pylist()
 
     def check_sizes(self) -> None:
-        """Raise InputError unless exactly the promised tars are there, each with the promised size."""
+        """Raise InputError unless exactly the promised tars are there, each with the promised size.
+
+        Shards at URLs are looked at when they are read.
+        """
+        if self.base is not None:
+            return
         problems = []
         for info in self.shards:
             path = self.root / info.name
@@ -200,6 +231,13 @@ def extra_shards(root: Path, split: str, shards: list[ShardInfo]) -> list[str]:
     return sorted(name for path in (root / split).glob("*.tar") if (name := f"{split}/{path.name}") not in known)
 
 
+def _mirrored(url: str) -> Path:
+    try:
+        return mirror(url, ["index.json", "index.arrow"])
+    except BadDataError as error:
+        raise InputError(f"{url} has no index that can be read ({error}); `cdt index` writes one") from error
+
+
 def _read_rows(root: Path, wanted: Callable[[str], bool]) -> pa.Table:
     path = root / "index.arrow"
     if not path.is_file():
@@ -220,7 +258,7 @@ def _read_rows(root: Path, wanted: Callable[[str], bool]) -> pa.Table:
 
 
 def _wrong_schema(schema: pa.Schema) -> str | None:
-    if missing := [name for name in COLUMNS if name not in schema.names]:
+    if missing := [name for name in COLUMNS if name not in (*schema.names, *OPTIONAL)]:
         return f"no column {', '.join(missing)}"
     for name, kind in zip(schema.names, schema.types, strict=True):
         expected = ATTRIBUTE_TYPES if name.startswith(ATTRIBUTE) else (COLUMNS.get(name, kind),)

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-_SHARDS, _SAMPLES = 1, 2  # uses of a key, so that shard orders and sample orders do not repeat each other
+SHARDS, SAMPLES = 1, 2  # uses of a key, so that shard orders and sample orders do not repeat each other
 
 
 def stream_key(seed: int, name: str) -> int:
@@ -64,6 +64,8 @@ def _feistel(value: np.ndarray, bits: np.ndarray, round_keys: list[np.ndarray]) 
 class Order(ABC):
     """An infinite sequence of rows, addressed by counter. Computed in chunks: numpy is slow on a few numbers a time."""
 
+    sorts_batches = False
+    """Whether the rows of a batch stand in the order of the shards, so that each rank reads few of them."""
     _CHUNK = 1024
 
     def __init__(self) -> None:
@@ -95,7 +97,7 @@ class SubsetOrder(Order):
 
     def _at(self, counters: np.ndarray) -> np.ndarray:
         passes, place = np.divmod(counters, len(self._rows))
-        return self._rows[permute(place, len(self._rows), self._key, _SAMPLES, passes)]
+        return self._rows[permute(place, len(self._rows), self._key, SAMPLES, passes)]
 
 
 class ShardOrder(Order):
@@ -126,7 +128,7 @@ class ShardOrder(Order):
         block = np.searchsorted(block_ends, place, side="right")
         block_start = np.concatenate([[0], block_ends])[block]
         size = block_ends[block] - block_start
-        place = block_start + permute(place - block_start, size, self._key, _SAMPLES, this_pass, block)
+        place = block_start + permute(place - block_start, size, self._key, SAMPLES, this_pass, block)
         slot = np.searchsorted(ends, place, side="right")
         within = place - (ends[slot] - self._counts[order[slot]])
         return self._starts[order[slot]] + within
@@ -135,7 +137,7 @@ class ShardOrder(Order):
         """Shard order, cumulative counts in that order, and the ends of the blocks; kept for one pass at a time."""
         if this_pass != self._pass:
             shards = len(self._counts)
-            order = permute(np.arange(shards), shards, self._key, _SHARDS, this_pass)
+            order = permute(np.arange(shards), shards, self._key, SHARDS, this_pass)
             ends = np.cumsum(self._counts[order])
             last_of_block = np.minimum(np.arange(self._block, shards + self._block, self._block), shards) - 1
             self._pass, self._tables = this_pass, (order, ends, ends[last_of_block])

@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import shutil
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -114,8 +115,8 @@ def _write_tar(root: Path, name: str, tar: memoryview, count: int) -> ShardInfo:
 
 
 def _row(split: str, shard_number: int, sample: Sample, offset: int) -> Row:
-    size = len(sample.members[sample.ext])
-    return Row(split, shard_number, sample.key, sample.ext, offset, size, sample.class_index)
+    image = sample.members[sample.ext]
+    return Row(split, shard_number, sample.key, sample.ext, offset, len(image), sample.class_index, zlib.crc32(image))
 
 
 def _in_threads(encode: Callable[[int], Sample], positions: Iterable[int]) -> Iterator[Sample]:

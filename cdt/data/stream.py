@@ -7,6 +7,7 @@ The sample at a global position depends on the seed and the history of lambda al
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -15,16 +16,24 @@ import torch
 from pydantic import Field
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from cdt.data.bad import BadSample, Ledger
+from cdt.data.files import DEFAULT_CACHE_GB
 from cdt.data.index import Index
-from cdt.data.plan import Order, ShardOrder, SubsetOrder, allocate, stream_key
-from cdt.data.reader import ImageReader, normalise
+from cdt.data.plan import Order, SubsetOrder, allocate, stream_key
+from cdt.data.reader import ImageReader, TolerantReader, normalise
+from cdt.data.stratified import base_order
 from cdt.errors import RunError
 from cdt.schema import Config
+
+AHEAD = 256
+"""Batches over which a rank looks for shards that are worth being fetched whole."""
+WHOLE_SHARD = 0.2
+"""Of a shard's bytes, those that a rank will read there; from fewer it reads by ranges."""
 
 
 class DataConfig(Config):
     shards: str
-    """A directory written by ``cdt shard``."""
+    """A directory written by ``cdt shard`` or ``cdt index``, or its URL (http, https, s3, gs, hf)."""
     split: str = "train"
     """Which of its splits to train on."""
     epoch_samples: int | None = Field(default=None, ge=1)
@@ -38,6 +47,10 @@ class DataConfig(Config):
     """Batches until new multipliers reach the stream, and the most that are read ahead."""
     cache_mb: float = Field(default=512.0, ge=0)
     """Keep the decoded data set in each process's memory when it is smaller than this."""
+    shard_cache_gb: float = Field(default=DEFAULT_CACHE_GB, ge=0)
+    """Disk space for shards from URLs, shared by all processes of a machine; in CDT_CACHE or the user's cache."""
+    max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
+    """Of the split's samples, those that may be damaged or missing: others of their class stand in for them."""
 
 
 class Mixture(Protocol):
@@ -136,30 +149,45 @@ class Planner(Sampler[PlannedBatch]):
         mixture = self._schedule[0][1]
         streams = allocate(mixture.probabilities, self._batch, self._batch_size, self._key)
         counts = np.bincount(streams, minlength=len(self._orders))
-        rows = [self._orders[i].rows(int(self._counters[i]), int(counts[i])) for i in np.flatnonzero(counts)]
+        rows = [self._rows(self._orders[i], int(self._counters[i]), int(counts[i])) for i in np.flatnonzero(counts)]
         positions = np.arange(self._batch * self._batch_size, (self._batch + 1) * self._batch_size)
         self._batch, self._counters = self._batch + 1, self._counters + counts
         here = self._local
         return PlannedBatch(positions[here], np.concatenate(rows)[here], streams[here], mixture, self._counters.copy())
 
+    def ahead(self, batches: int) -> np.ndarray:
+        """The rows that this rank will read from the base stream in the next ``batches``; plans nothing."""
+        twin = copy(self)
+        twin._schedule = list(self._schedule)
+        plans = (twin._plan() for _ in range(batches))
+        return np.concatenate([plan.rows[plan.streams == 0] for plan in plans])
 
-Loaded = tuple[Batch | str, np.ndarray]
-"""A batch, or why there is none, and where the streams stand after it."""
+    def _rows(self, order: Order, start: int, count: int) -> np.ndarray:
+        rows = order.rows(start, count)
+        return np.sort(rows) if self._orders[0].sorts_batches else rows
+
+
+Loaded = tuple[Batch | str, np.ndarray, dict[int, BadSample]]
+"""A batch, or why there is none; where the streams stand after it; the places where another sample stands."""
 
 
 class _Samples(Dataset[Loaded]):
     """What a loader worker does: planned rows to a batch."""
 
-    def __init__(self, reader: ImageReader, cells: np.ndarray) -> None:
+    def __init__(self, reader: TolerantReader, cells: np.ndarray) -> None:
         self._reader, self._cells = reader, cells
 
     def __getitem__(self, plan: PlannedBatch) -> Loaded:
         cells, mixture = self._cells[plan.rows], plan.mixture
         weights = mixture.stream_weights[plan.streams] * np.where(plan.streams == 0, mixture.base_weights[cells], 1.0)
         try:
-            images = self._reader.images(plan.rows)
+            images, bad = self._reader.read(plan.rows, plan.positions)
         except RunError as error:
-            return str(error), plan.counters_after  # raised in a loader worker, it would arrive inside of a traceback
+            return (
+                str(error),
+                plan.counters_after,
+                {},
+            )  # raised in a loader worker, it would arrive inside of a traceback
         batch = Batch(
             images=torch.from_numpy(normalise(images)),
             positions=torch.from_numpy(plan.positions),
@@ -167,7 +195,7 @@ class _Samples(Dataset[Loaded]):
             cells=torch.from_numpy(cells),
             weights=torch.from_numpy(weights.astype(np.float32)),
         )
-        return batch, plan.counters_after
+        return batch, plan.counters_after, bad
 
 
 def _as_it_is(loaded: Any) -> Any:
@@ -178,7 +206,8 @@ def _as_it_is(loaded: Any) -> Any:
 class MixtureStream:
     """An endless iterator of this rank's batches; ``state()`` restores it, on any number of ranks.
 
-    Iterating raises RunError for a sample that cannot be read.
+    A sample that cannot be used is replaced by another of its class and cell, and told in ``ledger``; iterating raises
+    RunError when they are more than ``max_bad_fraction``.
 
     Args:
         index: the split that is trained on.
@@ -204,14 +233,18 @@ class MixtureStream:
         world: int = 1,
     ) -> None:
         self._names = ["base", *(f"constraint {name}" for name in subsets)]
-        counts = np.array([shard.count for shard in index.shards])
-        orders: list[Order] = [ShardOrder(counts, stream_key(seed, "base"))]
+        orders: list[Order] = [base_order(index, stream_key(seed, "base"))]
         keys = (stream_key(seed, name) for name in self._names[1:])
         orders += [SubsetOrder(rows, key) for rows, key in zip(subsets.values(), keys, strict=True)]
         share = batch_size // world
         local = slice(rank * share, (rank + 1) * share)
         self._planner = Planner(orders, mixture_of, batch_size, local, stream_key(seed, "allocation"))
-        self._samples = _Samples(ImageReader(index, config.cache_mb), cells)
+        self.reader = TolerantReader(
+            ImageReader(index, config.cache_mb, config.shard_cache_gb), index, cells, stream_key(seed, "substitutes")
+        )
+        self.ledger = Ledger.of(index, len(orders), config.max_bad_fraction)
+        self._samples = _Samples(self.reader, cells)
+        self._index, self._looked_ahead = index, 0
         self._lag, self._workers = config.lambda_lag, min(config.loader_workers, config.lambda_lag)
         self._iterator: Iterator[Loaded] | None = None
         self._batch, self._counters = 0, np.zeros(len(orders), dtype=np.int64)
@@ -232,13 +265,27 @@ class MixtureStream:
                 prefetch_factor=max(self._lag // self._workers, 1) if self._workers else None,
             )
             self._iterator = iter(loader)
-        batch, counters = next(self._iterator)
+            self._looked_ahead = self._batch
+        if self._index.base is not None and self._batch >= self._looked_ahead:
+            self._look_ahead()
+        batch, counters, bad = next(self._iterator)
         if isinstance(batch, str):
             raise RunError(batch)
+        self.ledger.count(batch.streams.numpy(), bad)
         self._batch, self._counters = self._batch + 1, counters
         while len(self._history) > 1 and self._history[1][0] <= self._batch:
             self._history.pop(0)
         return batch
+
+    def _look_ahead(self) -> None:
+        """Have those shards fetched whole of which this rank will soon read a good part."""
+        rows = self._planner.ahead(AHEAD)
+        used = np.bincount(self._index.shard[rows], self._index.size[rows], len(self._index.shards))
+        sizes = np.array([info.bytes for info in self._index.shards])
+        shards = self._index.shard[rows]
+        first_uses = shards[np.sort(np.unique(shards, return_index=True)[1])]
+        self.reader.files.expect([s for s in first_uses.tolist() if used[s] >= WHOLE_SHARD * sizes[s]])
+        self._looked_ahead = self._batch + AHEAD // 4
 
     def steer(self, lambdas: np.ndarray) -> None:
         """Draw by these multipliers, from the batch that lies ``lambda_lag`` ahead on."""

@@ -12,7 +12,7 @@ import numpy as np
 from cdt.constraints import Calibration, Requirements
 from cdt.constraints.window import auto_window
 from cdt.data.plan import stream_key
-from cdt.data.reader import ImageReader, normalise
+from cdt.data.reader import Images, normalise
 from cdt.diffusion.process import Process
 from cdt.dual import ALARMS, DEFAULT_ETA, DualConfig, DualProblem, DualState, solve_floors
 from cdt.errors import InputError
@@ -21,9 +21,7 @@ from cdt.training.ranks import Ranks
 _EXEMPLARS = 1000
 
 
-def find_windows(
-    requirements: Requirements, reader: ImageReader, process: Process, ranks: Ranks, seed: int
-) -> np.ndarray:
+def find_windows(requirements: Requirements, reader: Images, process: Process, ranks: Ranks, seed: int) -> np.ndarray:
     """The upper end of each constraint's log-SNR window [m]; the ranks share the work. A collective."""
     windows = np.zeros(len(requirements.names))
     for i, (name, constraint) in enumerate(requirements.constraints.items()):

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 
 from cdt.data.plan import SubsetOrder, stream_key
-from cdt.data.reader import ImageReader, normalise
+from cdt.data.reader import Images, normalise
 from cdt.diffusion.loss import Network, nats, squared_error
 from cdt.diffusion.noise import normals, stratified
 from cdt.diffusion.process import Process
@@ -43,7 +43,7 @@ class ProbeSet:
 
     name: str
     rows: np.ndarray
-    reader: ImageReader
+    reader: Images
     window: float
 
 

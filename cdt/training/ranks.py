@@ -45,3 +45,9 @@ class Ranks:
         values: list[str | None] = [None] * self.world
         dist.all_gather_object(values, value)
         return next((found for found in values if found is not None), None)
+
+    def all_of(self, value: Any) -> list[Any]:
+        """Every rank's value, on every rank."""
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values

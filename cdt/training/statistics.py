@@ -13,7 +13,7 @@ from cdt.config import RunConfig
 from cdt.constraints import Calibration, Requirements
 from cdt.constraints.constraint import Constraint, Population
 from cdt.data.index import Index
-from cdt.data.reader import ImageReader
+from cdt.data.reader import ImageReader, Images
 from cdt.diffusion.process import Process
 from cdt.dual import DualProblem, DualState, Sums, measured_next
 from cdt.training.generated import GeneratedShares
@@ -32,7 +32,7 @@ class Statistics:
         self,
         config: RunConfig,
         index: Index,
-        reader: ImageReader,
+        reader: Images,
         requirements: Requirements,
         process: Process,
         ranks: Ranks,
@@ -71,8 +71,9 @@ class Statistics:
         draws, seed = self._config.probe.draws, self._config.run.seed
         return Probe(sets, draws, self._process, self._ranks, seed=seed, chunk=self._chunk)
 
-    def _samples(self) -> dict[str, tuple[np.ndarray, ImageReader]]:
+    def _samples(self) -> dict[str, tuple[np.ndarray, Images]]:
         """Where each constraint's loss is measured: held-out samples where there are enough."""
+        samples: dict[str, tuple[np.ndarray, Images]]
         samples = {name: (rows, self._reader) for name, rows in self._requirements.rows.items()}
         split = self._config.probe.split
         if split is not None:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from cdt.data.plan import stream_key
-from cdt.data.reader import ImageReader
 from cdt.data.stream import MixtureStream
 from cdt.diffusion.loss import Diffusion
 from cdt.diffusion.sampler import sample
@@ -19,6 +18,7 @@ from cdt.errors import RunError
 from cdt.monitor.pictures import image_grid, save_picture
 from cdt.monitor.recorder import Recorder
 from cdt.training import calibrate, checkpoint
+from cdt.training.account import Account
 from cdt.training.dual_side import DualSide
 from cdt.training.ema import Ema
 from cdt.training.engine import Engine
@@ -55,7 +55,6 @@ class Worker:
         self.diffusion = Diffusion(config.diffusion)
         self.engine = Engine(self.prepared.build, config.engine, config.train, ranks)
         self.ema = Ema(self.engine)
-        self.reader = ImageReader(self.index, config.data.cache_mb)
         self.stream = MixtureStream(
             config.data,
             self.index,
@@ -69,7 +68,7 @@ class Worker:
             world=ranks.world,
         )
         process = self.diffusion.process
-        statistics = Statistics(config, self.index, self.reader, self.requirements, process, ranks)
+        statistics = Statistics(config, self.index, self.stream.reader, self.requirements, process, ranks)
         self.dual = DualSide(config, self.requirements, statistics)
         self.sums = self._period_sums(np.full(len(self.requirements.names), process.logsnr_max))
         self.step = 0
@@ -78,6 +77,9 @@ class Worker:
         self.recorder = Recorder(job.directory, self.step) if ranks.first else None
         for text in changed:
             self._event("budget", text)
+        self.account = Account(
+            self.stream, ranks, batch_size=self.train.batch_size, epoch=self.epoch, log_steps=self.train.log_steps
+        )
 
     def run(self) -> None:
         config, constrained = self.config, bool(self.requirements.names)
@@ -103,6 +105,7 @@ class Worker:
             )
             self.ema.update(self.train.ema_decay_at(self.step))
             self.step += 1
+            self.account.after(self.step, self.step == self.train.total_steps, self.recorder)
             meter.count(loss, waited)
             if phase == "dual" and (self.step - self.train.warm_steps) % self.prepared.period_steps == 0:
                 self._dual_step()
@@ -124,7 +127,7 @@ class Worker:
         """Thresholds from the warm EMA model; the multipliers start to act on the stream."""
         self._say("calibration")
         windows = calibrate.find_windows(
-            self.requirements, self.reader, self.diffusion.process, self.ranks, self.config.run.seed
+            self.requirements, self.stream.reader, self.diffusion.process, self.ranks, self.config.run.seed
         )
         with self.engine.network_with(self.ema.fragments) as network:
             rows = self.dual.calibrate(network, windows)

@@ -120,7 +120,7 @@ def tar(count: int, name: str = "train/000000.tar") -> dict[str, object]:
         (lambda root: (root / "index.json").write_text("{"), "not a valid index"),
         (lambda root: (root / "index.json").write_text("[1]"), "has format None"),
         (lambda root: (root / "index.json").write_bytes(b"\xff"), "not a valid index"),
-        (edit_json(format=2), "has format 2; this version of cdt reads format 1"),
+        (edit_json(format=3), "has format 3; this version of cdt reads formats 1 and 2"),
         (edit_json(shape=[1, 4]), "not a valid index: shape"),
         (edit_json(shape=[1, 0, 4]), "shape \\[1, 0, 4\\] has an empty side"),
         (edit_json(dtype="float64"), "not a valid index: dtype"),
@@ -176,3 +176,19 @@ def test_sizes_are_checked_against_the_files(tmp_path: Path) -> None:
     told = "000000.tar is missing; train/000001.tar has 5 bytes instead of 10240; train/000002.tar is not in the index"
     with pytest.raises(InputError, match=told):
         index.check_sizes()
+
+
+def test_format_1_is_read(tmp_path: Path) -> None:
+    """What earlier versions wrote: no checksums of samples, and the order that there was."""
+    root = write(tmp_path)
+    table = pa.ipc.open_file(str(root / "index.arrow")).read_all().drop_columns(["crc"])
+    with pa.ipc.new_file(str(root / "index.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    header = json.loads((root / "index.json").read_text())
+    for name in ("order", "base", "resize"):
+        del header[name]
+    (root / "index.json").write_text(json.dumps(header | {"format": 1}))
+    index = Index.load(root)
+    assert index.order == "shuffled"
+    assert index.crc.tolist() == [-1, -1, -1]
+    assert index.keys() == ["a", "b", "c"]

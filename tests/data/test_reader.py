@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cdt.data.files import LocalFiles
 from cdt.data.index import Index
-from cdt.data.reader import ImageReader, ShardFiles, normalise
+from cdt.data.reader import ImageReader, normalise
 from cdt.data.shard import shard
 from cdt.data.sources import Source
 from cdt.errors import RunError
@@ -93,11 +94,12 @@ def test_memory_is_read_once(index: Index) -> None:
 
 
 def test_few_shards_are_open_at_once(index: Index) -> None:
-    files = ShardFiles(index, max_open=2)
+    files = LocalFiles(index, max_open=2)
     rows = np.random.default_rng(3).permutation(index.count)
     for row in rows.tolist():
         content = (index.root / index.shards[index.shard[row]].name).read_bytes()
-        assert files.payload(row) == content[index.offset[row] :][: index.size[row]]
+        place = int(index.shard[row]), int(index.offset[row]), int(index.size[row])
+        assert files.read(*place) == content[index.offset[row] :][: index.size[row]]
         if row % 10 == 0:
             assert sum(_is_open(index.root / info.name) for info in index.shards) <= 2
 
@@ -124,7 +126,15 @@ def overwrite(index: Index, row: int) -> Index:
     return index
 
 
+def overwrite_without_checksum(index: Index, row: int) -> Index:
+    return replace(overwrite(index, row), crc=np.full(index.count, -1))
+
+
 def other_shape(index: Index, row: int) -> Index:
+    return replace(index, shape=(3, 6, 5))
+
+
+def other_size(index: Index, row: int) -> Index:
     return replace(index, shape=(1, 5, 6))
 
 
@@ -137,8 +147,10 @@ def other_dtype(index: Index, row: int) -> Index:
     [
         (cut_short, r"the shard ends early: 7 of \d+ bytes"),
         (remove, "No such file or directory"),
-        (overwrite, "not a usable png image"),
-        (other_shape, r"uint8 of shape \(1, 6, 5\), expected uint8 of \(1, 5, 6\)"),
+        (overwrite, "the image's CRC-32 is not [0-9a-f]{8}, as the index says"),
+        (overwrite_without_checksum, "not a usable png image"),
+        (other_shape, r"uint8 of shape \(1, 6, 5\), expected uint8 of \(3, 6, 5\)"),
+        (other_size, "6 x 5 pixels, expected 5 x 6"),
         (other_dtype, r"uint8 of shape \(1, 6, 5\), expected float32"),
     ],
 )

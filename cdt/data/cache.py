@@ -1,0 +1,103 @@
+"""Whole shards from URLs on the local disk: each fetched once for all processes of a machine, within a limit."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from cdt.data.header import ShardInfo
+from cdt.data.kinds import BadDataError
+from cdt.data.remote import fetch, size_of
+
+
+def cache_directory() -> Path:
+    """``CDT_CACHE``, or cdt in the user's cache."""
+    if place := os.environ.get("CDT_CACHE"):
+        return Path(place)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cdt"
+
+
+class ShardCache:
+    """Files named by a digest of URL and content; those unused for longest go when ``limit_bytes`` are exceeded."""
+
+    def __init__(self, directory: Path, limit_bytes: int) -> None:
+        self._directory, self._limit = directory, limit_bytes
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def find(self, url: str, info: ShardInfo) -> Path | None:
+        """Where a shard lies, if it does; counts as a use."""
+        path = self._path(url, info)
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        return path
+
+    def add(self, url: str, info: ShardInfo) -> Path | None:
+        """Fetch a shard unless it is there or another process fetches it already; None for one beyond the limit.
+
+        Raises BadDataError, also when what came is not what the index says.
+        """
+        path = self._path(url, info)
+        if info.bytes > self._limit:
+            return None
+        with path.with_suffix(".lock").open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if found := self.find(url, info):
+                return found
+            self._make_room(info.bytes)
+            partial = path.with_suffix(".partial")
+            try:
+                self._download(url, info, partial)
+                partial.rename(path)
+            finally:
+                partial.unlink(missing_ok=True)
+        return path
+
+    def _download(self, url: str, info: ShardInfo, partial: Path) -> None:
+        digest = hashlib.sha256()
+        with partial.open("wb") as file:
+
+            def sink(chunk: bytes) -> None:
+                digest.update(chunk)
+                file.write(chunk)
+
+            fetch(url, 0, info.bytes, sink)
+        if info.sha256 and digest.hexdigest() != info.sha256:
+            raise BadDataError("wrong checksum", f"{url} is not the file that was indexed")
+
+    def _make_room(self, needed: int) -> None:
+        files = []
+        for path in self._directory.glob("*.tar"):
+            with suppress(FileNotFoundError):
+                status = path.stat()
+                files.append((status.st_mtime, status.st_size, path))
+        total = needed + sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
+            if total <= self._limit:
+                return
+            path.unlink(missing_ok=True)
+            total -= size
+
+    def _path(self, url: str, info: ShardInfo) -> Path:
+        name = hashlib.sha256(f"{url} {info.bytes}".encode()).hexdigest()[:32]
+        return self._directory / f"{name}.tar"
+
+
+def mirror(url: str, names: list[str]) -> Path:
+    """A local directory with the files ``names`` below a URL, fetched anew. Raises BadDataError."""
+    directory = cache_directory() / "indexes" / hashlib.sha256(url.encode()).hexdigest()[:32]
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        partial = directory / f".{name}.{os.getpid()}"
+        try:
+            with partial.open("wb") as file:
+                source = f"{url}/{name}"
+                fetch(source, 0, size_of(source), file.write)
+            partial.rename(directory / name)
+        finally:
+            partial.unlink(missing_ok=True)
+    return directory

@@ -1,0 +1,136 @@
+"""The bytes of shards, by shard number and offset: from a local directory, or from URLs through a cache."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+from cdt.data.cache import ShardCache, cache_directory
+from cdt.data.index import Index
+from cdt.data.kinds import BadDataError
+from cdt.data.remote import read
+
+DEFAULT_CACHE_GB = 20.0
+RANGES_MB = 64
+
+
+class Files(ABC):
+    """The shards of one index."""
+
+    @abstractmethod
+    def read(self, shard: int, offset: int, size: int) -> bytes:
+        """``size`` bytes. Raises BadDataError when the shard is not there, cannot be read or ends early."""
+
+    def expect(self, shards: Sequence[int]) -> None:
+        """Most of these shards will be read soon, in this order."""
+        return
+
+
+class Descriptors:
+    """Open files, the least recently used closed first."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open: OrderedDict[Path, int] = OrderedDict()
+
+    def read(self, path: Path, offset: int, size: int) -> bytes:
+        """Raises BadDataError."""
+        try:
+            payload = os.pread(self._descriptor(path), size, offset)
+        except FileNotFoundError as error:
+            raise BadDataError("missing shard", error.strerror or "not found") from error
+        except OSError as error:
+            raise BadDataError("unreadable shard", error.strerror or "cannot be read") from error
+        if len(payload) != size:
+            raise BadDataError("truncated shard", f"the shard ends early: {len(payload)} of {size} bytes")
+        return payload
+
+    def _descriptor(self, path: Path) -> int:
+        if path in self._open:
+            self._open.move_to_end(path)
+        else:
+            self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            if len(self._open) > self._most:
+                os.close(self._open.popitem(last=False)[1])
+        return self._open[path]
+
+
+class LocalFiles(Files):
+    """Shards in the index's own directory."""
+
+    def __init__(self, index: Index, max_open: int = 32) -> None:
+        self._paths = [index.root / info.name for info in index.shards]
+        self._descriptors = Descriptors(max_open)
+
+    def read(self, shard: int, offset: int, size: int) -> bytes:
+        return self._descriptors.read(self._paths[shard], offset, size)
+
+
+class RemoteFiles(Files):
+    """Shards at URLs: from the cache where they are there, otherwise by ranges, which are kept in memory a while.
+
+    Expected shards are fetched into the cache in the background. ``fetched`` counts bytes of ranges.
+    """
+
+    def __init__(self, index: Index, base: str, cache_gb: float = DEFAULT_CACHE_GB) -> None:
+        self._urls = [f"{base}/{info.name}" for info in index.shards]
+        self._infos = index.shards
+        self._cache = ShardCache(cache_directory() / "shards", int(cache_gb * 1e9))
+        self._descriptors = Descriptors(32)
+        self._found: dict[int, Path] = {}
+        self._ranges: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._kept = 0
+        self._expected: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.fetched = 0
+
+    def read(self, shard: int, offset: int, size: int) -> bytes:
+        if offset + size > self._infos[shard].bytes:
+            raise BadDataError("truncated shard", f"the shard ends early, at byte {self._infos[shard].bytes}")
+        path = self._found.get(shard) or self._cache.find(self._urls[shard], self._infos[shard])
+        if path is not None:
+            try:
+                payload = self._descriptors.read(path, offset, size)
+                self._found[shard] = path
+                return payload
+            except BadDataError:
+                self._found.pop(shard, None)  # made room for another one meanwhile
+        return self._range(shard, offset, size)
+
+    def expect(self, shards: Sequence[int]) -> None:
+        self._expected.put(list(shards))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._fetch_expected, name="cdt-read-ahead", daemon=True)
+            self._thread.start()
+
+    def _fetch_expected(self) -> None:
+        waiting: list[int] = []
+        while True:
+            while not waiting or not self._expected.empty():
+                waiting = self._expected.get()  # the newest wish counts
+            shard = waiting.pop(0)
+            try:
+                self._cache.add(self._urls[shard], self._infos[shard])
+            except (BadDataError, OSError):
+                continue  # whoever reads it will meet the reason, sample by sample
+
+    def _range(self, shard: int, offset: int, size: int) -> bytes:
+        if (payload := self._ranges.get((shard, offset))) is not None and len(payload) == size:
+            self._ranges.move_to_end((shard, offset))
+            return payload
+        payload = read(self._urls[shard], offset, size)
+        self.fetched += size
+        self._ranges[shard, offset] = payload
+        self._kept += size
+        while self._kept > RANGES_MB * 2**20:
+            self._kept -= len(self._ranges.popitem(last=False)[1])
+        return payload
+
+
+def open_files(index: Index, cache_gb: float = DEFAULT_CACHE_GB) -> Files:
+    return LocalFiles(index) if index.base is None else RemoteFiles(index, index.base, cache_gb)

@@ -1,0 +1,243 @@
+"""An index for WebDataset shards of others: scanned side by side, resumable, nothing copied."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from braceexpand import braceexpand
+
+from cdt.data.cache import ShardCache, cache_directory
+from cdt.data.files import DEFAULT_CACHE_GB
+from cdt.data.header import SAFE_NAME, Header, ShardInfo
+from cdt.data.index import Row, write_index
+from cdt.data.kinds import BadDataError
+from cdt.data.remote import is_remote, size_of
+from cdt.data.scan import Found, Scan, scan_tar
+from cdt.data.stratified import is_mixed
+from cdt.errors import InputError, RunError
+
+LISTED = 3
+
+
+def index_shards(
+    urls: Sequence[str],
+    out: str | Path,
+    *,
+    split: str = "train",
+    class_field: str | None = None,
+    resize: int | None = None,
+    max_bad: float = 0.001,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Header, list[str]]:
+    """Write OUT/index.json and index.arrow for shards that stay where they are; says what was left out, and why.
+
+    ``urls``: paths or URLs of tars, with braces (``x-{000..099}.tar``), or ``@FILE`` with one on each line.
+    ``class_field``: the label is this field of ``.json``, not the text of ``.cls``. ``resize``: read images of several
+    sizes as squares of this side. Local shards outside of OUT get links in OUT. What was scanned before an
+    interruption is not scanned again.
+
+    Raises InputError: wrong places, mixed shapes, and more than ``max_bad`` of the samples cannot be used.
+    """
+    out = Path(out)
+    if not SAFE_NAME.fullmatch(split):
+        raise InputError(f"--split: {split!r} has other characters than letters, digits, - and _")
+    if (out / "index.json").exists():
+        raise InputError(f"{out} has an index already; remove {out / 'index.json'} to write another")
+    places = expand(urls)
+    remote = is_remote(places[0])
+    if any(is_remote(place) != remote for place in places):
+        raise InputError("some shards are local and some are at URLs; index them apart")
+    notes = out / ".scan"
+    notes.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(min(len(places), 2 * (os.cpu_count() or 1))) as pool:
+        scans = []
+        for scan in pool.map(lambda place: _scanned(place, notes, class_field, remote), places):
+            scans.append(scan)
+            if progress:
+                progress(len(scans), len(places))
+    base, names = _names(places, out, split, remote)
+    kept, problems = _without_duplicates(scans, names)
+    said = _judged(problems, sum(map(len, kept)), max_bad)
+    header = _write(out, split, base, names, scans, kept, resize, {"name": "index", "shards": list(urls)})
+    shutil.rmtree(notes)
+    return header, said
+
+
+def expand(urls: Iterable[str]) -> list[str]:
+    """Places of tars from patterns and lists. Raises InputError for an empty or repeated one."""
+    places: list[str] = []
+    for url in urls:
+        is_remote(url)
+        if url.startswith("@"):
+            path = Path(url[1:])
+            if not path.is_file():
+                raise InputError(f"no such file: {path}")
+            places += expand(line.strip() for line in path.read_text().splitlines() if line.strip())
+        else:
+            places += braceexpand(url)
+    if not places:
+        raise InputError("no shards were named")
+    if (repeated := Counter(places).most_common(1)[0])[1] > 1:
+        raise InputError(f"{repeated[0]} is named {repeated[1]} times")
+    return places
+
+
+def _scanned(place: str, notes: Path, class_field: str | None, remote: bool) -> Scan:
+    """A scan from the notes of an interrupted run, or a new one that is noted."""
+    if remote:
+        try:
+            info = ShardInfo(place, 0, size_of(place), "")
+            path = ShardCache(cache_directory() / "shards", int(DEFAULT_CACHE_GB * 1e9)).add(place, info)
+        except BadDataError as error:
+            raise RunError(f"{error}; what was scanned is kept, the same command continues") from error
+        if path is None:
+            raise InputError(f"{place} has {info.bytes} bytes, more than the cache of {DEFAULT_CACHE_GB:g} GB")
+        stamp = f"{place} {info.bytes}"
+    else:
+        path = Path(place)
+        if not path.is_file():
+            raise InputError(f"no such file: {path}")
+        stamp = f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}"
+    note = notes / f"{sha256(f'{stamp} {class_field}'.encode()).hexdigest()[:32]}.json"
+    if note.is_file():
+        raw = json.loads(note.read_text())
+        samples = [Found(**sample | {"shape": tuple(sample["shape"])}) for sample in raw["samples"]]
+        return Scan(raw["bytes"], raw["sha256"], samples, [(kind, text) for kind, text in raw["problems"]])
+    scan = scan_tar(path, place, class_field)
+    partial = note.with_suffix(".partial")
+    partial.write_text(json.dumps(asdict(scan)))
+    partial.rename(note)
+    return scan
+
+
+def _names(places: list[str], out: Path, split: str, remote: bool) -> tuple[str | None, list[str]]:
+    """Base URL and names below it; of local shards the names in OUT, which get links where they lie elsewhere."""
+    if remote:
+        hosts = {place.partition("://")[0] + "://" + place.partition("://")[2].partition("/")[0] for place in places}
+        if len(hosts) > 1:
+            raise InputError(f"the shards lie at {' and '.join(sorted(hosts))}; index them apart")
+        host = hosts.pop()
+        folder = os.path.commonpath([place.removeprefix(host).rpartition("/")[0] or "/" for place in places])
+        base = host + folder.rstrip("/")
+        return base, [place.removeprefix(f"{base}/") for place in places]
+    root = out.resolve()
+    paths = [Path(place).resolve() for place in places]
+    if all(path.is_relative_to(root) for path in paths):
+        return None, [path.relative_to(root).as_posix() for path in paths]
+    (out / split).mkdir(exist_ok=True)
+    names = [f"{split}/{number:06d}.tar" for number in range(len(paths))]
+    for name, path in zip(names, paths, strict=True):
+        (out / name).unlink(missing_ok=True)
+        (out / name).symlink_to(path)
+    return None, names
+
+
+def _without_duplicates(scans: list[Scan], names: list[str]) -> tuple[list[list[Found]], list[tuple[str, str]]]:
+    """The samples of each shard whose keys no sample before them has, and all problems."""
+    seen: set[str] = set()
+    kept = []
+    problems = [problem for scan in scans for problem in scan.problems]
+    for scan, name in zip(scans, names, strict=True):
+        fresh = [sample for sample in scan.samples if sample.key not in seen]
+        repeated = {sample.key for sample in scan.samples} & seen
+        problems += [("duplicate key", f"{name}: {key}") for key in sorted(repeated)]
+        seen |= {sample.key for sample in fresh}
+        kept.append(fresh)
+    return kept, problems
+
+
+def _judged(problems: list[tuple[str, str]], good: int, max_bad: float) -> list[str]:
+    """One line for each kind. Raises InputError when too much is wrong."""
+    by_kind: dict[str, list[str]] = defaultdict(list)
+    for kind, text in problems:
+        by_kind[kind].append(text)
+    lines = [f"{kind}: {len(texts)}, as {'; '.join(texts[:LISTED])}" for kind, texts in by_kind.items()]
+    if not good:
+        raise InputError("\n  ".join(["no sample can be used:", *lines]))
+    bad = len(problems) - len(by_kind.get("empty shard", ()))
+    if bad > max_bad * (good + bad):
+        told = f"{bad} problems beside {good:,} usable samples are more than --max-bad {max_bad:g} allows:"
+        raise InputError("\n  ".join([told, *lines]))
+    return lines
+
+
+def _write(
+    out: Path,
+    split: str,
+    base: str | None,
+    names: list[str],
+    scans: list[Scan],
+    kept: list[list[Found]],
+    resize: int | None,
+    source: dict[str, object],
+) -> Header:
+    samples = [sample for shard in kept for sample in shard]
+    class_names = _class_names(samples)
+    position = {name: number for number, name in enumerate(class_names)}
+    shape = _shape(samples, resize)
+    rows = [
+        Row(split, number, s.key, s.ext, s.offset, s.size, position[_spelled(s.label)], s.crc)
+        for number, shard in enumerate(kept)
+        for s in shard
+    ]
+    infos = [
+        ShardInfo(name, len(shard), scan.bytes, scan.sha256)
+        for name, shard, scan in zip(names, kept, scans, strict=True)
+    ]
+    common = set.intersection(*(set(sample.attributes) for sample in samples))
+    attributes = {name: np.array([sample.attributes[name] for sample in samples]) for name in sorted(common)}
+    mixed = is_mixed(np.array([row.shard for row in rows]), np.array([row.class_index for row in rows]))
+    return write_index(
+        out,
+        rows,
+        {split: infos},
+        attributes=attributes,
+        shape=shape,
+        dtype="float32" if samples[0].dtype == "float32" else "uint8",
+        class_names=class_names,
+        source=source,
+        order="stratified" if mixed else "scattered",
+        base=base,
+        resize=resize is not None,
+    )
+
+
+def _spelled(label: str | int) -> str:
+    text = str(label)
+    return str(int(text)) if text.isascii() and text.isdigit() and len(text) < 10 else text
+
+
+def _class_names(samples: list[Found]) -> list[str]:
+    """0, 1, ... up to the largest where all labels are numbers; otherwise the labels in order."""
+    labels = {_spelled(sample.label) for sample in samples}
+    if not all(label.isascii() and label.isdigit() for label in labels):
+        return sorted(labels)
+    largest = max(map(int, labels))
+    if largest >= max(10_000, 10 * len(samples)):
+        raise InputError(f"a label is {largest}, but there are {len(labels)} classes; expected 0, 1, 2, ...")
+    return [str(number) for number in range(largest + 1)]
+
+
+def _shape(samples: list[Found], resize: int | None) -> tuple[int, int, int]:
+    shapes = Counter((sample.dtype, *sample.shape) for sample in samples)
+    if len({shape[0] for shape in shapes}) > 1:
+        raise InputError("some images are uint8 and some float32")
+    if resize is not None:
+        return max(shape[1] for shape in shapes), resize, resize
+    if len(shapes) > 1:
+        (one, _), (other, count) = shapes.most_common(2)
+        sides = [" x ".join(map(str, shape[1:])) for shape in (one, other)]
+        raise InputError(
+            f"images of {len(shapes)} shapes (channels x height x width), as {sides[0]} and {sides[1]} ({count}); "
+            "--resize N reads all as squares of N pixels"
+        )
+    return samples[0].shape

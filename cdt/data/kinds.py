@@ -1,0 +1,24 @@
+"""The kinds of damage that data can have."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Kind = Literal[
+    "missing shard",
+    "unreadable shard",
+    "truncated shard",
+    "wrong checksum",
+    "damaged image",
+    "wrong shape or type",
+    "not finite",
+    "too large",
+]
+
+
+class BadDataError(ValueError):
+    """Why a sample cannot be used, in one line."""
+
+    def __init__(self, kind: Kind, reason: str) -> None:
+        super().__init__(reason)
+        self.kind: Kind = kind

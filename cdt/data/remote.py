@@ -1,0 +1,181 @@
+"""Bytes of files at URLs: http(s) by ranges, s3, gs and hf through fsspec; with timeouts, retries and back-off."""
+
+from __future__ import annotations
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import urllib3
+
+from cdt.data.header import REMOTE
+from cdt.data.kinds import BadDataError
+from cdt.errors import InputError
+
+CHUNK = 1 << 18
+TIMEOUT_S = 20.0
+"""Without a connection, or without a byte."""
+SLOWEST = 20_000
+"""Bytes per second below which an answer counts as stalled, beyond the timeout."""
+TRIES = 6
+"""Without a byte of progress between them."""
+BACK_OFF_S, LONGEST_BACK_OFF_S = 0.2, 10.0
+
+
+def is_remote(place: object) -> bool:
+    """Whether a place is a URL that can be read. Raises InputError for other URLs and for commands."""
+    text = str(place)
+    if text.startswith("pipe:"):
+        raise InputError(f"{text}: pipe: would run a command, which data may not; download first, or give a URL")
+    if text.startswith(REMOTE):
+        return True
+    if "://" in text:
+        raise InputError(f"{text}: unknown kind of URL; known are {', '.join(REMOTE)}")
+    return False
+
+
+class Transport(ABC):
+    """One way to read; what it raises besides BadDataError is worth another try."""
+
+    @abstractmethod
+    def chunks(self, url: str, offset: int, size: int) -> Iterator[bytes]:
+        """The bytes [offset, offset + size) in pieces, fewer if the connection ends early."""
+
+    @abstractmethod
+    def size(self, url: str) -> int: ...
+
+
+class Http(Transport):
+    """Range requests over kept connections."""
+
+    def __init__(self) -> None:
+        timeout = urllib3.Timeout(connect=TIMEOUT_S, read=TIMEOUT_S)
+        self._pool = urllib3.PoolManager(timeout=timeout, retries=urllib3.Retry(0, redirect=5), maxsize=8)
+
+    def chunks(self, url: str, offset: int, size: int) -> Iterator[bytes]:
+        answer = self._get(url, offset, size)
+        try:
+            skip = offset if answer.status == 200 else 0  # a server without ranges sends all
+            deadline = time.monotonic() + TIMEOUT_S + (skip + size) / SLOWEST
+            while size and (chunk := answer.read1(CHUNK)):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"less than {SLOWEST} bytes per second")
+                kept = chunk[skip:][:size]
+                skip, size = max(skip - len(chunk), 0), size - len(kept)
+                if kept:
+                    yield kept
+        except BaseException:
+            answer.close()
+            raise
+        if size or answer.status == 200:
+            answer.close()
+        answer.release_conn()
+
+    def size(self, url: str) -> int:
+        answer = self._get(url, 0, 1)
+        answer.close()
+        if answer.status == 200:
+            return int(answer.headers["Content-Length"])
+        return int(answer.headers["Content-Range"].rpartition("/")[2])
+
+    def _get(self, url: str, offset: int, size: int) -> urllib3.BaseHTTPResponse:
+        span = f"bytes={offset}-{offset + size - 1}"
+        answer = self._pool.request(
+            "GET", url, headers={"Range": span, "Accept-Encoding": "identity"}, preload_content=False
+        )
+        if answer.status in (200, 206):
+            return answer
+        answer.close()
+        if answer.status == 416:
+            raise BadDataError("truncated shard", f"the file at {url} ends before byte {offset}")
+        if answer.status in (408, 425, 429) or answer.status >= 500:
+            raise ConnectionError(f"HTTP status {answer.status}")
+        raise BadDataError("missing shard", f"HTTP status {answer.status} for {url}")
+
+
+class Fsspec(Transport):
+    """Object stores, with the credentials that their libraries find; in a test or a private cloud by FSSPEC_* settings
+    (https://filesystem-spec.readthedocs.io/en/latest/features.html#configuration)."""
+
+    def __init__(self, scheme: str) -> None:
+        import fsspec  # here, because http needs no such thing
+
+        try:
+            self._system: Any = fsspec.filesystem(scheme)
+        except ImportError as error:
+            raise InputError(f"{scheme}:// needs `pip install cdt-diffusion[{scheme}]`: {error}") from error
+
+    def chunks(self, url: str, offset: int, size: int) -> Iterator[bytes]:
+        for start in range(offset, offset + size, 64 * CHUNK):
+            try:
+                chunk = self._system.cat_file(url, start=start, end=min(start + 64 * CHUNK, offset + size))
+            except (FileNotFoundError, PermissionError) as error:
+                raise BadDataError("missing shard", f"{url}: {type(error).__name__}") from error
+            if not chunk:
+                raise BadDataError("truncated shard", f"the file at {url} ends before byte {start}")
+            yield chunk
+
+    def size(self, url: str) -> int:
+        try:
+            return int(self._system.info(url)["size"])
+        except (FileNotFoundError, PermissionError) as error:
+            raise BadDataError("missing shard", f"{url}: {type(error).__name__}") from error
+
+
+@cache
+def _transport(scheme: str, process: int) -> Transport:
+    # Connections do not survive a fork, so each process has its own.
+    return Http() if scheme in ("http", "https") else Fsspec(scheme)
+
+
+def transport(url: str) -> Transport:
+    return _transport(url.partition("://")[0], os.getpid())
+
+
+def fetch(url: str, offset: int, size: int, sink: Callable[[bytes], object]) -> None:
+    """``size`` bytes from ``offset`` to ``sink``; after a failure it goes on where it was.
+
+    Raises BadDataError when the file is not there or shorter, and when ``TRIES`` tries in a row bring no byte.
+    """
+    got = failures = 0
+    while got < size:
+        before, problem = got, "the connection ended early"
+        try:
+            for chunk in transport(url).chunks(url, offset + got, size - got):
+                sink(chunk)
+                got += len(chunk)
+        except (BadDataError, InputError):
+            raise
+        except Exception as error:  # of a failing network the libraries raise nearly anything
+            problem = next(iter(str(error).splitlines()), type(error).__name__)
+        if got < size:
+            failures = 1 if got > before else failures + 1
+            _wait(url, failures, problem)
+
+
+def read(url: str, offset: int, size: int) -> bytes:
+    """Like ``fetch``, in memory."""
+    parts: list[bytes] = []
+    fetch(url, offset, size, parts.append)
+    return b"".join(parts)
+
+
+def size_of(url: str) -> int:
+    """Bytes of a file. Raises BadDataError."""
+    for failures in range(1, TRIES + 1):
+        try:
+            return transport(url).size(url)
+        except (BadDataError, InputError):
+            raise
+        except Exception as error:  # as in fetch
+            _wait(url, failures, next(iter(str(error).splitlines()), type(error).__name__))
+    raise AssertionError("unreachable")
+
+
+def _wait(url: str, failures: int, problem: str) -> None:
+    if failures >= TRIES:
+        raise BadDataError("unreadable shard", f"{url}: {TRIES} tries failed, the last one: {problem}")
+    time.sleep(min(BACK_OFF_S * 2**failures, LONGEST_BACK_OFF_S))

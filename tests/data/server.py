@@ -1,0 +1,98 @@
+"""A real HTTP server on the loopback address, which fails as it is told to."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Server:
+    """``faults`` are used up, one by a request: ``drop``, ``half``, ``stall``, ``drip`` or a status."""
+
+    url: str
+    faults: deque[str | int] = field(default_factory=deque)
+    ranges: bool = True
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
+    sent: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
+
+
+@contextmanager
+def serve(root: Path) -> Iterator[Server]:  # noqa: C901, a class inside
+    """The files below ``root``."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            span = self.headers.get("Range") if server.ranges else None
+            server.requests.append((self.path, self.headers.get("Range")))
+            fault = server.faults.popleft() if server.faults else None
+            path = root / self.path.lstrip("/")
+            if fault == "drop":
+                self.close_connection = True
+                self.connection.close()
+                return
+            if isinstance(fault, int) or not path.is_file():
+                self.send_response(fault if isinstance(fault, int) else 404)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            content = path.read_bytes()
+            first, last = 0, len(content) - 1
+            if span:
+                start, _, end = span.removeprefix("bytes=").partition("-")
+                first, last = int(start), min(int(end), last)
+                if first >= len(content):
+                    self.send_response(416)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+            body = content[first : last + 1]
+            self.send_response(206 if span else 200)
+            self.send_header("Content-Length", str(len(body)))
+            if span:
+                self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+            self.end_headers()
+            self._send(body, fault)
+
+        def _send(self, body: bytes, fault: str | int | None) -> None:
+            rest = b""
+            if fault in ("half", "stall", "drip"):
+                self.close_connection = True
+                body, rest = body[: (len(body) + 1) // 2], body[(len(body) + 1) // 2 :]
+            server.sent += len(body)
+            try:
+                self.wfile.write(body)
+                self.wfile.flush()
+                if fault == "stall":
+                    server.over.wait(20)
+                for byte in rest if fault == "drip" else b"":
+                    self.wfile.write(bytes([byte]))
+                    self.wfile.flush()
+                    server.over.wait(0.05)
+            except OSError:
+                self.close_connection = True
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, the library's name
+            return
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http.daemon_threads = True
+    server = Server(f"http://127.0.0.1:{http.server_port}")
+    thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.over.set()
+        http.shutdown()
+        http.server_close()
+        thread.join()
