@@ -115,16 +115,6 @@ class Constraint(Config):
         """Whose loss its budget is relative to, where the kind has a reference."""
         return None
 
-    def labels(self) -> list[str]:
-        """What a classifier calls its samples: class names, or ``ATTRIBUTE=VALUE`` of a single attribute."""
-        if self.classes and not self.where:
-            return list(self.classes)
-        if len(self.where) == 1 and not self.classes:
-            return [f"{name}={value:g}" for name, value in self.where.items()]
-        raise InputError(
-            f"a classifier cannot tell {self.population()}: it knows classes, or the values of one attribute"
-        )
-
     def population(self) -> str:
         """The samples that it speaks of, in words."""
         parts = [f"class {' or '.join(self.classes)}"] if self.classes else []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import linprog
-from scipy.sparse import coo_matrix, hstack
+from scipy.sparse import coo_matrix, hstack, vstack
 
 _TOLERANCE = 1e-9
 
@@ -75,3 +75,17 @@ def largest_feasible_scale(floors: np.ndarray, cells: np.ndarray, members: np.nd
     objective = np.concatenate([np.zeros(num_cells), [-1.0]])
     solution = linprog(objective, A_ub=unmet, b_ub=np.zeros(m), A_eq=total, b_eq=[1.0], method="highs")
     return float(-solution.fun)
+
+
+def shares_exist(shares: np.ndarray, equal: np.ndarray, cells: np.ndarray, members: np.ndarray, num_cells: int) -> bool:
+    """Whether some distribution over the K cells has at least, or where ``equal`` exactly, the shares F [m].
+
+    ``cells``, ``members`` as for ``largest_feasible_scale``.
+    """
+    coverage = coo_matrix((np.ones(len(cells)), (members, cells)), shape=(len(shares), num_cells)).tocsr()
+    exact = vstack([coverage[equal], np.ones((1, num_cells))])
+    totals = np.concatenate([shares[equal], [1.0]])
+    found = linprog(
+        np.zeros(num_cells), A_ub=-coverage[~equal], b_ub=-shares[~equal] * (1 - _TOLERANCE), A_eq=exact, b_eq=totals
+    )
+    return bool(found.success)

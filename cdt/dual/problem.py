@@ -50,6 +50,10 @@ class Sums:
         """[m]; nan where nothing was counted."""
         return np.divide(self.total, self.count, out=np.full(len(self.total), np.nan), where=self.count > 0)
 
+    def share(self) -> np.ndarray:
+        """The mean of counts of samples, hard or soft; of none among n it is taken as 1 / 2n: [m]."""
+        return np.maximum(self.mean(), 0.5 / np.maximum(self.count, 1))
+
     def standard_error(self) -> np.ndarray:
         """Of the mean of independent observations: [m]; nan below two."""
         n = np.maximum(self.count, 2)
@@ -111,6 +115,8 @@ class DualState:
     """Standard errors of ``losses``."""
     counts: np.ndarray
     """Observations in the last period."""
+    seen: np.ndarray
+    """The period in which it was last measured; 0: never."""
     smoothed: np.ndarray
     """xi_i of nuPI"""
     satisfied_for: int
@@ -129,7 +135,7 @@ class DualState:
         m = len(lambdas)
         nan, zero = np.full(m, np.nan), np.zeros(m)
         told = np.zeros((alarms, m), dtype=bool)
-        return cls(0, lambdas, lambdas, nan, nan, zero, nan, 0, zero, nan, nan, told)
+        return cls(0, lambdas, lambdas, nan, nan, zero, zero, nan, 0, zero, nan, nan, told)
 
     def to_json(self) -> dict[str, Any]:
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}

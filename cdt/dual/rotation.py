@@ -11,7 +11,7 @@ NEAR = 0.5
 
 
 def measured_next(problem: DualProblem, state: DualState, room: int) -> np.ndarray:
-    """Up to ``room`` constraints for the next period, ascending: half of it for binding ones, the others in turn.
+    """Up to ``room`` constraints for the next period, ascending: half for binding ones, then those unseen for longest.
 
     A function of the state, so that a resumed run measures the same.
     """
@@ -24,6 +24,5 @@ def measured_next(problem: DualProblem, state: DualState, room: int) -> np.ndarr
         binding = binding[np.argpartition(slack[binding], room // 2)[: room // 2]]
     turns = room - len(binding)
     others = np.setdiff1d(np.arange(m), binding)
-    start = state.period * turns % len(others)
-    in_turn = np.roll(others, -start)[:turns]
+    in_turn = others[np.argsort(state.seen[others], kind="stable")][:turns]
     return np.sort(np.concatenate([binding, in_turn]))

@@ -17,9 +17,9 @@ def estimated_losses(problem: DualProblem, sums: Sums) -> tuple[np.ndarray, np.n
     A loss statistic is measured as a difference to the warm model's. The loss of a generated share f_i is
     ``-log f_i``, which is KL(q_i || p) for classes with disjoint supports; of none seen among n, f_i is 1 / 2n.
     """
-    mean, error = sums.mean(), sums.standard_error()
-    share = np.maximum(np.where(problem.generated, mean, 1.0), 0.5 / np.maximum(sums.count, 1))
-    losses = np.where(problem.generated, -np.log(share), problem.baseline + mean)
+    error = sums.standard_error()
+    share = np.where(problem.generated, sums.share(), 1.0)
+    losses = np.where(problem.generated, -np.log(share), problem.baseline + sums.mean())
     return losses, np.where(problem.generated, error / share, error)
 
 
@@ -52,6 +52,7 @@ def dual_step(problem: DualProblem, state: DualState, sums: Sums) -> DualState:
         losses=np.where(measured, losses, state.losses),
         errors=np.where(measured, errors, state.errors),
         counts=sums.count.astype(np.float64),
+        seen=np.where(sums.count > 0, period, state.seen),
         smoothed=np.where(measured, smoothed, state.smoothed),
     )
     satisfied = bool((problem.slack(after.losses) >= 0).all())

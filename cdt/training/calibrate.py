@@ -54,7 +54,10 @@ def pose_problem(
     """
     constraints = list(requirements.constraints.values())
     rules = np.array([constraint.rule if config.rule == "auto" else config.rule for constraint in constraints], "U8")
-    default = [each.eta or DEFAULT_ETA[rule] for each, rule in zip(constraints, rules, strict=True)]
+    default = [
+        each.eta if each.eta is not None and rule == each.rule else DEFAULT_ETA[rule]
+        for each, rule in zip(constraints, rules.tolist(), strict=True)
+    ]
     generated = np.array([constraint.generated for constraint in constraints], dtype=bool)
     etas = np.array(default if config.eta is None else [config.eta] * len(default), dtype=np.float64)
     _check_stable(config.gamma, etas)

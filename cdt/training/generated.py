@@ -14,7 +14,8 @@ from cdt.data.plan import stream_key
 from cdt.diffusion.process import Process
 from cdt.diffusion.sampler import SamplerConfig, sample
 from cdt.dual import Sums
-from cdt.judges import Judge, columns, load_judge
+from cdt.errors import InputError
+from cdt.judges import Judge, attribute_label, columns, load_judge
 from cdt.training.ranks import Ranks
 
 _BATCH = 250
@@ -44,7 +45,7 @@ class GeneratedShares:
         paths = [constraint.judge for constraint in constraints.values()]
         self._judges: dict[Path, Judge] = {path: load_judge(path, shape) for path in set(paths) - {None} if path}
         self._columns = {
-            i: (path, columns(self._judges[path], constraint.labels(), f"constraints.{name}"))
+            i: (path, judged_columns(self._judges[path], name, constraint))
             for i, (path, (name, constraint)) in enumerate(zip(paths, constraints.items(), strict=True))
             if path is not None
         }
@@ -80,3 +81,18 @@ class GeneratedShares:
     def judged(self) -> np.ndarray:
         """Which constraints have a classifier: [m], bool."""
         return np.isin(np.arange(self._m), list(self._columns))
+
+
+def judged_columns(judge: Judge, name: str, constraint: Constraint) -> list[int]:
+    """What a classifier calls a constraint's samples: classes, or the values of one attribute.
+
+    Raises InputError when it does not know them, or when the constraint speaks of both.
+    """
+    where = f"constraints.{name}"
+    if constraint.classes and not constraint.where:
+        return columns(judge, constraint.classes, f"{where}.class")
+    if len(constraint.where) == 1 and not constraint.classes:
+        return columns(judge, [attribute_label(*pair) for pair in constraint.where.items()], f"{where}.where")
+    raise InputError(
+        f"{where}: a classifier cannot tell {constraint.population()}: it knows classes, or the values of one attribute"
+    )

@@ -15,10 +15,11 @@ from cdt.constraints import Population, Requirements
 from cdt.data.index import Index
 from cdt.diffusion.process import Process
 from cdt.diffusion.sampler import check_steps
-from cdt.dual import ESTIMATORS, Draws, largest_feasible_scale
+from cdt.dual import ESTIMATORS, Draws, largest_feasible_scale, shares_exist
 from cdt.errors import InputError
-from cdt.judges import columns, load_judge
+from cdt.judges import load_judge
 from cdt.networks import build_network
+from cdt.training.generated import judged_columns
 from cdt.training.reference import open_reference
 
 
@@ -82,7 +83,7 @@ def _check_measurable(config: RunConfig, index: Index) -> None:
     process = Process.from_config(config.diffusion)
     for name, constraint in config.constraints.items():
         if constraint.judge is not None:
-            columns(load_judge(constraint.judge, index.shape), constraint.labels(), f"constraints.{name}")
+            judged_columns(load_judge(constraint.judge, index.shape), name, constraint)
         if isinstance(constraint.compared_with, Path):
             open_reference(constraint.compared_with, process)
     if config.probe.split == index.split:
@@ -105,11 +106,18 @@ def _check_feasible(requirements: Requirements) -> None:
         if i in position
     ]
     cells, members = np.array(pairs).T
-    scale = largest_feasible_scale(np.array(list(floors.values())), cells, members, len(requirements.cell_shares))
+    shares, K = np.array(list(floors.values())), len(requirements.cell_shares)
+    names = ", ".join(requirements.names[i] for i in floors)
+    scale = largest_feasible_scale(shares, cells, members, K)
     if scale < 1 - 1e-9:
         raise InputError(
-            f"constraints: the floors of {', '.join(requirements.names[i] for i in floors)} sum to "
-            f"{sum(floors.values()):.4g} and cannot be met together; multiplied by {scale:.4g} they could"
+            f"constraints: the floors of {names} sum to {shares.sum():.4g} and cannot be met together; multiplied by "
+            f"{scale:.4g} they could"
+        )
+    equal = np.array([constraint.equal for constraint in requirements.constraints.values()])[list(floors)]
+    if not shares_exist(shares, equal, cells, members, K):
+        raise InputError(
+            f"constraints: no distribution has the exact shares of {names}: they sum to {shares.sum():.4g}"
         )
 
 

@@ -100,7 +100,7 @@ class Statistics:
         self.set_windows(windows)
         losses = self._losses(network)
         drawn = self.generated.measure(network, period=0)
-        shares = np.where(self.generated.judged, drawn.mean(), requirements.shares)
+        shares = np.where(self.generated.judged, drawn.share(), requirements.shares)
         references = self._reference_losses(network, windows)
         calibrations = []
         for i, constraint in enumerate(requirements.constraints.values()):

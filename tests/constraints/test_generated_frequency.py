@@ -6,12 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cdt.constraints import Calibration, GeneratedFrequency
-from cdt.errors import InputError
 
 
 def constraint(tree: dict[str, Any], share: float = 0.1) -> GeneratedFrequency:
@@ -31,32 +29,6 @@ def test_the_threshold_is_the_loss_of_the_floor_whatever_the_warm_model_does(sha
 def test_its_classifier_judges_it_and_no_reference_is_needed() -> None:
     wanted = constraint({"class": 4}, 0.2)
     assert (wanted.judge, wanted.compared_with, wanted.share) == (Path("a.pt"), None, 0.2)
-
-
-@pytest.mark.parametrize(
-    ("tree", "labels"),
-    [
-        ({"class": 4}, ["4"]),
-        ({"class": ["four", "nine"]}, ["four", "nine"]),
-        ({"where": {"male": 1}}, ["male=1"]),
-        ({"where": {"age": 0.7}}, ["age=0.7"]),
-    ],
-)
-def test_what_a_classifier_calls_its_samples(tree: dict[str, Any], labels: list[str]) -> None:
-    assert constraint(tree).labels() == labels
-
-
-@pytest.mark.parametrize(
-    ("tree", "samples"),
-    [
-        ({"class": 4, "where": {"male": 1}}, "class 4 and male = 1"),
-        ({"where": {"male": 1, "age": 0.7}}, "male = 1 and age = 0.7"),
-    ],
-)
-def test_what_no_classifier_tells_is_refused(tree: dict[str, Any], samples: str) -> None:
-    line = f"a classifier cannot tell {samples}: it knows classes, or the values of one attribute"
-    with pytest.raises(InputError, match=f"^{line}$"):
-        constraint(tree).labels()
 
 
 def test_in_words() -> None:

@@ -95,7 +95,6 @@ def test_slack_near_zero_or_a_multiplier_of_either_sign_is_binding() -> None:
     assert always == {11, 13, 14}
 
 
-@pytest.mark.xfail(strict=True, reason="turns are counted among constraints that come and go")
 @pytest.mark.parametrize(("m", "room"), [(60, 12), (200, 20)])
 def test_while_binding_ones_come_and_go_none_waits_longer(m: int, room: int) -> None:
     """A whole dual ascent, in which a third of the constraints binds at the end; half the room is for turns."""
