@@ -86,6 +86,7 @@ def shard(arguments: argparse.Namespace, console: Console) -> None:
             resize=arguments.resize,
             seed=arguments.seed,
             shard_mb=arguments.shard_mb,
+            pack=arguments.pack,
             progress=progress,
         )
     splits = summary.header.splits
@@ -307,6 +308,9 @@ def _add_sources(added: argparse.ArgumentParser) -> None:
     options.add_argument("--split", metavar="S=F,...", help='divide the samples, as in "train=0.9,test=0.1"')
     options.add_argument("--seed", type=int, default=0, help="of order, --keep and --split (0)")
     options.add_argument("--shard-mb", type=float, default=64, metavar="MB", help="largest size of a tar (64)")
+    options.add_argument(
+        "--pack", action=argparse.BooleanOptionalAction, help="many images in one array (below 4,096 bytes of pixels)"
+    )
     place = argparse.ArgumentParser(add_help=False)
     place.add_argument("directory", type=Path, metavar="DIR")
     sources = added.add_subparsers(dest="source", metavar="SOURCE", required=True)
