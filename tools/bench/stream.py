@@ -174,7 +174,7 @@ def constraints(folder: Path) -> dict[str, Any]:
     root = folder / "classes"
     shard(synthetic(20_000, (1, 28, 28), 1000), root, pack=True, shard_mb=0.5)
     index = Index.load(root)
-    results = {"shards": len(index.shards)}
+    results: dict[str, Any] = {"shards": len(index.shards)}
     for name, lambdas in (("base alone", []), ("1,000 constraints", [0.1, 0.2, 0.3] + [0.0] * 997)):
         before = memory()
         stream = open_stream(index, lambdas)
