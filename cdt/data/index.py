@@ -255,7 +255,7 @@ def _read_rows(root: Path, wanted: Callable[[str], bool]) -> pa.Table:
             fields = [position for position, name in enumerate(schema.names) if wanted(name)]
             table = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fields)).read_all()
             table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are no UTF-8
         raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     if empty := [name for name in table.column_names if table[name].null_count]:
         raise InputError(f"{path} is not a valid index: column {empty[0]} has empty cells")

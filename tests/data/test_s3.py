@@ -56,9 +56,9 @@ def bucket(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     remote._transport.cache_clear()
 
 
-def make(index: Index) -> MixtureStream:
+def make(index: Index, workers: int = 0) -> MixtureStream:
     return MixtureStream(
-        DataConfig(shards="unused", cache_mb=0),
+        DataConfig(shards="unused", cache_mb=0, loader_workers=workers),
         index,
         {"4": np.flatnonzero(index.classes == index.class_names.index("4"))},
         np.zeros(index.count, np.int64),
@@ -69,8 +69,9 @@ def make(index: Index) -> MixtureStream:
     )
 
 
-def test_the_stream_is_that_of_the_same_shards_on_disk(bucket: str, shards: Path) -> None:
-    local, there = make(Index.load(shards)), make(Index.load(bucket))
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_stream_is_that_of_the_same_shards_on_disk(bucket: str, shards: Path, workers: int) -> None:
+    local, there = make(Index.load(shards)), make(Index.load(bucket), workers)
     for _ in range(12):
         assert torch.equal(next(local).images, next(there).images)
 
