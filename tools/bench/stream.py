@@ -200,7 +200,7 @@ def fetched(folder: Path) -> dict[str, Any]:
     from server import serve  # pyright: ignore[reportMissingImports]
 
     root = folder / "remote"
-    shard(synthetic(4_096, (3, 64, 64), 10), root, pack=False, shard_mb=1.3)
+    shard(synthetic(2_048, (3, 64, 64), 10), root, pack=False, shard_mb=0.7)
     header = json.loads((root / "index.json").read_text())
     results = {}
     for order in ("shuffled", "stratified"):
