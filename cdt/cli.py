@@ -74,6 +74,7 @@ def shard(arguments: argparse.Namespace, console: Console) -> None:
 
     where = [] if arguments.source == "digits" else [arguments.directory]
     where += [arguments.attributes] if arguments.source == "folder" else []
+    where += [arguments.image, arguments.label] if arguments.source == "hf" else []
     source = SOURCES[arguments.source](*where)
     with counting_bar(console, "writing shards") as progress:
         summary = write_shards(
@@ -86,6 +87,7 @@ def shard(arguments: argparse.Namespace, console: Console) -> None:
             resize=arguments.resize,
             seed=arguments.seed,
             shard_mb=arguments.shard_mb,
+            pack=arguments.pack,
             progress=progress,
         )
     splits = summary.header.splits
@@ -307,6 +309,9 @@ def _add_sources(added: argparse.ArgumentParser) -> None:
     options.add_argument("--split", metavar="S=F,...", help='divide the samples, as in "train=0.9,test=0.1"')
     options.add_argument("--seed", type=int, default=0, help="of order, --keep and --split (0)")
     options.add_argument("--shard-mb", type=float, default=64, metavar="MB", help="largest size of a tar (64)")
+    options.add_argument(
+        "--pack", action=argparse.BooleanOptionalAction, help="many images in one array (below 4,096 bytes of pixels)"
+    )
     place = argparse.ArgumentParser(add_help=False)
     place.add_argument("directory", type=Path, metavar="DIR")
     sources = added.add_subparsers(dest="source", metavar="SOURCE", required=True)
@@ -314,6 +319,11 @@ def _add_sources(added: argparse.ArgumentParser) -> None:
     sources.add_parser("idx", help="MNIST's file format", parents=[place, options])
     folder = sources.add_parser("folder", help="DIR/<class>/*.png, jpg, webp, ...", parents=[place, options])
     folder.add_argument("--attributes", type=Path, metavar="FILE.csv", help="column `file`, then one per attribute")
+    name = argparse.ArgumentParser(add_help=False)
+    name.add_argument("directory", metavar="NAME", help="of the data set, or its directory")
+    hub = sources.add_parser("hf", help="a data set of the Hugging Face hub, or a local one", parents=[name, options])
+    hub.add_argument("--image", metavar="COLUMN", help="the column of images (the only one)")
+    hub.add_argument("--label", metavar="COLUMN", help="the column of labels (the only one)")
 
 
 def _add_overrides(added: argparse.ArgumentParser, text: str) -> None:

@@ -11,6 +11,8 @@ from PIL import Image, UnidentifiedImageError
 
 PIL_FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 EXTENSIONS = (*PIL_FORMATS, "npy")
+RAW = "raw"
+"""In an index: the bytes of one image inside of an array of many, in the index's own shape and dtype."""
 NPY_DTYPES = ("|u1", "<f4")
 MAX_PIXELS = 1 << 26
 

@@ -6,6 +6,7 @@ With the byte offset of every image, any subset of the samples is a list of rows
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from cdt.data.cache import mirror
-from cdt.data.decode import EXTENSIONS
+from cdt.data.decode import EXTENSIONS, RAW
 from cdt.data.header import FORMAT, Dtype, Header, ReadOrder, ShardInfo, SplitInfo, read_header
 from cdt.data.kinds import BadDataError
 from cdt.data.remote import is_remote
@@ -49,6 +50,7 @@ class Row(NamedTuple):
     size: int
     class_index: int
     crc: int = -1
+    """CRC-32 of the image's bytes; -1: not known."""
 
 
 def write_index(
@@ -217,12 +219,15 @@ class Index:
             yield f"labels from {self.classes.min()} to {self.classes.max()}, but there are {K} classes"
         elif self.class_counts.tolist() != info.class_counts:
             yield "other numbers of samples per class"
-        elif unknown := set(self.extensions) - set(EXTENSIONS):
+        elif unknown := set(self.extensions) - {*EXTENSIONS, RAW}:
             yield f"images of type {', '.join(sorted(unknown))}; allowed are {', '.join(EXTENSIONS)}"
         else:
             room = np.array([shard.bytes for shard in self.shards], np.int64)[self.shard] - self.size
             if outside := int(((self.offset < 0) | (self.size < 1) | (self.offset > room)).sum()):
                 yield f"images that lie outside their shards: {outside}"
+            pixels = math.prod(self.shape) * np.dtype(self.dtype).itemsize
+            if RAW in self.extensions and (self.size[self.ext == self.extensions.index(RAW)] != pixels).any():
+                yield f"raw images of other than {pixels} bytes"
 
 
 def extra_shards(root: Path, split: str, shards: list[ShardInfo]) -> list[str]:
@@ -250,7 +255,7 @@ def _read_rows(root: Path, wanted: Callable[[str], bool]) -> pa.Table:
             fields = [position for position, name in enumerate(schema.names) if wanted(name)]
             table = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fields)).read_all()
             table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are no UTF-8
         raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     if empty := [name for name in table.column_names if table[name].null_count]:
         raise InputError(f"{path} is not a valid index: column {empty[0]} has empty cells")

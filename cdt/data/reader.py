@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from cdt.data.bad import BadSample
-from cdt.data.decode import ShapeError, decode
+from cdt.data.decode import RAW, ShapeError, decode
 from cdt.data.files import DEFAULT_CACHE_GB, open_files
 from cdt.data.index import Index
 from cdt.data.kinds import BadDataError
@@ -38,6 +38,7 @@ class ImageReader:
         size = index.count * int(np.prod(index.shape)) * np.dtype(index.dtype).itemsize
         self._cache = np.empty((index.count, *index.shape), index.dtype) if size <= cache_mb * 2**20 else None
         self._cached = np.zeros(index.count, dtype=bool)
+        self._raw = index.extensions.index(RAW) if RAW in index.extensions else -1
 
     def images(self, rows: np.ndarray) -> np.ndarray:
         """Rows [n] to images [n, C, H, W] of the index's dtype. Raises RunError naming shard and offset."""
@@ -75,6 +76,8 @@ class ImageReader:
             payload = self.files.read(int(index.shard[row]), int(index.offset[row]), size)
             if 0 <= (promised := int(index.crc[row])) != zlib.crc32(payload):
                 raise BadDataError("wrong checksum", f"the image's CRC-32 is not {promised:08x}, as the index says")
+            if index.ext[row] == self._raw:
+                return self._checked(np.frombuffer(payload, index.dtype).reshape(index.shape))
             size_now = None if index.resize else index.shape[1:]
             return self._checked(decode(payload, index.extensions[int(index.ext[row])], size_now))
         except BadDataError as error:

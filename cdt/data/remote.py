@@ -104,7 +104,7 @@ class Fsspec(Transport):
         import fsspec  # here, because http needs no such thing
 
         try:
-            self._system: Any = fsspec.filesystem(scheme)
+            self._system: Any = fsspec.filesystem(scheme, skip_instance_cache=True)
         except ImportError as error:
             raise InputError(f"{scheme}:// needs `pip install cdt-diffusion[{scheme}]`: {error}") from error
 

@@ -7,25 +7,26 @@ import hashlib
 import math
 import os
 import shutil
-import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from cdt.data.header import SAFE_NAME, Header, ShardInfo
 from cdt.data.index import Row, write_index
-from cdt.data.pack import Sample, by_size, encoded, packed, resized
+from cdt.data.pack import PACK_BELOW, Sample, bundled, by_size, encoded, packed, resized
 from cdt.data.select import choose
-from cdt.data.sources import Source
+from cdt.data.sources import Record, Source
 from cdt.errors import InputError, RunError
 
 MEGABYTE = 1_000_000
 Progress = Callable[[int, int], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def shard(
     split: Mapping[str, float] | None = None,
     seed: int = 0,
     shard_mb: float = 64,
+    pack: bool | None = False,
     progress: Progress | None = None,
 ) -> Summary:
     """Write ``OUT/<split>/000000.tar``, ..., index.arrow and index.json; ``out`` appears when all of it is there.
@@ -55,7 +57,8 @@ def shard(
     ``keep``: the fraction of its samples that a class keeps in the split "train". ``only``, ``drop``: classes by name;
     class indices stay those of the source. ``resize``: pixels of the shorter side, then the central square is taken.
     ``split``: fractions by which each class of the split "train" is divided. ``shard_mb``: the size in 10^6 bytes that
-    no tar exceeds, unless one sample does; one tar at a time is held in memory. ``progress(done, total)`` per sample.
+    no tar exceeds, unless one sample does; one tar at a time is held in memory. ``pack``: many images in one array, as
+    tiny ones should be; None: those of less than ``PACK_BELOW`` bytes. ``progress(done, total)`` per sample.
 
     Raises InputError for wrong options, images that cannot be read or have mixed shapes, and an ``out`` that is not
     empty; RunError when writing fails. Nothing is left behind then.
@@ -71,14 +74,16 @@ def shard(
     positions = np.concatenate(list(chosen.values()))
     shape = _common_shape(source, positions, resize)
     options = {"keep": keep, "only": list(only), "drop": list(drop), "resize": resize, "split": split}
+    if pack is None:
+        pack = math.prod(shape) * np.dtype(source.dtype).itemsize < PACK_BELOW
 
-    def encode(position: int) -> Sample:
+    def read(position: int) -> Record:
         record = source[position]
         image = record.image if resize is None else resized(record.image, resize)
         if image.shape != shape or image.dtype != source.dtype:
             found = f"{image.dtype} {list(image.shape)} instead of {source.dtype} {list(shape)}"
             raise InputError(f"{source.path(position)} was read as {found}: did it change meanwhile?")
-        return encoded(record._replace(image=image))
+        return record._replace(image=image)
 
     shards: dict[str, list[ShardInfo]] = {name: [] for name in chosen}
     rows: list[Row] = []
@@ -87,13 +92,16 @@ def shard(
         with _whole_or_nothing(out) as root:
             for name in chosen:
                 (root / name).mkdir()
-                samples = _told(_in_threads(encode, chosen[name].tolist()), len(rows), len(positions), progress)
+                encode: Callable[[int], Any] = read if pack else lambda position: encoded(read(position))
+                records: Iterator[Any] = _in_threads(encode, chosen[name].tolist())
+                told: Iterator[Any] = _told(records, len(rows), len(positions), progress)
+                samples: Iterator[Sample] = bundled(told, f"bundle-{name}") if pack else told
                 for group in by_size(samples, int(shard_mb * MEGABYTE)):
-                    tar, offsets = packed(group)
-                    bytes_per_sample = len(tar) / len(group)
+                    tar, images = packed(group)
+                    bytes_per_sample = len(tar) / len(images)
                     number = len(shards[name])
-                    shards[name].append(_write_tar(root, f"{name}/{number:06d}.tar", tar, len(group)))
-                    rows += [_row(name, number, *placed) for placed in zip(group, offsets, strict=True)]
+                    shards[name].append(_write_tar(root, f"{name}/{number:06d}.tar", tar, len(images)))
+                    rows += [Row(name, number, *image) for image in images]
             header = write_index(
                 root,
                 rows,
@@ -114,16 +122,11 @@ def _write_tar(root: Path, name: str, tar: memoryview, count: int) -> ShardInfo:
     return ShardInfo(name, count, len(tar), hashlib.sha256(tar).hexdigest())
 
 
-def _row(split: str, shard_number: int, sample: Sample, offset: int) -> Row:
-    image = sample.members[sample.ext]
-    return Row(split, shard_number, sample.key, sample.ext, offset, len(image), sample.class_index, zlib.crc32(image))
-
-
-def _in_threads(encode: Callable[[int], Sample], positions: Iterable[int]) -> Iterator[Sample]:
+def _in_threads(encode: Callable[[int], T], positions: Iterable[int]) -> Iterator[T]:
     """Samples in the order of the positions, some read ahead (Pillow works without the interpreter's lock)."""
     threads = os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Sample]] = deque()
+        waiting: deque[Future[T]] = deque()
         for position in positions:
             waiting.append(pool.submit(encode, position))
             if len(waiting) > 4 * threads:
@@ -132,7 +135,7 @@ def _in_threads(encode: Callable[[int], Sample], positions: Iterable[int]) -> It
             yield waiting.popleft().result()
 
 
-def _told(samples: Iterable[Sample], before: int, total: int, progress: Progress | None) -> Iterator[Sample]:
+def _told(samples: Iterable[T], before: int, total: int, progress: Progress | None) -> Iterator[T]:
     for done, sample in enumerate(samples, before + 1):
         yield sample
         if progress:

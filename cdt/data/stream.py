@@ -27,7 +27,7 @@ from cdt.schema import Config
 
 AHEAD = 256
 """Batches over which a rank looks for shards that are worth being fetched whole."""
-WHOLE_SHARD = 0.2
+WHOLE_SHARD = 0.4
 """Of a shard's bytes, those that a rank will read there; from fewer it reads by ranges."""
 
 
@@ -244,7 +244,7 @@ class MixtureStream:
         )
         self.ledger = Ledger.of(index, len(orders), config.max_bad_fraction)
         self._samples = _Samples(self.reader, cells)
-        self._index, self._looked_ahead = index, 0
+        self._index, self._batch_size, self._looked_ahead = index, batch_size, 0
         self._lag, self._workers = config.lambda_lag, min(config.loader_workers, config.lambda_lag)
         self._iterator: Iterator[Loaded] | None = None
         self._batch, self._counters = 0, np.zeros(len(orders), dtype=np.int64)
@@ -279,7 +279,7 @@ class MixtureStream:
 
     def _look_ahead(self) -> None:
         """Have those shards fetched whole of which this rank will soon read a good part."""
-        rows = self._planner.ahead(AHEAD)
+        rows = self._planner.ahead(min(AHEAD, -(-self._index.count // self._batch_size)))
         used = np.bincount(self._index.shard[rows], self._index.size[rows], len(self._index.shards))
         sizes = np.array([info.bytes for info in self._index.shards])
         shards = self._index.shard[rows]

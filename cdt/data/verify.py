@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import re
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from webdataset.tariterators import base_plus_ext
 
-from cdt.data.decode import EXTENSIONS, decode, reason
+from cdt.data.decode import EXTENSIONS, RAW, decode, reason
 from cdt.data.header import read_header
 from cdt.data.index import Index
+from cdt.data.pack import CLASSES, IMAGES
 from cdt.errors import InputError
 
 LISTED = 5
@@ -109,7 +111,7 @@ def _verify_shard(index: Index, number: int, promised: dict[str, int], seen: set
         report.add("duplicate key", f"{info.name}: {info.count - len(promised)} in the index")
     missing = dict(promised)
     count = 0
-    for key, members in read_samples(path, info.name, report):
+    for key, members in unbundled(read_samples(path, info.name, report), info.name, index, report):
         count += 1
         place = f"{info.name}: {key}"
         if key in seen:
@@ -145,6 +147,42 @@ def read_samples(path: Path, name: str, report: VerifyReport) -> Iterator[tuple[
         yield key, members
 
 
+def unbundled(
+    samples: Iterable[tuple[str, Members]], name: str, index: Index, report: VerifyReport
+) -> Iterator[tuple[str, Members]]:
+    """Bundles of many images as if each of these were a sample of its own; all else as it is."""
+    for key, members in samples:
+        if IMAGES not in members:
+            yield key, members
+            continue
+        try:
+            yield from _images_of(members, index)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            report.add("damaged bundle", f"{name}: {key}: {reason(error)}")
+
+
+def _images_of(members: Members, index: Index) -> Iterator[tuple[str, Members]]:
+    about = json.loads(members["json"][1])
+    keys, attributes = about["keys"], about["attributes"]
+    offset, payload = members[IMAGES]
+    size = math.prod(index.shape) * np.dtype(index.dtype).itemsize
+    first = len(payload) - size * len(keys)
+    classes = np.load(io.BytesIO(members[CLASSES][1]), allow_pickle=False)
+    if first < 0 or classes.shape != (len(keys),) or any(len(values) != len(keys) for values in attributes.values()):
+        raise ValueError("keys, classes, attributes and images are not equally many")
+    for number, key in enumerate(keys):
+        start = first + number * size
+        about_one = {name: values[number] for name, values in attributes.items()}
+        yield (
+            key,
+            {
+                RAW: (offset + start, payload[start : start + size]),
+                "cls": (0, str(int(classes[number])).encode()),
+                "json": (0, json.dumps(about_one).encode()),
+            },
+        )
+
+
 def _read_files(path: Path, name: str, report: VerifyReport) -> Iterator[tuple[str, int, bytes]]:
     """Name, offset and bytes of every plain file in a tar; what else is there is reported and not read."""
     try:
@@ -171,7 +209,7 @@ def _read_files(path: Path, name: str, report: VerifyReport) -> Iterator[tuple[s
 
 def _verify_sample(index: Index, row: int, members: Members, place: str, report: VerifyReport) -> None:
     ext = index.extensions[index.ext[row]]
-    images = [found for found in members if found in EXTENSIONS]
+    images = [found for found in members if found in (*EXTENSIONS, RAW)]
     if images != [ext]:
         report.add("wrong files", f"{place} has {', '.join(members)}; expected one image, of type {ext}")
         return
@@ -187,7 +225,7 @@ def _verify_sample(index: Index, row: int, members: Members, place: str, report:
 
 def _verify_image(index: Index, payload: bytes, ext: str, place: str, report: VerifyReport) -> None:
     try:
-        image = decode(payload, ext)
+        image = np.frombuffer(payload, index.dtype).reshape(index.shape) if ext == RAW else decode(payload, ext)
     except ValueError as error:
         report.add("image that cannot be read", f"{place}: {error}")
         return

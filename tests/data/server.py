@@ -86,6 +86,7 @@ def serve(root: Path) -> Iterator[Server]:  # noqa: C901, a class inside
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     http.daemon_threads = True
+    http.handle_error = lambda request, client_address: None  # clients go away, that is what is tested
     server = Server(f"http://127.0.0.1:{http.server_port}")
     thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
     thread.start()

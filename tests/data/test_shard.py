@@ -134,11 +134,11 @@ def test_offsets_and_sizes_of_any_tars(kinds: list[tuple[int, int]], limit: int)
     groups = list(by_size(samples, limit))
     assert [sample for group in groups for sample in group] == samples
     for group in groups:
-        data, offsets = packed(group)
+        data, images = packed(group)
         assert len(data) <= limit or len(group) == 1
-        for sample, offset in zip(group, offsets, strict=True):
+        for sample, image in zip(group, images, strict=True):
             payload = sample.members[sample.ext]
-            assert data[offset : offset + len(payload)] == payload
+            assert data[image.offset : image.offset + image.size] == payload
     for one, following in pairwise(groups):
         assert len(packed([*one, following[0]])[0]) > limit
 
