@@ -15,7 +15,8 @@ from cdt.data.index import Index
 from cdt.data.kinds import BadDataError
 from cdt.data.shard import shard
 from cdt.data.sources import SOURCES
-from cdt.data.stream import DataConfig, Mixture, MixtureStream
+from cdt.data.stream import DataConfig, MixtureStream
+from cdt.dual import Draws
 from cdt.errors import InputError
 
 pytest.importorskip("s3fs")
@@ -62,7 +63,7 @@ def make(index: Index, workers: int = 0) -> MixtureStream:
         index,
         {"4": np.flatnonzero(index.classes == index.class_names.index("4"))},
         np.zeros(index.count, np.int64),
-        lambda lambdas: Mixture(np.array([0.7, 0.3]), np.ones(1)),
+        lambda lambdas: Draws(np.array([0.7, 0.3]), np.ones(2), np.ones(1)),
         lambdas=np.array([0.4]),
         batch_size=16,
         seed=1,

@@ -31,7 +31,8 @@ from cdt.data.plan import stream_key
 from cdt.data.shard import shard
 from cdt.data.sources import Source
 from cdt.data.stratified import base_order
-from cdt.data.stream import DataConfig, Mixture, MixtureStream, Planner
+from cdt.data.stream import DataConfig, MixtureStream, Planner
+from cdt.dual import Draws
 
 BATCH = 128
 
@@ -55,9 +56,9 @@ def synthetic(count: int, shape: tuple[int, int, int], classes: int) -> Source:
     )
 
 
-def mixture_of(lambdas: np.ndarray) -> Mixture:
+def mixture_of(lambdas: np.ndarray) -> Draws:
     weights = np.array([1.0, *lambdas])
-    return Mixture(weights / weights.sum(), np.ones(1))
+    return Draws(weights / weights.sum(), np.ones(len(weights)), np.ones(1))
 
 
 def open_stream(index: Index, lambdas: list[float], rank: int = 0, world: int = 1) -> MixtureStream:
