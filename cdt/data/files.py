@@ -50,6 +50,10 @@ class Descriptors:
             raise BadDataError("truncated shard", f"the shard ends early: {len(payload)} of {size} bytes")
         return payload
 
+    def __del__(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+
     def _descriptor(self, path: Path) -> int:
         if path in self._open:
             self._open.move_to_end(path)

@@ -182,6 +182,7 @@ def constraints(folder: Path) -> dict[str, Any]:
         for _ in range(200):
             next(stream)
         results[name] = {"open files": open_shards(root), "MB": round((memory() - before) / 1e6, 1)}
+        del stream
     return results
 
 
