@@ -1,4 +1,4 @@
-"""Requirements: their samples, statistics, budgets and thresholds. A new kind is one file and one line in BUDGETS."""
+"""Requirements: their samples, statistics, budgets and thresholds. A new kind is one file and its name in KINDS."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Calibration:
 class Constraint(Config):
     """``loss_i <= c_i`` on the samples of some classes, groups of classes or attributes.
 
-    A kind of budget is one subclass in a file of its own, and one line in ``cdt.constraints.BUDGETS``.
+    A kind of budget is one subclass in a file of its own, and its name in ``cdt.constraints.KINDS``.
     """
 
     budget: ClassVar[str]
