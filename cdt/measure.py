@@ -99,7 +99,7 @@ def constraint_states(run: Run) -> list[ConstraintState]:
             ConstraintState(
                 name=row["constraint"],
                 classes=classes,
-                min_frequency=getattr(constraint, "min_frequency", None),
+                min_frequency=constraint.share,
                 lambda_=row["lambda"],
                 **{key: row[key] for key in ("loss", "threshold", "slack", "satisfied")},
             )

@@ -90,9 +90,10 @@ class Statistics:
         if split is None:
             return None
         names = [self._requirements.names[i] for i in self._by_loss]
-        places = {f"samples of split {split}": True, "training samples": False}
-        told = {place: [n for n in names if (n in self._held_out) == held] for place, held in places.items()}
-        return "losses are measured " + "; ".join(f"on {place} for {', '.join(n)}" for place, n in told.items() if n)
+        held_out = ", ".join(name for name in names if name in self._held_out)
+        trained = ", ".join(name for name in names if name not in self._held_out)
+        places = {f"on samples of split {split} for ": held_out, "on training samples for ": trained}
+        return "losses are measured " + "; ".join(place + found for place, found in places.items() if found)
 
     def calibrate(self, network: nn.Module, windows: np.ndarray) -> list[Calibration]:
         """Measures the warm model and the references; what comes later is paired with this, image by image."""
