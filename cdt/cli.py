@@ -101,16 +101,9 @@ def index(arguments: argparse.Namespace, console: Console) -> None:
     from cdt.monitor.progress import counting_bar
     from cdt.monitor.report import split_lines
 
+    chosen = {name: vars(arguments)[name] for name in ("split", "class_field", "resize", "max_bad")}
     with counting_bar(console, "scanning shards") as progress:
-        header, notes = index_shards(
-            arguments.urls,
-            arguments.out,
-            split=arguments.split,
-            class_field=arguments.class_field,
-            resize=arguments.resize,
-            max_bad=arguments.max_bad,
-            progress=progress,
-        )
+        header, notes = index_shards(arguments.urls, arguments.out, **chosen, progress=progress)
     counts = {name: split.class_counts for name, split in header.splits.items()}
     tars = sum(len(split.shards) for split in header.splits.values())
     _say(console, *notes, *split_lines(arguments.out, counts, header.class_names, tars))
