@@ -53,10 +53,10 @@ def train(config: RunConfig, on_progress: OnProgress = lambda report: None) -> R
     RunError when the run fails later: what it wrote stays, and ``resume`` continues it. KeyboardInterrupt likewise.
     """
     prepared, warm = check(config)
-    config = config.anchored()
+    directory, config = config.directory, config.anchored()
     _lay_out(config, prepared)
-    job = Job(config, config.directory.resolve(), checkpoint=warm, fork=warm is not None)
-    return _finish(job, config.directory, on_progress)
+    job = Job(config, config.directory, checkpoint=warm, fork=warm is not None)
+    return _finish(job, directory, on_progress)
 
 
 def resume(directory: str | Path, overrides: Sequence[str] = (), on_progress: OnProgress = lambda report: None) -> Run:

@@ -56,7 +56,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (["constraints.four.class=for"], ["'for' is not in the data"]),
         (["constraints.four.min_frequency=0.7", "constraints.five={class: 5, min_frequency: 0.7}"], ["1.4", "0.7143"]),
         (["constraints.four.max_loss=3"], ["min_frequency and max_loss", "exactly one budget"]),
-        (["constraints.four={class: 4}"], ["exactly one of min_frequency, max_loss"]),
+        (["constraints.four={class: 4}"], ["exactly one of min_frequency, frequency, generated_frequency, max_kl, "]),
         (["constraints.four={class: 4, min_frequncy: 0.1}"], ["did you mean min_frequency"]),
         (["train.batch_size=15", "engine.accumulation=2"], ["15 samples do not divide", "16"]),
         (["run.workers=9999"], ["9999 workers", "slots"]),
