@@ -19,22 +19,23 @@ BUDGETS: dict[str, type[Constraint]] = {kind.budget: kind for kind in KINDS}
 
 def _one_budget(tree: Any) -> Any:
     """Drops budgets that are null (taken back by an override); of the others there must be exactly one."""
-    if isinstance(tree, dict):
-        tree = {key: value for key, value in tree.items() if key not in BUDGETS or value is not None}
-        named = [name for name in BUDGETS if name in tree]
-        if len(named) > 1:
-            raise ValueError(f"has {' and '.join(named)}: exactly one budget is needed")
-        if not named:
-            near = [match for key in tree for match in get_close_matches(str(key), BUDGETS, n=1)]
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ValueError(f"has no budget: exactly one of {', '.join(BUDGETS)} is needed{hint}")
+    if isinstance(tree, Constraint):
+        return tree
+    if not isinstance(tree, dict):
+        raise ValueError("must be a mapping such as {class: NAME, min_frequency: SHARE}")
+    tree = {key: value for key, value in tree.items() if key not in BUDGETS or value is not None}
+    named = [name for name in BUDGETS if name in tree]
+    if len(named) > 1:
+        raise ValueError(f"has {' and '.join(named)}: exactly one budget is needed")
+    if not named:
+        near = [match for key in tree for match in get_close_matches(str(key), BUDGETS, n=1)]
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"has no budget: exactly one of {', '.join(BUDGETS)} is needed{hint}")
     return tree
 
 
 def _kind(tree: Any) -> str:
-    if isinstance(tree, Constraint):
-        return tree.budget
-    return next((name for name in BUDGETS if isinstance(tree, dict) and name in tree), "")
+    return tree.budget if isinstance(tree, Constraint) else next(name for name in BUDGETS if name in tree)
 
 
 if TYPE_CHECKING:

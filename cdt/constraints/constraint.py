@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -97,8 +98,8 @@ class Constraint(Config):
 
     @property
     def budget_in_nats(self) -> float | None:
-        """b_i, where the kind states one."""
-        return None
+        """b_i, where the kind states one; for a share F it is ``log(1 / F)``."""
+        return None if self.share is None else math.log(1 / self.share)
 
     @property
     def share(self) -> float | None:

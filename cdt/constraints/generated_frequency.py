@@ -35,7 +35,7 @@ class GeneratedFrequency(Constraint):
     generated_frequency: GeneratedShare
 
     def threshold(self, calibration: Calibration) -> float:
-        return self.budget_in_nats
+        return math.log(1 / self.share)
 
     def describe(self) -> str:
         return f"{self.population()}: at least {self.share:.3g} of the generated samples, as a classifier sees them"
@@ -43,10 +43,6 @@ class GeneratedFrequency(Constraint):
     @property
     def budget_path(self) -> str:
         return f"{self.budget}.min"
-
-    @property
-    def budget_in_nats(self) -> float:
-        return math.log(1 / self.share)
 
     @property
     def share(self) -> float:

@@ -34,11 +34,9 @@ class DualSide:
     def _pose(self) -> DualProblem:
         return calibrate.pose_problem(self._requirements, self.calibrations, self._config.dual, self.statistics.room)
 
-    def sums(self, network: nn.Module, cell_sums: np.ndarray) -> Sums:
-        """What the next dual step is told: of the probe, or of the period's training batches ([K, 3], all ranks')."""
+    def measure(self, network: nn.Module) -> Sums:
+        """What the probe tells the next dual step, under these weights."""
         assert self.problem is not None
-        if self._config.dual.estimate == "training":
-            return constraint_sums(self._requirements, cell_sums)
         return self.statistics.measure(network, self.problem, self.state)
 
     @property

@@ -67,6 +67,7 @@ class Probe:
         self, sets: Sequence[ProbeSet], draws: int, process: Process, ranks: Ranks, *, seed: int, chunk: int
     ) -> None:
         self._sets, self._draws, self._process, self._ranks, self._chunk = sets, draws, process, ranks, chunk
+        self._windows = np.array([each.window for each in sets])
         self._key = stream_key(seed, "probe")
         orders = (SubsetOrder(each.rows, stream_key(seed, f"probe {each.name}")) for each in sets)
         chosen = [order.rows(0, min(len(each.rows), draws)) for order, each in zip(orders, sets, strict=True)]
@@ -100,7 +101,7 @@ class Probe:
         device = self._ranks.device
         x0 = torch.as_tensor(self._read(sets, image), device=device)
         position = torch.as_tensor(sets * self._draws + draw, device=device)
-        high = torch.as_tensor(np.array([each.window for each in self._sets])[sets], device=device)
+        high = torch.as_tensor(self._windows[sets], device=device)
         low = self._process.logsnr_min
         logsnr = low + stratified(self._key, position, self._draws) * (high - low).float()
         eps = normals(self._key, position, tuple(x0.shape[1:]))

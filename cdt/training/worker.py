@@ -28,7 +28,7 @@ from cdt.training.ranks import Ranks
 from cdt.training.schedule import Phase
 from cdt.training.statistics import Statistics
 from cdt.training.step import train_step
-from cdt.training.sums import PeriodSums
+from cdt.training.sums import PeriodSums, constraint_sums
 
 
 class Coordinator(Protocol):
@@ -145,8 +145,11 @@ class Worker:
         problem, before = self.dual.problem, self.dual.state
         assert problem is not None
         cell_sums = self.ranks.sum(self.sums.take())
-        with self.engine.network_with(self.ema.fragments) as network:
-            sums = self.dual.sums(network, cell_sums[:-1])
+        if self.config.dual.estimate == "training":
+            sums = constraint_sums(self.requirements, cell_sums[:-1])
+        else:
+            with self.engine.network_with(self.ema.fragments) as network:
+                sums = self.dual.measure(network)
         state = None
         if self.ranks.first:
             state = self.coordinator.dual_step(self.step, problem, before, sums)
