@@ -139,6 +139,7 @@ class Worker:
                 self.recorder.event(self.step, "calibrated", calibrate.sentence(row), **row)
             if told := self.dual.statistics.told_of_samples():
                 self.recorder.event(self.step, "held out", told)
+        self._compare_held_out()
 
     def _dual_step(self) -> None:
         """Reduce the constraint sums, ask the coordinator, steer the stream."""
@@ -195,7 +196,19 @@ class Worker:
         )
         path = checkpoint.save(self.job.directory / "checkpoints", state, self.engine, self.ema, self.ranks)
         self._event("saved", f"checkpoints/{path.name}")
+        self._compare_held_out()
         self._draw_grid()
+
+    def _compare_held_out(self) -> None:
+        """How much better the model knows the samples that it trains on, for constraints that are held out."""
+        if self.dual.problem is None or self.dual.statistics.held_out is None:
+            return
+        with self.engine.network_with(self.ema.fragments) as network:
+            gaps = self.dual.statistics.held_out_gaps(network, self.dual.state.lambdas)
+        if self.recorder and gaps:
+            text = ", ".join(f"{name} {gap:+.3f} (standard error {error:.3f})" for name, (gap, error) in gaps.items())
+            self.recorder.event(self.step, "held-out gap", f"loss on held-out minus on training samples, nats: {text}")
+            self.recorder.scalars(self.step, {f"held_out_gap/{name}": gap for name, (gap, _) in gaps.items()})
 
     def _draw_grid(self) -> None:
         count = self.train.grid_images
