@@ -54,6 +54,12 @@ class Sums:
         """The mean of counts of samples, hard or soft; of none among n it is taken as 1 / 2n: [m]."""
         return np.maximum(self.mean(), 0.5 / np.maximum(self.count, 1))
 
+    def share_error(self) -> np.ndarray:
+        """The standard error of ``share``: [m]; where less was seen than 1 / 2n, that of a count at 1 / 2n."""
+        n = np.maximum(self.count, 1)
+        least = 0.5 / n
+        return np.where(self.mean() < least, np.sqrt(least * (1 - least) / n), self.standard_error())
+
     def standard_error(self) -> np.ndarray:
         """Of the mean of independent observations: [m]; nan below two."""
         n = np.maximum(self.count, 2)

@@ -251,9 +251,10 @@ def test_the_standard_error_of_a_generated_share_is_that_of_repeated_measurement
 
 @pytest.mark.parametrize("count", [16, 500])
 def test_of_none_seen_the_share_is_half_a_sample(count: int) -> None:
-    """A finite loss, so that the multiplier rises."""
-    losses, _ = estimated_losses(GENERATED, shares_told(np.zeros(count), np.zeros(count)))
+    """A finite loss, so that the multiplier rises; nobody is sure of it."""
+    losses, errors = estimated_losses(GENERATED, shares_told(np.zeros(count), np.zeros(count)))
     assert losses[0] == pytest.approx(math.log(2 * count))
+    assert errors[0] == pytest.approx(math.sqrt(2), rel=0.02)  # of a count c: 1 / sqrt(c)
     after = dual_step(GENERATED, begin(0.1, 0.1), shares_told(np.zeros(count), np.zeros(count)))
     nats = DEFAULT_ETA["mass"] * (math.log(2 * count) - math.log(10))
     np.testing.assert_allclose(after.lambdas, [0.2 * math.exp(nats) - 0.1, 0.1])
@@ -269,6 +270,20 @@ def test_smoothed_losses_forget_the_periods_before_geometrically(smoothing: floa
         expected = smoothing * expected + (1 - smoothing) * value
         assert now.losses[0] == pytest.approx(expected)
         assert now.lambdas[0] == pytest.approx(before.lambdas[0] + 0.1 * expected)
+
+
+def test_the_error_of_a_smoothed_loss_is_that_of_repeated_histories() -> None:
+    """Independent measurements: the variance settles at (1 - s) / (1 + s) of that of one."""
+    posed, rng = pose(1, smoothing=0.5), np.random.default_rng(0)
+    measured = []
+    for _ in range(1500):
+        now = begin(0.0)
+        for mean in rng.normal(scale=0.5, size=12):
+            now = dual_step(posed, now, sums(mean, count=5, deviation=1.0))  # a standard error of 1 / sqrt(4)
+        measured.append((now.losses[0], now.errors[0]))
+    losses, errors = np.array(measured).T
+    np.testing.assert_allclose(errors, 0.5 * math.sqrt(0.5 / 1.5), rtol=1e-4)
+    assert errors.mean() == pytest.approx(losses.std(), rel=0.05)
 
 
 @given(means=st.lists(st.floats(-10, 10), min_size=1, max_size=30))
