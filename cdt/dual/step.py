@@ -31,10 +31,6 @@ def dual_step(problem: DualProblem, state: DualState, sums: Sums) -> DualState:
     """
     losses, errors = estimated_losses(problem, sums)
     measured = np.isfinite(losses)
-    smooth = measured & np.isfinite(state.losses)
-    kept = problem.smoothing[smooth]
-    losses[smooth] += kept * (state.losses - losses)[smooth]
-    errors[smooth] = np.hypot((1 - kept) * errors[smooth], kept * state.errors[smooth])
     violation = np.where(measured, losses - problem.thresholds, 0.0)
     change, smoothed = proportional_term(violation, state.smoothed, problem.nu)
     step = problem.etas * (violation + problem.kp * change - 2 * problem.gamma * state.lambdas)

@@ -66,7 +66,7 @@ def frozen(*values: Any) -> None:
 
 
 def test_the_step_is_pure_and_in_float64() -> None:
-    hard = problem(kp=2.0, nu=0.5, gamma=0.1, smoothing=0.5, generated=[False, False, True], equal=[True, False, False])
+    hard = problem(kp=2.0, nu=0.5, gamma=0.1, generated=[False, False, True], equal=[True, False, False])
     before = dual_step(hard, state(0.1, 0.2, 0.3), sums(-1.0, 1.0, 0.1))
     arguments = hard, before, sums(-2.0, 2.0, 0.2)
     frozen(*arguments)
@@ -163,9 +163,8 @@ def test_whatever_is_told_no_multiplier_is_ever_anything_but_a_number_in_its_ran
         etas=data.draw(fractions),
         equal=data.draw(flags),
         generated=data.draw(flags),
-        smoothing=data.draw(arrays(np.float64, m, elements=st.floats(0, 0.9))),
+        kp=data.draw(arrays(np.float64, m, elements=st.floats(0, 100))),
         cap=data.draw(st.floats(1, 100)),
-        kp=data.draw(st.floats(0, 100)),
         nu=data.draw(st.floats(0, 0.99)),
         gamma=data.draw(st.floats(0, 0.9)),
     )
@@ -258,32 +257,6 @@ def test_of_none_seen_the_share_is_half_a_sample(count: int) -> None:
     after = dual_step(GENERATED, begin(0.1, 0.1), shares_told(np.zeros(count), np.zeros(count)))
     nats = DEFAULT_ETA["mass"] * (math.log(2 * count) - math.log(10))
     np.testing.assert_allclose(after.lambdas, [0.2 * math.exp(nats) - 0.1, 0.1])
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.5, 0.9])
-def test_smoothed_losses_forget_the_periods_before_geometrically(smoothing: float) -> None:
-    """``l_t = s l_(t-1) + (1 - s) x_t``, from the first measurement on; the step believes the smoothed one."""
-    posed = pose(1, smoothing=smoothing, etas=0.1)
-    observed, now, expected = [3.0, -1.0, 2.0, 7.0], begin(5.0), 3.0
-    for value in observed:
-        before, now = now, dual_step(posed, now, sums(value))
-        expected = smoothing * expected + (1 - smoothing) * value
-        assert now.losses[0] == pytest.approx(expected)
-        assert now.lambdas[0] == pytest.approx(before.lambdas[0] + 0.1 * expected)
-
-
-def test_the_error_of_a_smoothed_loss_is_that_of_repeated_histories() -> None:
-    """Independent measurements: the variance settles at (1 - s) / (1 + s) of that of one."""
-    posed, rng = pose(1, smoothing=0.5), np.random.default_rng(0)
-    measured = []
-    for _ in range(1500):
-        now = begin(0.0)
-        for mean in rng.normal(scale=0.5, size=12):
-            now = dual_step(posed, now, sums(mean, count=5, deviation=1.0))  # a standard error of 1 / sqrt(4)
-        measured.append((now.losses[0], now.errors[0]))
-    losses, errors = np.array(measured).T
-    np.testing.assert_allclose(errors, 0.5 * math.sqrt(0.5 / 1.5), rtol=1e-4)
-    assert errors.mean() == pytest.approx(losses.std(), rel=0.05)
 
 
 @given(means=st.lists(st.floats(-10, 10), min_size=1, max_size=30))

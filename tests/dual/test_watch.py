@@ -179,7 +179,7 @@ def test_what_was_not_its_turn_is_no_news() -> None:
     assert flat(heard) == []
 
 
-@pytest.mark.parametrize("changes", [{"equal": True}, {"generated": True}, {"rules": "mass"}, {"smoothing": 0.5}])
+@pytest.mark.parametrize("changes", [{"equal": True}, {"generated": True}, {"rules": "mass"}, {"kp": 0.5}])
 def test_before_anything_was_measured_only_the_lack_of_samples_is_news(changes: dict[str, Any]) -> None:
     nothing = Sums(np.zeros(2), np.zeros(2), np.zeros(2))
     _, heard = hear(pose(2, **changes), begin(0.1, 0.1), [nothing] * (PATIENCE + 5))
