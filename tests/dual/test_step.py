@@ -236,6 +236,11 @@ def test_the_loss_of_a_generated_share_is_minus_its_log_whatever_the_baseline() 
     np.testing.assert_allclose(errors, [float(np.std([0, 0.5, 0, 0.3], ddof=1)) / 2 / 0.2, 1.0])
 
 
+def test_the_journal_has_the_share_that_was_counted() -> None:
+    after = dual_step(GENERATED, begin(0.1, 0.1), shares_told(np.array([0.0, 0.5, 0.0, 0.3]), np.array([1.0, -1.0])))
+    assert [row["share"] for row in journal_rows(GENERATED, after, step=1)] == [pytest.approx(0.2), None]
+
+
 @pytest.mark.parametrize("share", [0.05, 0.3])
 def test_the_standard_error_of_a_generated_share_is_that_of_repeated_measurements(share: float) -> None:
     """To first order in it (the delta method), for judges that are sure and for those that are not."""
