@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cdt.errors import CdtError, InputError
+from cdt.errors import CdtError, InputError, Terminated
 
 # Verbs import what they need, so that `cdt --help` and wrong options answer at once.
 
@@ -44,10 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cdt {arguments.name}: {how}{f'; {interrupt}' if interrupt.args else ''}", file=sys.stderr)
         return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
     return 0
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: like Ctrl-C, from a scheduler."""
 
 
 def _terminated(number: int, frame: object) -> None:
@@ -144,6 +140,16 @@ def resume(arguments: argparse.Namespace, console: Console) -> None:
     with progress_bar(console, arguments.run.resolve().name) as show:
         run = resume_training(arguments.run, arguments.overrides, show)
     console.print(end_of_training(run.directory, run.constraint_rows()))
+
+
+def status(arguments: argparse.Namespace, console: Console) -> None:
+    from cdt.monitor.report import end_of_training
+    from cdt.run import load
+    from cdt.status import describe_status
+
+    _say(console, *describe_status(arguments.run))
+    if rows := load(arguments.run).constraint_rows():
+        console.print(end_of_training(arguments.run, rows))
 
 
 def sample(arguments: argparse.Namespace, console: Console) -> None:
@@ -261,6 +267,9 @@ def build_parser() -> argparse.ArgumentParser:
     added = add(resume, "continue a run from its newest complete checkpoint")
     added.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     _add_overrides(added, "settings that may change, as train.dual_steps")
+
+    added = add(status, "where a run stands, and whether something trains it")
+    added.add_argument("run", type=Path, metavar="RUN", help="a run directory")
 
     added = add(sample, "draw samples from a run's EMA weights")
     _add_sampling(added)

@@ -34,6 +34,8 @@ class RunSettings(Config):
     """DeepSpeed workers under Ray; 0: everything in this process, for debugging."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads per worker; default: the machine's cores over the workers."""
+    max_restarts: int = Field(default=3, ge=0)
+    """Of workers that died, in a row without a new checkpoint in between; then the run ends."""
     fork: Path | None = None
     """Start from the warm checkpoint of this run (same network and data) instead of from new weights."""
 

@@ -9,6 +9,10 @@ class CdtError(Exception):
     exit_status = 1
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: like Ctrl-C, from a scheduler."""
+
+
 class RunError(CdtError):
     """The machine or the run failed: say what happened, where it is recorded, how to resume."""
 

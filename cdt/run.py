@@ -121,11 +121,13 @@ class Run:
 
     def constraint_rows(self) -> list[dict[str, Any]]:
         """The last row of dual.jsonl of each constraint, in the order of the configuration; [] before the first."""
-        path = self.directory / "dual.jsonl"
-        if not path.is_file():
-            return []
-        last = {row["constraint"]: row for row in _rows(path)}
+        last = {row["constraint"]: row for row in self.rows("dual.jsonl")}
         return [last[name] for name in self.config.constraints if name in last]
+
+    def rows(self, journal: str) -> list[dict[str, Any]]:
+        """What a journal says: dual.jsonl, metrics.jsonl or events.jsonl; [] before it was begun."""
+        path = self.directory / journal
+        return list(_rows(path)) if path.is_file() else []
 
     def export(
         self, directory: str | Path, *, sampler: str | None = None, steps: int | None = None, raw: bool = False

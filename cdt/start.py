@@ -16,9 +16,11 @@ from cdt.config import RunConfig
 from cdt.data.header import read_header
 from cdt.data.index import Index
 from cdt.errors import InputError, RunError
+from cdt.monitor.recorder import note
+from cdt.presence import at_work, check_idle
 from cdt.run import Run, has_checkpoint, save_text, write_card
 from cdt.settings import apply_overrides, dump_yaml, load_yaml, parse
-from cdt.training.checkpoint import checkpoint_name, is_complete
+from cdt.training.checkpoint import TrainState, checkpoint_name, is_complete, newest_sound, read_state
 from cdt.training.job import Job, Prepared, prepare
 
 OnProgress = Callable[[dict[str, Any]], None]
@@ -26,9 +28,12 @@ OnProgress = Callable[[dict[str, Any]], None]
 CHANGEABLE = {
     "data": {"shards", "loader_workers", "cache_mb"},
     "dual": {"eta", "kp", "nu", "gamma", "cap", "stop_when_satisfied_for"},
-    "run": {"threads"},
+    "run": {"threads", "max_restarts"},
     "sampler": {"name", "steps"},
-    "train": {"dual_steps", "cooldown_steps", "lr", "checkpoint_steps", "log_steps", "grid_images"},
+    "train": {
+        *("dual_steps", "cooldown_steps", "lr", "log_steps", "grid_images"),
+        *("checkpoint_steps", "checkpoint_minutes", "keep_checkpoints"),
+    },
 }
 """What may change when a run is resumed, besides the budgets of its constraints; all else would make it another."""
 
@@ -60,35 +65,40 @@ def train(config: RunConfig, on_progress: OnProgress = lambda report: None) -> R
 
 
 def resume(directory: str | Path, overrides: Sequence[str] = (), on_progress: OnProgress = lambda report: None) -> Run:
-    """Continues a run from its newest complete checkpoint, or from its beginning where it has none.
+    """Continues a run from its newest sound checkpoint, or from its beginning where it has none.
 
     ``overrides`` change what ``CHANGEABLE`` lists.
 
     Raises InputError when there is nothing to continue, nothing left to do, or something else would change.
     """
     run = Run(directory)
+    check_idle(run.directory)
     config = _changed(run, overrides).anchored()
-    begun = has_checkpoint(run.directory)
-    if begun:
-        _check_unfinished(run, config)
+    sound, passed_over = newest_sound(run.directory.resolve() / "checkpoints")
+    if sound:
+        _check_unfinished(run.directory, read_state(sound), run.config, config)
     prepared = _fit_together(config)
     if differing := _differences(run.data, _facts(prepared.index)):
         raise InputError(f"data.shards: {config.data.shards} differs from the run's data in {', '.join(differing)}")
-    fork = config.run.fork is not None and not begun
-    checkpoint = _warm_checkpoint(config, prepared) if fork else run.checkpoint.resolve() if begun else None
+    fork = config.run.fork is not None and sound is None
+    checkpoint = _warm_checkpoint(config, prepared) if fork else sound
     save_text(run.directory / "config.yaml", dump_yaml(config))
+    for problem in passed_over:
+        told = f"{problem}; it is passed over"
+        note(run.directory, read_state(sound).step if sound else 0, "damaged", told)
+        on_progress({"said": told})
     return _finish(Job(config, run.directory.resolve(), checkpoint, fork), run.directory, on_progress)
 
 
-def _check_unfinished(run: Run, config: RunConfig) -> None:
+def _check_unfinished(directory: Path, state: TrainState, before: RunConfig, config: RunConfig) -> None:
     """Raises InputError when a checkpoint leaves nothing to do, or cannot go on under a changed configuration."""
-    state, world, workers = run.state, run.state.world, max(config.run.workers, 1)
-    ended = run.config.train.ending_at(run.config.train.warm_steps + state.dual_steps)
-    if state.dual_steps < run.config.train.dual_steps and state.step >= ended.total_steps:
-        raise InputError(f"{run.directory} is complete: dual training ended with all requirements satisfied")
+    world, workers = state.world, max(config.run.workers, 1)
+    ended = before.train.ending_at(before.train.warm_steps + state.dual_steps)
+    if state.dual_steps < before.train.dual_steps and state.step >= ended.total_steps:
+        raise InputError(f"{directory} is complete: dual training ended with all requirements satisfied")
     if state.step >= config.train.total_steps:
         raise InputError(
-            f"{run.directory} is complete: {state.step} of {config.train.total_steps} steps are done; "
+            f"{directory} is complete: {state.step} of {config.train.total_steps} steps are done; "
             f"more with train.dual_steps=N (now {config.train.dual_steps})"
         )
     if world != workers:
@@ -114,7 +124,13 @@ def check_tools() -> None:
 
 def _finish(job: Job, directory: Path, on_progress: OnProgress) -> Run:
     try:
-        launch(job, on_progress)
+        with at_work(directory) as alive:
+
+            def hear(report: dict[str, Any]) -> None:
+                alive()
+                on_progress(report)
+
+            launch(job, hear)
     except RunError as error:
         raise RunError(f"{error}\n{_left_behind(directory)}") from error
     except KeyboardInterrupt as interrupt:

@@ -18,6 +18,7 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "schema": set(),
     "explain": set(),
+    "presence": set(),
     "settings": {"explain"},
     **{leaf: set() for leaf in TRAINING},
     "training": TRAINING | {"config"},
@@ -38,9 +39,10 @@ ARROWS: dict[str, set[str]] = {
     },
     "measure": {"run", "data", "judges", "evaluate"},
     "dryrun": {"config", "settings", "start", "training"},
-    "start": {"config", "settings", "data", "run", "training", "cluster"},
+    "start": {"config", "settings", "data", "run", "presence", "monitor", "training", "cluster"},
+    "status": {"run", "presence", "monitor", "training.checkpoint"},
     "__main__": {"cli"},
-    "cli": PACKAGES | {"config", "settings", "export", "run", "start", "dryrun", "measure"},
+    "cli": PACKAGES | {"config", "settings", "export", "run", "start", "dryrun", "measure", "status"},
     "__init__": PACKAGES | {"config", "run", "start", "measure"},
 }
 """What each part of cdt may import besides itself."""

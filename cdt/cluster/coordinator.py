@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ import ray
 
 from cdt.dual import DualProblem, DualState, Sums, dual_step, journal_rows, journaled
 from cdt.errors import CdtError
-from cdt.monitor.recorder import append
+from cdt.monitor.recorder import append, note
 
 
 class Failure(NamedTuple):
@@ -25,8 +25,15 @@ class Failure(NamedTuple):
 class Coordinator:
     """Holds nothing that training depends on: the dual state comes with each question and travels in the checkpoint."""
 
-    def __init__(self, directory: Path, on_progress: Callable[[dict[str, Any]], None] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        on_progress: Callable[[dict[str, Any]], None] | None = None,
+        notice: threading.Event | None = None,
+    ) -> None:
         self._on_progress = on_progress
+        self._notice = notice or threading.Event()
+        self._left = False
         self._directory = directory
         self._report: dict[str, Any] = {}
         self._failures: list[Failure] = []
@@ -43,6 +50,20 @@ class Coordinator:
         if self._on_progress:
             self._on_progress(self._report)
 
+    def ask_to_leave(self) -> None:
+        """The workers are to save and end; they ask at every report."""
+        self._notice.set()
+
+    def leaving(self) -> bool:
+        return self._notice.is_set()
+
+    def leave(self) -> None:
+        """The workers have saved, and end before their work is done."""
+        self._left = True
+
+    def left(self) -> bool:
+        return self._left
+
     def latest(self) -> dict[str, Any]:
         """The newest value of everything that was reported."""
         return self._report
@@ -54,11 +75,10 @@ class Coordinator:
         """In the order in which they came: what failed first may be the cause of the others."""
         return self._failures
 
-    def conclude(self, error: CdtError) -> None:
-        """Records what ended the run, if there is still room for it."""
-        row = {"time": time.time(), "step": self._report.get("step", 0), "event": "failed", "text": str(error)}
-        with contextlib.suppress(OSError):
-            append(self._directory / "events.jsonl", row)
+    def note(self, kind: str, text: str) -> None:
+        """Records what the workers cannot, if there is still room for it; failures so far are dealt with."""
+        self._failures = []
+        note(self._directory, self._report.get("step", 0), kind, text)
 
 
 class RemoteCoordinator:
@@ -79,6 +99,18 @@ class RemoteCoordinator:
     def progress(self, report: dict[str, Any]) -> None:
         self._actor.progress.remote(report)
 
+    def ask_to_leave(self) -> None:
+        ray.get(self._actor.ask_to_leave.remote())
+
+    def leaving(self) -> bool:
+        return ray.get(self._actor.leaving.remote())
+
+    def leave(self) -> None:
+        ray.get(self._actor.leave.remote())
+
+    def left(self) -> bool:
+        return ray.get(self._actor.left.remote())
+
     def latest(self) -> dict[str, Any]:
         return ray.get(self._actor.latest.remote())
 
@@ -88,8 +120,8 @@ class RemoteCoordinator:
     def failures(self) -> list[Failure]:
         return ray.get(self._actor.failures.remote())
 
-    def conclude(self, error: CdtError) -> None:
-        ray.get(self._actor.conclude.remote(error))
+    def note(self, kind: str, text: str) -> None:
+        ray.get(self._actor.note.remote(kind, text))
 
     def stop(self) -> None:
         ray.kill(self._actor)

@@ -28,7 +28,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from torch._C._distributed_c10d import HashStore
 
 from cdt.cluster.coordinator import Coordinator, Failure, RemoteCoordinator
-from cdt.errors import CdtError, InputError, RunError
+from cdt.cluster.notice import notice
+from cdt.errors import CdtError, InputError, RunError, Terminated
+from cdt.training.checkpoint import newest_sound
 from cdt.training.engine import start_deepspeed
 from cdt.training.job import Job
 from cdt.training.worker import Worker
@@ -38,17 +40,22 @@ RAY_FOLDER = ".ray"
 """Where Ray checks that all nodes see the run directory; it leaves nothing else there."""
 
 
+class WorkerDiedError(RunError):
+    """A process is gone, and nothing says that it would not work the next time."""
+
+
 def launch(job: Job, on_progress: OnProgress) -> None:
     """Runs a prepared job to its end.
 
     Raises what ended it, once, and records it in events.jsonl: a worker's InputError or RunError as it is, anything
-    else as RunError with the worker's own traceback. KeyboardInterrupt ends it within seconds.
+    else as RunError with the worker's own traceback. KeyboardInterrupt ends it within seconds; at SIGTERM the workers
+    save first, and Terminated is raised.
     """
     set_environment()
-    if job.config.run.workers == 0:
-        _run_here(job, on_progress)
-    else:
-        _run_under_ray(job, on_progress)
+    with notice() as given:
+        run = _run_here if job.config.run.workers == 0 else _run_under_ray
+        if not run(job, on_progress, given):
+            raise Terminated
 
 
 def slots() -> int:
@@ -113,51 +120,77 @@ def _own_signals() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _run_here(job: Job, on_progress: OnProgress) -> None:
+def _run_here(job: Job, on_progress: OnProgress, given: threading.Event) -> bool:
+    """Whether it came to its end."""
     os.environ.setdefault("LOCAL_RANK", "0")
     if not dist.is_initialized():
         # It stays for the life of the process: DeepSpeed keeps references to the first group that it sees.
         dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
-    coordinator = Coordinator(job.directory, on_progress)
+    coordinator = Coordinator(job.directory, on_progress, given)
     try:
         start_deepspeed()
         Worker(job, coordinator).run()
     except Exception as error:
         told = _in_our_words(error)
-        coordinator.conclude(told)
+        coordinator.note("failed", str(told))
         raise told from (None if told is error else error)
+    return not coordinator.left()
 
 
-def _run_under_ray(job: Job, on_progress: OnProgress) -> None:
-    workers, config = job.config.run.workers, job.config
+def _run_under_ray(job: Job, on_progress: OnProgress, given: threading.Event) -> bool:
+    """Whether it came to its end."""
     with local_ray():
         coordinator = RemoteCoordinator.start(job.directory)
-        threads = config.run.threads or max(1, (os.cpu_count() or 1) // workers)
-        gpu = torch.cuda.is_available()
-        trainer = TorchTrainer(
-            _work,
-            train_loop_config={
-                "job": job,
-                "coordinator": coordinator,
-                "threads": threads,
-            },
-            scaling_config=ScalingConfig(
-                num_workers=workers, use_gpu=gpu, resources_per_worker={"GPU" if gpu else "CPU": 1}
-            ),
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-            run_config=RayRunConfig(name=RAY_FOLDER, storage_path=str(job.directory)),
-        )
         try:
-            _fit(trainer, coordinator, on_progress)
-        except TrainingFailedError as error:
-            cause = _cause(error, coordinator.failures())
-            coordinator.conclude(cause)
-            raise cause from None
+            _persist(job, coordinator, on_progress, given)
+            return not coordinator.left()
         except RayError as error:
             raise RunError(f"Ray failed: {error}") from error
         finally:
             coordinator.stop()
             shutil.rmtree(job.directory / RAY_FOLDER, ignore_errors=True)
+
+
+def _persist(job: Job, coordinator: RemoteCoordinator, on_progress: OnProgress, given: threading.Event) -> None:
+    """Trains to the end, and begins again at the newest sound checkpoint whenever a worker has died.
+
+    Ray could restart workers as well, but any failure alike: bad data, say, would fail as often as it is tried.
+    """
+    barren = 0
+    while True:
+        try:
+            _fit(_trainer(job, coordinator), coordinator, on_progress, given)
+            return
+        except TrainingFailedError as error:
+            cause = _cause(error, coordinator.failures())
+        found, passed_over = newest_sound(job.directory / "checkpoints")
+        barren = 1 if found != job.checkpoint else barren + 1
+        if not isinstance(cause, WorkerDiedError) or barren > job.config.run.max_restarts:
+            coordinator.note("failed", str(cause))
+            raise cause
+        job = job.again(found)
+        place = "the beginning" if found is None else found.name
+        told = "; ".join([str(cause), *passed_over, f"again from {place}"])
+        coordinator.note("restart", told)
+        on_progress({"said": told})
+
+
+def _trainer(job: Job, coordinator: RemoteCoordinator) -> TorchTrainer:
+    workers, config = job.config.run.workers, job.config
+    gpu = torch.cuda.is_available()
+    return TorchTrainer(
+        _work,
+        train_loop_config={
+            "job": job,
+            "coordinator": coordinator,
+            "threads": config.run.threads or max(1, (os.cpu_count() or 1) // workers),
+        },
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=gpu, resources_per_worker={"GPU" if gpu else "CPU": 1}
+        ),
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        run_config=RayRunConfig(name=RAY_FOLDER, storage_path=str(job.directory)),
+    )
 
 
 def _work(arguments: dict[str, Any]) -> None:
@@ -185,14 +218,16 @@ def _cause(error: TrainingFailedError, failures: list[Failure]) -> CdtError:
     """Of everything that went wrong, what came first: a worker that died takes others with it, and says nothing."""
     silent = sorted(set(getattr(error, "worker_failures", {})) - {failure.rank for failure in failures})
     if silent:
-        return RunError(
+        return WorkerDiedError(
             f"worker {silent[0]} died: killed from outside, by the kernel for want of memory (`dmesg` tells), or by a "
             "crash in native code (its last words are in /tmp/ray/session_latest/logs)"
         )
     return failures[0].error if failures else RunError(f"Ray cannot run the workers: {error}")
 
 
-def _fit(trainer: TorchTrainer, coordinator: RemoteCoordinator, on_progress: OnProgress) -> None:
+def _fit(
+    trainer: TorchTrainer, coordinator: RemoteCoordinator, on_progress: OnProgress, given: threading.Event
+) -> None:
     """Trains in a thread of its own; this one passes on what the coordinator hears, four times a second.
 
     In the main thread, Ray would take Ctrl-C for itself, and answer only once all workers are up.
@@ -207,7 +242,11 @@ def _fit(trainer: TorchTrainer, coordinator: RemoteCoordinator, on_progress: OnP
             result.set_exception(error)
 
     threading.Thread(target=fit, daemon=True).start()
+    asked = False
     while not wait([result], timeout=0.25).done:
+        if given.is_set() and not asked:
+            coordinator.ask_to_leave()
+            asked = True
         if report := coordinator.latest():
             on_progress(report)
     if report := coordinator.latest():

@@ -28,8 +28,8 @@ class GeneratedFrequency(Constraint):
 
     budget: ClassVar[str] = "generated_frequency"
     rule: ClassVar[str] = "mass"
-    eta: ClassVar[float | None] = 0.3
-    kp: ClassVar[float] = 2.0
+    eta: ClassVar[float | None] = 0.2
+    kp: ClassVar[float] = 1.0
     generated: ClassVar[bool] = True
 
     generated_frequency: GeneratedShare

@@ -20,10 +20,10 @@ class DualConfig(Config):
     rule: Literal["auto", "mass", "ascent", "fixed"] = "auto"
     """``auto``: the mass rule for shares, projected ascent for budgets in nats. ``fixed``: lambda stays as it is."""
     eta: FiniteFloat | None = Field(default=None, gt=0)
-    """Step size, per nat of violation; default 0.02 for the mass rule (0.3 where shares of generated samples are
+    """Step size, per nat of violation; default 0.02 for the mass rule (0.2 where shares of generated samples are
     measured), 0.01 for projected ascent."""
     kp: FiniteFloat | None = Field(default=None, ge=0)
-    """Weight of the change of the violation (nuPI), in periods: damps oscillations; default 0, and 2 where shares of
+    """Weight of the change of the violation (nuPI), in periods: damps oscillations; default 0, and 1 where shares of
     generated samples are measured."""
     nu: FiniteFloat = Field(default=0.0, ge=0, lt=1)
     """Smoothing of the violation whose change kp weighs."""

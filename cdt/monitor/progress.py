@@ -26,6 +26,8 @@ def progress_bar(console: Console, title: str) -> Iterator[Callable[[dict[str, A
         task = progress.add_task(STARTING, title=title, figures="", total=None)
 
         def show(report: dict[str, Any]) -> None:
+            if "said" in report:
+                progress.console.print(report["said"])
             if "step" in report:
                 progress.update(
                     task,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,12 @@ class Recorder:
 
     def close(self) -> None:
         self._tensorboard.close()
+
+
+def note(directory: Path, step: int, kind: str, text: str) -> None:
+    """An event of a run that is told from outside of its workers, if there is still room for it."""
+    with suppress(OSError):
+        append(directory / "events.jsonl", {"time": time.time(), "step": step, "event": kind, "text": text})
 
 
 def append(path: Path, *rows: Mapping[str, Any]) -> None:

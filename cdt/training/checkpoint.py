@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -110,17 +113,54 @@ def _save_weights(path: Path, engine: Engine, fragments: dict[str, Fragment], ra
 
 def _seal(partial: Path, final: Path, state: TrainState) -> None:
     (partial / "state.json").write_text(json.dumps(asdict(state)))
+    found = [path for path in sorted(partial.rglob("*")) if path.is_file()]
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(_sha256, found))
     files = {
-        str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        for path in sorted(partial.rglob("*"))
-        if path.is_file()
+        str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": digest}
+        for path, digest in zip(found, digests, strict=True)
     }
-    (partial / "manifest.json").write_text(json.dumps({"format": FORMAT, "step": state.step, "files": files}, indent=1))
-    stale = final.with_name(f".{final.name}.stale")
+    manifest = partial / "manifest.json"
+    manifest.write_text(json.dumps({"format": FORMAT, "step": state.step, "files": files}, indent=1))
+    # What has its name survives a power cut: contents first, then the name.
+    for path in (*found, manifest, *{path.parent for path in found}):
+        _to_disk(path)
     if final.exists():
-        final.rename(stale)
+        _discard(final)
     partial.rename(final)
+    _to_disk(final.parent)
+
+
+def _discard(path: Path) -> None:
+    """Removes a checkpoint so that no half of it is ever visible."""
+    stale = path.with_name(f".{path.name}.stale")
+    path.rename(stale)
     shutil.rmtree(stale, ignore_errors=True)
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def prune(directory: Path, keep: int, milestones: Collection[int]) -> None:
+    """Leaves the newest ``keep`` checkpoints, the best one and those of the steps ``milestones``.
+
+    What interrupted saves left behind goes too. Raises nothing: a disk that refuses keeps more.
+    """
+    found = complete_checkpoints(directory)
+    spared = {checkpoint_name(step) for step in milestones} | {path.name for path in found[-keep:]}
+    if found:
+        spared.add(max(found, key=lambda path: read_state(path).quality()).name)
+    for path in found:
+        if path.name not in spared:
+            with contextlib.suppress(OSError):
+                _discard(path)
+    for left in directory.glob(".step-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -149,8 +189,43 @@ def is_complete(checkpoint: Path) -> bool:
 
 def complete_checkpoints(directory: Path) -> list[Path]:
     """Oldest first."""
+    return [path for path in _named(directory) if is_complete(path)]
+
+
+def _named(directory: Path) -> list[Path]:
+    """What has a checkpoint's name, oldest first."""
     found = directory.iterdir() if directory.is_dir() else []
-    return sorted(path for path in found if re.fullmatch(r"step-\d{9}", path.name) and is_complete(path))
+    return sorted(path for path in found if re.fullmatch(r"step-\d{9}", path.name))
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is not as the manifest says, in words; reads everything."""
+    if not is_complete(checkpoint):
+        return "files are missing or have other sizes than its manifest says"
+    files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+    try:
+        with ThreadPoolExecutor() as pool:
+            digests = pool.map(lambda name: _sha256(checkpoint / name), files)
+            wrong = [name for name, found in zip(files, digests, strict=True) if found != files[name]["sha256"]]
+    except OSError as error:
+        return f"cannot be read ({error})"
+    return f"{', '.join(wrong)}: other bytes than its manifest says" if wrong else None
+
+
+def newest_sound(directory: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is as its manifest says; and what is wrong with those that are newer, in words.
+
+    Raises RunError when there are checkpoints, and none is sound.
+    """
+    passed_over: list[str] = []
+    for path in reversed(_named(directory)):
+        problem = damage(path)
+        if problem is None:
+            return path, passed_over
+        passed_over.append(f"{path.name} is damaged: {problem}")
+    if passed_over:
+        raise RunError(f"{directory}: no checkpoint is sound; {'; '.join(passed_over)}")
+    return None, []
 
 
 def read_state(checkpoint: Path) -> TrainState:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,10 @@ class Job:
     """Where to continue from."""
     fork: bool = False
     """Whether ``checkpoint`` is another run's: then only weights, optimiser and base stream go on."""
+
+    def again(self, checkpoint: Path | None) -> Job:
+        """The same from its own newest checkpoint; as it began where it has none."""
+        return self if checkpoint is None else replace(self, checkpoint=checkpoint, fork=False)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,10 @@ class TrainConfig(Config):
     """Of the averaged weights that constraints are measured with and that samples are drawn from."""
     checkpoint_steps: int | None = Field(default=None, ge=1)
     """Also save every so many steps; the ends of the phases are always saved."""
+    checkpoint_minutes: FiniteFloat | None = Field(default=None, gt=0)
+    """Also save when so much time has passed since the last save."""
+    keep_checkpoints: int = Field(default=10, ge=1)
+    """The newest ones that stay; the best one and the ends of the phases stay as well."""
     log_steps: int = Field(default=10, ge=1)
     """Steps between two rows of metrics."""
     grid_images: int = Field(default=64, ge=0, le=1024)
@@ -68,7 +72,11 @@ class TrainConfig(Config):
         """The EMA decay, rising from 0.1 so that the average forgets the initial weights."""
         return min(self.ema_decay, (1 + step) / (10 + step))
 
+    @property
+    def phase_ends(self) -> set[int]:
+        """The steps after which a phase is over."""
+        return {self.warm_steps, self.warm_steps + self.dual_steps, self.total_steps} - {0}
+
     def saves_after(self, step: int) -> bool:
         """Whether a checkpoint is due when ``step`` steps are done."""
-        phase_ends = {self.warm_steps, self.warm_steps + self.dual_steps, self.total_steps} - {0}
-        return step in phase_ends or bool(self.checkpoint_steps and step % self.checkpoint_steps == 0)
+        return step in self.phase_ends or bool(self.checkpoint_steps and step % self.checkpoint_steps == 0)

@@ -42,6 +42,14 @@ class Coordinator(Protocol):
         """Takes what the user should see; never waited for."""
         ...
 
+    def leaving(self) -> bool:
+        """Whether the run was asked to save and end."""
+        ...
+
+    def leave(self) -> None:
+        """Takes note that it does."""
+        ...
+
 
 class Worker:
     """Every rank runs the same phases; rank 0 also records and speaks with the coordinator."""
@@ -73,6 +81,7 @@ class Worker:
         self.sums = self._period_sums(np.full(len(self.requirements.names), process.logsnr_max))
         self.step = 0
         self.loss: float | None = None
+        self._saved_at = time.monotonic()
         changed = self._restore() if job.checkpoint is not None else []
         self.recorder = Recorder(job.directory, self.step) if ranks.first else None
         for text in changed:
@@ -84,8 +93,8 @@ class Worker:
     def run(self) -> None:
         config, constrained = self.config, bool(self.requirements.names)
         self._event("start", f"step {self.step} of {self.train.total_steps} on {self.ranks.world} workers")
-        meter = Meter(config.train.batch_size)
-        while self.step < self.train.total_steps:
+        meter, leaving = Meter(config.train.batch_size), False
+        while self.step < self.train.total_steps and not leaving:
             phase = self.train.phase(self.step, constrained)
             if phase == "dual" and self.dual.problem is None:
                 self._calibrate()
@@ -109,13 +118,14 @@ class Worker:
             meter.count(loss, waited)
             if phase == "dual" and (self.step - self.train.warm_steps) % self.prepared.period_steps == 0:
                 self._dual_step()
+            due = self.train.saves_after(self.step)
             if self.step % self.train.log_steps == 0 or self.step == self.train.total_steps:
                 self._report(phase, meter)
-            if self.train.saves_after(self.step):
+                by_the_clock, leaving = self._occasion()
+                due = due or by_the_clock or leaving
+            if due:
                 self._save()
-        self._event("end", f"{self.step} steps done")
-        if self.recorder:
-            self.recorder.close()
+        self._end()
 
     def _period_sums(self, windows: np.ndarray) -> PeriodSums:
         process, requirements = self.diffusion.process, self.requirements
@@ -180,6 +190,22 @@ class Worker:
             self.recorder.metrics(self.step, {"epoch": self.step * self.train.batch_size / self.epoch, **values})
             self._say(phase, loss=values["loss"], samples_per_s=values["samples_per_s"])
 
+    def _occasion(self) -> tuple[bool, bool]:
+        """What one rank knows and all must act upon at the same step: a save due by the clock, a notice to leave."""
+        minutes = self.train.checkpoint_minutes
+        due = minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
+        return self.ranks.from_first((due, self.coordinator.leaving()) if self.ranks.first else None)
+
+    def _end(self) -> None:
+        if self.recorder is None:
+            return
+        if self.step < self.train.total_steps:
+            self._event("left", f"asked to leave: saved after {self.step} of {self.train.total_steps} steps")
+            self.coordinator.leave()
+        else:
+            self._event("end", f"{self.step} steps done")
+        self.recorder.close()
+
     def _say(self, phase: str, **values: float) -> None:
         if self.ranks.first:
             worst = worst_constraint(self.dual.problem, self.dual.state)
@@ -196,6 +222,9 @@ class Worker:
         )
         path = checkpoint.save(self.job.directory / "checkpoints", state, self.engine, self.ema, self.ranks)
         self._event("saved", f"checkpoints/{path.name}")
+        self._saved_at = time.monotonic()
+        if self.ranks.first:
+            checkpoint.prune(path.parent, self.train.keep_checkpoints, self.train.phase_ends)
         self._compare_held_out()
         self._draw_grid()
 
