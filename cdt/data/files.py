@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cdt.data.cache import ShardCache, cache_directory
+from cdt.data.header import ShardInfo
 from cdt.data.index import Index
 from cdt.data.kinds import BadDataError
 from cdt.data.remote import read
@@ -138,3 +139,15 @@ class RemoteFiles(Files):
 
 def open_files(index: Index, cache_gb: float = DEFAULT_CACHE_GB) -> Files:
     return LocalFiles(index) if index.base is None else RemoteFiles(index, index.base, cache_gb)
+
+
+def whole_shard(index: Index, info: ShardInfo) -> Path:
+    """A shard on the local disk, fetched there if it must be. Raises BadDataError."""
+    if index.base is None:
+        if not (path := index.root / info.name).is_file():
+            raise BadDataError("missing shard", f"no such file: {path}")
+        return path
+    cache = ShardCache(cache_directory() / "shards", int(DEFAULT_CACHE_GB * 1e9))
+    if (path := cache.add(f"{index.base}/{info.name}", info)) is None:
+        raise BadDataError("too large", f"{info.bytes} bytes are more than the cache of {DEFAULT_CACHE_GB:g} GB")
+    return path

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Protocol
 
 import numpy as np
 
 from cdt.data.bad import BadSample
-from cdt.data.decode import RAW, ShapeError, decode
 from cdt.data.files import DEFAULT_CACHE_GB, open_files
+from cdt.data.image import check_crc, check_size, image_of
 from cdt.data.index import Index
 from cdt.data.kinds import BadDataError
-from cdt.data.pack import resized
 from cdt.data.plan import mix
 from cdt.errors import RunError
 
-MAX_BYTES = 1 << 26
-"""No encoded image is larger."""
 ATTEMPTS = 32
 """Samples that are tried in place of a bad one."""
 
@@ -38,7 +34,6 @@ class ImageReader:
         size = index.count * int(np.prod(index.shape)) * np.dtype(index.dtype).itemsize
         self._cache = np.empty((index.count, *index.shape), index.dtype) if size <= cache_mb * 2**20 else None
         self._cached = np.zeros(index.count, dtype=bool)
-        self._raw = index.extensions.index(RAW) if RAW in index.extensions else -1
 
     def images(self, rows: np.ndarray) -> np.ndarray:
         """Rows [n] to images [n, C, H, W] of the index's dtype. Raises RunError naming shard and offset."""
@@ -71,31 +66,12 @@ class ImageReader:
     def _image(self, row: int) -> np.ndarray | BadSample:
         index = self._index
         try:
-            if (size := int(index.size[row])) > MAX_BYTES:
-                raise BadDataError("too large", f"{size} bytes; the limit is {MAX_BYTES}")
+            check_size(size := int(index.size[row]))
             payload = self.files.read(int(index.shard[row]), int(index.offset[row]), size)
-            if 0 <= (promised := int(index.crc[row])) != zlib.crc32(payload):
-                raise BadDataError("wrong checksum", f"the image's CRC-32 is not {promised:08x}, as the index says")
-            if index.ext[row] == self._raw:
-                return self._checked(np.frombuffer(payload, index.dtype).reshape(index.shape))
-            size_now = None if index.resize else index.shape[1:]
-            return self._checked(decode(payload, index.extensions[int(index.ext[row])], size_now))
+            check_crc(index, row, payload)
+            return image_of(index, row, payload)
         except BadDataError as error:
             return BadSample(row, error.kind, str(error))
-        except ShapeError as error:
-            return BadSample(row, "wrong shape or type", str(error))
-        except ValueError as error:
-            return BadSample(row, "damaged image", str(error))
-
-    def _checked(self, image: np.ndarray) -> np.ndarray:
-        index = self._index
-        if index.resize and image.dtype == np.uint8:
-            image = resized(np.broadcast_to(image, (index.shape[0], *image.shape[1:])), index.shape[1])
-        if image.shape != index.shape or image.dtype != index.dtype:
-            raise ShapeError(f"{image.dtype} of shape {image.shape}, expected {index.dtype} of {index.shape}")
-        if image.dtype != np.uint8 and not np.isfinite(image).all():
-            raise BadDataError("not finite", "the image has values that are not finite")
-        return image
 
 
 def told(index: Index, sample: BadSample) -> str:

@@ -7,19 +7,19 @@ The sample at a global position depends on the seed and the history of lambda al
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from copy import copy
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from cdt.data.bad import BadSample, Ledger
 from cdt.data.files import DEFAULT_CACHE_GB
 from cdt.data.index import Index
-from cdt.data.plan import Order, SubsetOrder, allocate, stream_key
+from cdt.data.plan import Order, SubsetOrder, stream_key
+from cdt.data.planner import Mixture, PlannedBatch, Planner
 from cdt.data.reader import ImageReader, TolerantReader, normalise
 from cdt.data.stratified import base_order
 from cdt.errors import RunError
@@ -51,25 +51,6 @@ class DataConfig(Config):
     """Disk space for shards from URLs, shared by all processes of a machine; in CDT_CACHE or the user's cache."""
     max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
     """Of the split's samples, those that may be damaged or missing: others of their class stand in for them."""
-
-
-class Mixture(Protocol):
-    """What one lambda means for the data."""
-
-    @property
-    def probabilities(self) -> np.ndarray:
-        """Of the base and of each constraint's stream: [m + 1]."""
-        ...
-
-    @property
-    def stream_weights(self) -> np.ndarray:
-        """Of a draw's loss, by stream: [m + 1]."""
-        ...
-
-    @property
-    def base_weights(self) -> np.ndarray:
-        """Of a base draw's loss besides, by cell: [K]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -106,65 +87,6 @@ class StreamState:
     """Samples drawn so far, by stream."""
     history: list[tuple[int, list[float]]]
     """The multipliers in force and those to come: (first batch, lambda)."""
-
-
-@dataclass(frozen=True)
-class PlannedBatch:
-    """The integers of one rank's slice, and where the streams stand after the whole batch."""
-
-    positions: np.ndarray
-    rows: np.ndarray
-    streams: np.ndarray
-    mixture: Mixture
-    counters_after: np.ndarray
-
-
-class Planner(Sampler[PlannedBatch]):
-    """Batch after batch, the rows that this rank reads; it runs ahead of training by the loader's depth."""
-
-    def __init__(
-        self, orders: list[Order], mixture_of: Callable[[np.ndarray], Mixture], batch_size: int, local: slice, key: int
-    ) -> None:
-        self._orders, self._mixture_of, self._batch_size = orders, mixture_of, batch_size
-        self._local, self._key = local, key
-        self._batch, self._counters = 0, np.zeros(len(orders), dtype=np.int64)
-        self._schedule: list[tuple[int, Mixture]] = []
-
-    def start(self, batch: int, counters: np.ndarray) -> None:
-        self._batch, self._counters, self._schedule = batch, counters, []
-
-    def steer(self, first_batch: int, lambdas: np.ndarray) -> None:
-        """Draw by these multipliers from ``first_batch`` on, which must not be planned yet."""
-        if first_batch < self._batch:
-            raise AssertionError(f"batch {first_batch} is already planned")
-        self._schedule.append((first_batch, self._mixture_of(lambdas)))
-
-    def __iter__(self) -> Iterator[PlannedBatch]:
-        while True:
-            yield self._plan()
-
-    def _plan(self) -> PlannedBatch:
-        while len(self._schedule) > 1 and self._schedule[1][0] <= self._batch:
-            self._schedule.pop(0)
-        mixture = self._schedule[0][1]
-        streams = allocate(mixture.probabilities, self._batch, self._batch_size, self._key)
-        counts = np.bincount(streams, minlength=len(self._orders))
-        rows = [self._rows(self._orders[i], int(self._counters[i]), int(counts[i])) for i in np.flatnonzero(counts)]
-        positions = np.arange(self._batch * self._batch_size, (self._batch + 1) * self._batch_size)
-        self._batch, self._counters = self._batch + 1, self._counters + counts
-        here = self._local
-        return PlannedBatch(positions[here], np.concatenate(rows)[here], streams[here], mixture, self._counters.copy())
-
-    def ahead(self, batches: int) -> np.ndarray:
-        """The rows that this rank will read from the base stream in the next ``batches``; plans nothing."""
-        twin = copy(self)
-        twin._schedule = list(self._schedule)
-        plans = (twin._plan() for _ in range(batches))
-        return np.concatenate([plan.rows[plan.streams == 0] for plan in plans])
-
-    def _rows(self, order: Order, start: int, count: int) -> np.ndarray:
-        rows = order.rows(start, count)
-        return np.sort(rows) if self._orders[0].sorts_batches else rows
 
 
 Loaded = tuple[Batch | str, np.ndarray, dict[int, BadSample]]

@@ -282,7 +282,7 @@ def test_a_key_in_two_shards_and_an_empty_shard(tmp_path: Path) -> None:
     write_tar(tmp_path / "b.tar", [*sample("g1"), *sample("other")])
     write_tar(tmp_path / "c.tar", [])
     _, notes = index_shards([str(tmp_path / "{a,b,c}.tar")], tmp_path, max_bad=0.5)
-    assert notes == [f"empty shard: 1, as {tmp_path}/c.tar", "duplicate key: 1, as b.tar: g1"]
+    assert notes == ["duplicate key: 1, as b.tar: g1", f"empty shard: 1, as {tmp_path}/c.tar"]
     index = Index.load(tmp_path)
     assert [info.count for info in index.shards] == [4, 1, 0]
     assert len(images_by_key(index)) == 5

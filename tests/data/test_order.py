@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from cdt.data.header import ReadOrder
 from cdt.data.index import Index, ShardInfo
 from cdt.data.plan import Order, SubsetOrder, stream_key
+from cdt.data.planner import Planner
 from cdt.data.shard import shard
 from cdt.data.sources import Source
 from cdt.data.stratified import StratifiedOrder, base_order, is_mixed
-from cdt.data.stream import DataConfig, MixtureStream, Planner
+from cdt.data.stream import DataConfig, MixtureStream
 from cdt.dual import Draws
 
 SEED, BATCH = 5, 64

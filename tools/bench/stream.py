@@ -28,10 +28,11 @@ from cdt.data.decode import decode
 from cdt.data.files import RemoteFiles
 from cdt.data.index import Index, ShardInfo
 from cdt.data.plan import stream_key
+from cdt.data.planner import Planner
 from cdt.data.shard import shard
 from cdt.data.sources import Source
 from cdt.data.stratified import base_order
-from cdt.data.stream import DataConfig, MixtureStream, Planner
+from cdt.data.stream import DataConfig, MixtureStream
 from cdt.dual import Draws
 
 BATCH = 128
