@@ -22,7 +22,6 @@ from cdt.data.index import Row, write_index
 from cdt.data.kinds import BadDataError
 from cdt.data.remote import is_remote, size_of
 from cdt.data.scan import Found, Scan, scan_tar, spelled
-from cdt.data.stratified import is_mixed
 from cdt.data.tar import Problems
 from cdt.errors import InputError, RunError
 
@@ -194,7 +193,6 @@ def _write(
     ]
     common = set.intersection(*(set(sample.attributes) for sample in samples))
     attributes = {name: np.array([sample.attributes[name] for sample in samples]) for name in sorted(common)}
-    mixed = is_mixed(np.array([row.shard for row in rows]), np.array([row.class_index for row in rows]))
     return write_index(
         out,
         rows,
@@ -204,7 +202,6 @@ def _write(
         dtype="float32" if samples[0].dtype == "float32" else "uint8",
         class_names=class_names,
         source=source,
-        order="stratified" if mixed else "scattered",
         base=base,
         resize=resize is not None,
     )

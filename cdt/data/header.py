@@ -20,9 +20,9 @@ READABLE = (1, FORMAT)
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")
 """Keys and names of splits: short enough for one tar header, and never a path."""
 Dtype = Literal["uint8", "float32"]
-ReadOrder = Literal["shuffled", "stratified", "scattered"]
-"""How the base stream goes through the data: samples shuffled within blocks of shards; classes at even distances within
-blocks of shards; the same over all shards at once, for shards that hold few classes each."""
+ReadOrder = Literal["shuffled", "stratified"]
+"""How the base stream goes through the data: samples shuffled within blocks of shards, as format 1 and the first of
+format 2 were read; or besides each class at even distances, as is written now."""
 MAX_INDEX_BYTES = 1 << 28
 MAX_VALUES = 1 << 28
 REMOTE = ("http://", "https://", "s3://", "gs://", "hf://")

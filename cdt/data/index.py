@@ -34,7 +34,6 @@ def write_index(
     dtype: Dtype,
     class_names: list[str],
     source: dict[str, Any],
-    order: ReadOrder = "shuffled",
     base: str | None = None,
     resize: bool = False,
 ) -> Header:
@@ -48,7 +47,7 @@ def write_index(
     for row in rows:
         counts[row.split][row.class_index] += 1
     splits = {split: SplitInfo(sum(counts[split]), counts[split], infos) for split, infos in shards.items()}
-    header = Header(FORMAT, shape, dtype, class_names, splits, source, order, base, resize)
+    header = Header(FORMAT, shape, dtype, class_names, splits, source, "stratified", base, resize)
     partial = root / "index.json.tmp"
     partial.write_text(json.dumps(asdict(header), indent=1) + "\n", encoding="utf-8")
     partial.rename(root / "index.json")

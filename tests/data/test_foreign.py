@@ -55,7 +55,7 @@ def test_shards_elsewhere_are_read_where_they_are(tmp_path: Path) -> None:
     index = Index.load(tmp_path / "out")
     index.check_sizes()
     assert (index.shape, index.dtype, index.class_names) == ((1, 6, 5), "uint8", [str(c) for c in range(6)])
-    assert header.order == index.order == "scattered"
+    assert header.order == index.order == "stratified"
     assert index.class_counts.tolist() == [20] * 6
     assert sorted(index.attributes) == ["age", "male"]
     assert images_by_key(index) == {f"some/folder/{value:04d}": value for value in range(120)}
