@@ -27,6 +27,10 @@ class Files(ABC):
     def read(self, shard: int, offset: int, size: int) -> bytes:
         """``size`` bytes. Raises BadDataError when the shard is not there, cannot be read or ends early."""
 
+    def read_into(self, buffer: memoryview, shard: int, offset: int) -> None:
+        """As many bytes as the buffer has, like ``read``."""
+        buffer[:] = self.read(shard, offset, len(buffer))
+
     def expect(self, shards: Sequence[int]) -> None:
         """Most of these shards will be read soon, in this order."""
         return
@@ -37,25 +41,30 @@ class Descriptors:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._open: OrderedDict[Path, int] = OrderedDict()
+        self._open: OrderedDict[str, int] = OrderedDict()
 
-    def read(self, path: Path, offset: int, size: int) -> bytes:
+    def read_into(self, buffer: memoryview, path: str, offset: int) -> None:
         """Raises BadDataError."""
         try:
-            payload = os.pread(self._descriptor(path), size, offset)
+            got = os.preadv(self._descriptor(path), [buffer], offset)
         except FileNotFoundError as error:
             raise BadDataError("missing shard", error.strerror or "not found") from error
         except OSError as error:
             raise BadDataError("unreadable shard", error.strerror or "cannot be read") from error
-        if len(payload) != size:
-            raise BadDataError("truncated shard", f"the shard ends early: {len(payload)} of {size} bytes")
-        return payload
+        if got != len(buffer):
+            raise BadDataError("truncated shard", f"the shard ends early: {got} of {len(buffer)} bytes")
+
+    def read(self, path: str, offset: int, size: int) -> bytes:
+        """Raises BadDataError."""
+        payload = bytearray(size)
+        self.read_into(memoryview(payload), path, offset)
+        return bytes(payload)
 
     def __del__(self) -> None:
         for descriptor in self._open.values():
             os.close(descriptor)
 
-    def _descriptor(self, path: Path) -> int:
+    def _descriptor(self, path: str) -> int:
         if path in self._open:
             self._open.move_to_end(path)
         else:
@@ -69,8 +78,11 @@ class LocalFiles(Files):
     """Shards in the index's own directory."""
 
     def __init__(self, index: Index, max_open: int = 32) -> None:
-        self._paths = [index.root / info.name for info in index.shards]
+        self._paths = [str(index.root / info.name) for info in index.shards]
         self._descriptors = Descriptors(max_open)
+
+    def read_into(self, buffer: memoryview, shard: int, offset: int) -> None:
+        self._descriptors.read_into(buffer, self._paths[shard], offset)
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
         return self._descriptors.read(self._paths[shard], offset, size)
@@ -100,7 +112,7 @@ class RemoteFiles(Files):
         path = self._found.get(shard) or self._cache.find(self._urls[shard], self._infos[shard])
         if path is not None:
             try:
-                payload = self._descriptors.read(path, offset, size)
+                payload = self._descriptors.read(str(path), offset, size)
                 self._found[shard] = path
                 return payload
             except BadDataError:

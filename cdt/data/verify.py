@@ -185,9 +185,9 @@ class _Check:
         if (offset, len(payload)) != (promise := (int(index.offset[row]), int(index.size[row]))):
             told = f"{place} has {len(payload)} bytes at {offset} instead of {promise[1]} at {promise[0]}"
             self.report.add("wrong offset", told)
-        for check in (check_crc, image_of):
+        for check in (lambda: check_crc(int(index.crc[row]), payload), lambda: image_of(index, row, payload)):
             try:
-                check(index, row, payload)
+                check()
             except BadDataError as error:
                 self.report.add(error.kind, f"{place}: {error}")
         record = self._record(members.get("json", (0, b"{}"))[1], place)
