@@ -133,7 +133,7 @@ def train(arguments: argparse.Namespace, console: Console) -> None:
         return
     with progress_bar(console, config.run.name) as show:
         run = run_training(config, show)
-    console.print(end_of_training(run.directory, run.constraint_rows()))
+    console.print(end_of_training(run.directory, run.constraint_rows(), run.bad_samples()))
 
 
 def resume(arguments: argparse.Namespace, console: Console) -> None:
@@ -143,7 +143,7 @@ def resume(arguments: argparse.Namespace, console: Console) -> None:
 
     with progress_bar(console, arguments.run.resolve().name) as show:
         run = resume_training(arguments.run, arguments.overrides, show)
-    console.print(end_of_training(run.directory, run.constraint_rows()))
+    console.print(end_of_training(run.directory, run.constraint_rows(), run.bad_samples()))
 
 
 def sample(arguments: argparse.Namespace, console: Console) -> None:
@@ -251,7 +251,7 @@ def build_parser() -> argparse.ArgumentParser:
     added.add_argument("--max-bad", type=float, default=0.001, metavar="F", help="share that may be unusable (0.001)")
 
     added = add(verify, "check shards against their index: counts, checksums, every image")
-    added.add_argument("shards", type=Path, metavar="SHARDS", help="a directory written by `cdt shard`")
+    added.add_argument("shards", metavar="SHARDS", help="a directory written by `cdt shard` or `cdt index`, or its URL")
 
     added = add(train, "train a new run")
     added.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file; see configs/")

@@ -127,6 +127,13 @@ class Run:
         last = {row["constraint"]: row for row in _rows(path)}
         return [last[name] for name in self.config.constraints if name in last]
 
+    def bad_samples(self) -> list[dict[str, Any]]:
+        """The samples that could not be used, each once, as events.jsonl names them: kind, shard, key, reason."""
+        path = self.directory / "events.jsonl"
+        events = _rows(path) if path.is_file() else []
+        found = [sample for event in events if event["event"] == "bad_data" for sample in event["samples"]]
+        return list({(sample["shard"], sample["key"]): sample for sample in found}.values())
+
     def export(
         self, directory: str | Path, *, sampler: str | None = None, steps: int | None = None, raw: bool = False
     ) -> None:

@@ -142,27 +142,32 @@ class Index:
         """Samples per class: [K] int64."""
         return np.bincount(self.classes, minlength=len(self.class_names))
 
-    def keys(self) -> list[str]:
-        """The keys of all N samples, read from index.arrow at each call."""
+    def keys(self, rows: Sequence[int] | None = None) -> list[str]:
+        """The keys of all N samples or of some rows, read from index.arrow at each call."""
         table = read_rows(self.root, lambda name: name in ("split", "key"))
-        return table["key"].filter(pa.array(of_split(table, self.split))).to_pylist()
+        column = table["key"].filter(pa.array(of_split(table, self.split)))
+        return (column if rows is None else column.take(pa.array(rows, pa.int64()))).to_pylist()
 
-    def check_sizes(self) -> None:
+    def check_sizes(self, spare: float = 0) -> None:
         """Raise InputError unless exactly the promised tars are there, each with the promised size.
 
-        Shards at URLs are looked at when they are read.
+        ``spare``: tars that hold this share of the samples may be missing or damaged. Shards at URLs are looked at when
+        they are read.
         """
         if self.base is not None:
             return
-        problems = []
+        problems, affected = [], 0
         for info in self.shards:
             path = self.root / info.name
             if not path.is_file():
                 problems.append(f"{info.name} is missing")
             elif (size := path.stat().st_size) != info.bytes:
                 problems.append(f"{info.name} has {size} bytes instead of {info.bytes}")
+            else:
+                continue
+            affected += info.count
         problems += [f"{name} is not in the index" for name in extra_shards(self.root, self.split, self.shards)]
-        if problems:
+        if problems and affected >= spare * self.count:
             more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
             raise InputError(f"{self.root} does not match its index: {'; '.join(problems[:5])}{more}")
 

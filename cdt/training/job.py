@@ -57,7 +57,6 @@ def prepare(config: RunConfig) -> Prepared:
     if not config.train.total_steps:
         raise InputError("train: warm_steps, dual_steps and cooldown_steps are 0; there is nothing to train")
     index = Index.load(config.data.shards, config.data.split)
-    index.check_sizes()
     if not index.count:
         raise InputError(f"data.split: split {index.split} of {index.root} has no samples")
     population = Population(index.classes, index.class_names, index.attributes, f"{index.root} ({index.split})")

@@ -176,6 +176,10 @@ def test_sizes_are_checked_against_the_files(tmp_path: Path) -> None:
     told = "000000.tar is missing; train/000001.tar has 5 bytes instead of 10240; train/000002.tar is not in the index"
     with pytest.raises(InputError, match=told):
         index.check_sizes()
+    with pytest.raises(InputError, match=told):
+        index.check_sizes(spare=0.9)
+    (tmp_path / "train/000001.tar").write_bytes(bytes(10240))
+    index.check_sizes(spare=0.9)
 
 
 def test_format_1_is_read(tmp_path: Path) -> None:
@@ -192,3 +196,4 @@ def test_format_1_is_read(tmp_path: Path) -> None:
     assert index.order == "shuffled"
     assert index.crc.tolist() == [-1, -1, -1]
     assert index.keys() == ["a", "b", "c"]
+    assert index.keys([2, 0]) == ["c", "a"]
