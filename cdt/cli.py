@@ -189,7 +189,8 @@ def evaluate(arguments: argparse.Namespace, console: Console) -> None:
     from cdt.run import load
 
     run = load(arguments.run, arguments.checkpoint)
-    reference = Index.load(arguments.reference or run.config.data.shards, arguments.split)
+    data = run.config.data
+    reference = Index.load(arguments.reference or data.shards, arguments.split, data.allow_pipe)
     with console.status("training the judge"):
         judge = train_judge(reference)
     with console.status(f"drawing {arguments.n} samples"):

@@ -14,7 +14,7 @@ from cdt.data.cache import ShardCache, cache_directory
 from cdt.data.header import ShardInfo
 from cdt.data.index import Index
 from cdt.data.kinds import BadDataError
-from cdt.data.remote import read
+from cdt.data.remote import PIPE, place_of, read
 
 DEFAULT_CACHE_GB = 20.0
 RANGES_MB = 64
@@ -95,7 +95,7 @@ class RemoteFiles(Files):
     """
 
     def __init__(self, index: Index, base: str, cache_gb: float = DEFAULT_CACHE_GB) -> None:
-        self._urls = [f"{base}/{info.name}" for info in index.shards]
+        self._urls = [place_of(base, info.name) for info in index.shards]
         self._infos = index.shards
         self._cache = ShardCache(cache_directory() / "shards", int(cache_gb * 1e9))
         self._descriptors = Descriptors(32)
@@ -110,6 +110,8 @@ class RemoteFiles(Files):
         if offset + size > self._infos[shard].bytes:
             raise BadDataError("truncated shard", f"the shard ends early, at byte {self._infos[shard].bytes}")
         path = self._found.get(shard) or self._cache.find(self._urls[shard], self._infos[shard])
+        if path is None and self._urls[shard].startswith(PIPE):
+            path = self._cache.add(self._urls[shard], self._infos[shard])  # a command prints all of it, or nothing
         if path is not None:
             try:
                 payload = self._descriptors.read(str(path), offset, size)
@@ -160,6 +162,6 @@ def whole_shard(index: Index, info: ShardInfo) -> Path:
             raise BadDataError("missing shard", f"no such file: {path}")
         return path
     cache = ShardCache(cache_directory() / "shards", int(DEFAULT_CACHE_GB * 1e9))
-    if (path := cache.add(f"{index.base}/{info.name}", info)) is None:
+    if (path := cache.add(place_of(index.base, info.name), info)) is None:
         raise BadDataError("too large", f"{info.bytes} bytes are more than the cache of {DEFAULT_CACHE_GB:g} GB")
     return path

@@ -23,8 +23,8 @@ Dtype = Literal["uint8", "float32"]
 ReadOrder = Literal["shuffled", "stratified"]
 """How the base stream goes through the data: samples shuffled within blocks of shards, as format 1 and the first of
 format 2 were read; or besides each class at even distances, as is written now."""
-MAX_INDEX_BYTES = 1 << 28
-MAX_VALUES = 1 << 28
+MAX_INDEX_BYTES = 1 << 26
+MAX_VALUES = 1 << 26
 REMOTE = ("http://", "https://", "s3://", "gs://", "hf://")
 """Where shards can lie besides a local directory."""
 

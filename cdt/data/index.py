@@ -86,16 +86,16 @@ class Index:
     """[N] int32 or float32 each."""
 
     @classmethod
-    def load(cls, root: str | Path, split: str = "train") -> Index:
+    def load(cls, root: str | Path, split: str = "train", allow_pipe: bool = False) -> Index:
         """Load a split in time that does not depend on Python loops over samples.
 
-        ``root`` can be a URL; the index is then fetched into the cache.
+        ``root`` can be a URL, or a command where those are allowed; the index is then fetched into the cache.
 
         Raises InputError: no such directory, no index, another format version, an unknown split, missing columns,
         and rows that contradict index.json.
         """
-        url = str(root).rstrip("/") if is_remote(root) else None
-        root = located(root)
+        url = str(root).rstrip("/") if is_remote(root, allow_pipe) else None
+        root = located(root, allow_pipe)
         header = read_header(root)
         if url is not None and header.base is not None:
             raise InputError(f"{url}: its index leads to {header.base}; copy the index here and name its directory")
@@ -201,9 +201,9 @@ def extra_shards(root: Path, split: str, shards: list[ShardInfo]) -> list[str]:
     return sorted(name for path in (root / split).glob("*.tar") if (name := f"{split}/{path.name}") not in known)
 
 
-def located(root: str | Path) -> Path:
+def located(root: str | Path, allow_pipe: bool = False) -> Path:
     """The directory of an index: ``root``, or of a URL the copy in the cache, fetched anew. Raises InputError."""
-    if not is_remote(root):
+    if not is_remote(root, allow_pipe):
         return Path(root)
     url = str(root).rstrip("/")
     try:

@@ -13,6 +13,7 @@ from cdt.data.image import check_crc, check_finite, check_size, image_of
 from cdt.data.index import Index
 from cdt.data.kinds import BadDataError
 from cdt.data.plan import mix
+from cdt.data.remote import place_of
 from cdt.errors import RunError
 
 ATTEMPTS = 32
@@ -98,7 +99,8 @@ class ImageReader:
 def told(index: Index, sample: BadSample) -> str:
     """Where a bad sample lies, and why it is one."""
     shard = index.shards[int(index.shard[sample.row])].name
-    return f"{index.base or index.root}/{shard}, byte {int(index.offset[sample.row])}: {sample.reason}"
+    place = f"{index.root}/{shard}" if index.base is None else place_of(index.base, shard)
+    return f"{place}, byte {int(index.offset[sample.row])}: {sample.reason}"
 
 
 class TolerantReader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from cdt.data.unpacked import unpacked_bytes
 from cdt.errors import InputError
 
 NAMES = pa.dictionary(pa.int32(), pa.string())
@@ -62,6 +64,8 @@ def read_rows(root: Path, wanted: Callable[[str], bool]) -> pa.Table:
     if not path.is_file():
         raise InputError(f"{root} has index.json but no index.arrow: write the shards again")
     try:
+        if (needed := unpacked_bytes(path)) > (most := _memory() // 4):
+            raise InputError(f"{path} unpacks to {needed:,} bytes, more than a quarter of the memory here ({most:,})")
         with pa.memory_map(str(path)) as source:
             schema = pa.ipc.open_file(source).schema
             if problem := _wrong_schema(schema):
@@ -74,6 +78,11 @@ def read_rows(root: Path, wanted: Callable[[str], bool]) -> pa.Table:
     if empty := [name for name in table.column_names if table[name].null_count]:
         raise InputError(f"{path} is not a valid index: column {empty[0]} has empty cells")
     return table.unify_dictionaries()
+
+
+def _memory() -> int:
+    """Of this machine, in bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _wrong_schema(schema: pa.Schema) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch.utils.data import DataLoader, Dataset
 
 from cdt.data.bad import BadSample, Ledger
@@ -21,6 +21,7 @@ from cdt.data.index import Index
 from cdt.data.plan import Order, SubsetOrder, stream_key
 from cdt.data.planner import Mixture, PlannedBatch, Planner
 from cdt.data.reader import ImageReader, TolerantReader, normalise
+from cdt.data.remote import PIPE
 from cdt.data.stratified import base_order
 from cdt.errors import RunError
 from cdt.schema import Config
@@ -33,7 +34,9 @@ WHOLE_SHARD = 0.4
 
 class DataConfig(Config):
     shards: str
-    """A directory written by ``cdt shard`` or ``cdt index``, or its URL (http, https, s3, gs, hf)."""
+    """A directory written by ``cdt shard`` or ``cdt index``, or its URL (http, https, s3, gs, hf, pipe)."""
+    allow_pipe: bool = False
+    """Whether ``shards`` may be ``pipe:COMMAND``: words, for no shell, that print the file named in place of {}."""
     split: str = "train"
     """Which of its splits to train on."""
     epoch_samples: int | None = Field(default=None, ge=1)
@@ -51,6 +54,16 @@ class DataConfig(Config):
     """Disk space for shards from URLs, shared by all processes of a machine; in CDT_CACHE or the user's cache."""
     max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
     """Of the split's samples, those that may be damaged or missing: others of their class stand in for them."""
+
+    @model_validator(mode="after")
+    def _runs_only_what_is_allowed(self) -> DataConfig:
+        if self.shards.startswith(PIPE) and not self.allow_pipe:
+            raise ValueError(f"{self.shards} would run a command; data.allow_pipe: true allows it")
+        if self.shards.startswith(PIPE) and "{}" not in self.shards:
+            raise ValueError(
+                f"{self.shards} has no {{}} where the name of a file would stand, as in pipe:cat /data/{{}}"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -201,13 +214,14 @@ class MixtureStream:
 
     def _look_ahead(self) -> None:
         """Have those shards fetched whole of which this rank will soon read a good part."""
-        rows = self._planner.ahead(min(AHEAD, -(-self._index.count // self._batch_size)))
+        batches = min(AHEAD, -(-self._index.count // self._batch_size))
+        rows = self._planner.ahead(batches)
         used = np.bincount(self._index.shard[rows], self._index.size[rows], len(self._index.shards))
         sizes = np.array([info.bytes for info in self._index.shards])
         shards = self._index.shard[rows]
         first_uses = shards[np.sort(np.unique(shards, return_index=True)[1])]
         self.reader.files.expect([s for s in first_uses.tolist() if used[s] >= WHOLE_SHARD * sizes[s]])
-        self._looked_ahead = self._batch + AHEAD // 4
+        self._looked_ahead = self._batch + max(1, batches // 4)
 
     def steer(self, lambdas: np.ndarray) -> None:
         """Draw by these multipliers, from the batch that lies ``lambda_lag`` ahead on."""

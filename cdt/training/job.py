@@ -56,7 +56,7 @@ def prepare(config: RunConfig) -> Prepared:
     check_steps(config.sampler.name, config.sampler.steps, config.diffusion.timesteps)
     if not config.train.total_steps:
         raise InputError("train: warm_steps, dual_steps and cooldown_steps are 0; there is nothing to train")
-    index = Index.load(config.data.shards, config.data.split)
+    index = Index.load(config.data.shards, config.data.split, config.data.allow_pipe)
     if not index.count:
         raise InputError(f"data.split: split {index.split} of {index.root} has no samples")
     population = Population(index.classes, index.class_names, index.attributes, f"{index.root} ({index.split})")
@@ -88,7 +88,7 @@ def _check_measurable(config: RunConfig, index: Index) -> None:
     if config.probe.split == index.split:
         raise InputError(f"probe.split: {index.split} is the split that is trained on; name another, or null")
     if config.probe.split is not None:
-        Index.load(config.data.shards, config.probe.split)
+        Index.load(config.data.shards, config.probe.split, config.data.allow_pipe)
     if config.dual.estimate == "training" and (odd := [n for n, c in config.constraints.items() if c.generated]):
         raise InputError(f"dual.estimate: training cannot measure generated samples ({', '.join(odd)}): set probe")
 

@@ -77,7 +77,7 @@ class Statistics:
         samples = {name: (rows, self._reader) for name, rows in self._requirements.rows.items()}
         split = self._config.probe.split
         if split is not None:
-            index = Index.load(self._config.data.shards, split)
+            index = Index.load(self._config.data.shards, split, self._config.data.allow_pipe)
             reader = ImageReader(index, self._config.data.cache_mb)
             for name, rows in held_out_rows(self._requirements.constraints, index).items():
                 samples[name] = (rows, reader)
