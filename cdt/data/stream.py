@@ -29,7 +29,7 @@ from cdt.schema import Config
 AHEAD = 256
 """Batches over which a rank looks for shards that are worth being fetched whole."""
 WHOLE_SHARD = 0.4
-"""Of a shard's bytes, those that a rank will read there; from fewer it reads by ranges."""
+"""Of a shard's samples, those that a rank will read; of fewer it reads ranges."""
 
 
 class DataConfig(Config):
@@ -60,9 +60,7 @@ class DataConfig(Config):
         if self.shards.startswith(PIPE) and not self.allow_pipe:
             raise ValueError(f"{self.shards} would run a command; data.allow_pipe: true allows it")
         if self.shards.startswith(PIPE) and "{}" not in self.shards:
-            raise ValueError(
-                f"{self.shards} has no {{}} where the name of a file would stand, as in pipe:cat /data/{{}}"
-            )
+            raise ValueError(f"{self.shards} has no {{}} where the name of a file stands, as in pipe:cat /data/{{}}")
         return self
 
 
@@ -216,11 +214,11 @@ class MixtureStream:
         """Have those shards fetched whole of which this rank will soon read a good part."""
         batches = min(AHEAD, -(-self._index.count // self._batch_size))
         rows = self._planner.ahead(batches)
-        used = np.bincount(self._index.shard[rows], self._index.size[rows], len(self._index.shards))
-        sizes = np.array([info.bytes for info in self._index.shards])
+        used = np.bincount(self._index.shard[np.unique(rows)], minlength=len(self._index.shards))
+        counts = np.array([info.count for info in self._index.shards])
         shards = self._index.shard[rows]
         first_uses = shards[np.sort(np.unique(shards, return_index=True)[1])]
-        self.reader.files.expect([s for s in first_uses.tolist() if used[s] >= WHOLE_SHARD * sizes[s]])
+        self.reader.files.expect([s for s in first_uses.tolist() if used[s] >= WHOLE_SHARD * counts[s]])
         self._looked_ahead = self._batch + max(1, batches // 4)
 
     def steer(self, lambdas: np.ndarray) -> None:
