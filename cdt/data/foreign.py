@@ -48,6 +48,8 @@ def index_shards(
     out = Path(out)
     if not SAFE_NAME.fullmatch(split):
         raise InputError(f"--split: {split!r} has other characters than letters, digits, - and _")
+    if not 0 <= max_bad <= 1:
+        raise InputError(f"--max-bad: {max_bad} is no share; expected 0 to 1")
     if (out / "index.json").exists():
         raise InputError(f"{out} has an index already; remove {out / 'index.json'} to write another")
     places = expand(urls)

@@ -110,6 +110,8 @@ def _contradictions(header: Header) -> Iterator[str]:
             yield f"split {split}: class_counts are not {info.count} samples of {len(header.class_names)} classes"
         if sum(shard.count for shard in info.shards) != info.count:
             yield f"split {split}: the shards' counts do not add up to {info.count} samples"
+        if any(not 0 <= number < 2**62 for shard in info.shards for number in (shard.count, shard.bytes)):
+            yield f"split {split}: a shard has a negative or an absurd number of samples or bytes"
         for name in (shard.name for shard in info.shards):
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 yield f"split {split}: shard {name!r} lies outside the directory"
