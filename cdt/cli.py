@@ -129,7 +129,7 @@ def train(arguments: argparse.Namespace, console: Console) -> None:
         return
     with progress_bar(console, config.run.name) as show:
         run = run_training(config, show)
-    console.print(end_of_training(run.directory, run.constraint_rows()))
+    console.print(end_of_training(run.directory, run.constraint_rows(), run.bad_samples()))
 
 
 def resume(arguments: argparse.Namespace, console: Console) -> None:
@@ -139,7 +139,7 @@ def resume(arguments: argparse.Namespace, console: Console) -> None:
 
     with progress_bar(console, arguments.run.resolve().name) as show:
         run = resume_training(arguments.run, arguments.overrides, show)
-    console.print(end_of_training(run.directory, run.constraint_rows()))
+    console.print(end_of_training(run.directory, run.constraint_rows(), run.bad_samples()))
 
 
 def status(arguments: argparse.Namespace, console: Console) -> None:
@@ -195,7 +195,8 @@ def evaluate(arguments: argparse.Namespace, console: Console) -> None:
     from cdt.run import load
 
     run = load(arguments.run, arguments.checkpoint)
-    reference = Index.load(arguments.reference or run.config.data.shards, arguments.split)
+    data = run.config.data
+    reference = Index.load(arguments.reference or data.shards, arguments.split, data.allow_pipe)
     with console.status("training the judge"):
         judge = train_judge(reference)
     with console.status(f"drawing {arguments.n} samples"):
@@ -257,7 +258,7 @@ def build_parser() -> argparse.ArgumentParser:
     added.add_argument("--max-bad", type=float, default=0.001, metavar="F", help="share that may be unusable (0.001)")
 
     added = add(verify, "check shards against their index: counts, checksums, every image")
-    added.add_argument("shards", type=Path, metavar="SHARDS", help="a directory written by `cdt shard`")
+    added.add_argument("shards", metavar="SHARDS", help="a directory written by `cdt shard` or `cdt index`, or its URL")
 
     added = add(train, "train a new run")
     added.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file; see configs/")

@@ -70,7 +70,7 @@ class RunConfig(Config):
     def anchored(self) -> RunConfig:
         """With absolute paths: workers start elsewhere, and a run is opened from anywhere."""
         config = _anchored(self)
-        if is_remote(self.data.shards):
+        if is_remote(self.data.shards, self.data.allow_pipe):
             return config
         shards = str(Path(self.data.shards).resolve())
         return config.model_copy(update={"data": self.data.model_copy(update={"shards": shards})})

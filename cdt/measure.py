@@ -63,7 +63,7 @@ def evaluate_run(run: Run, reference: Index, judge: Classifier, samples: Tensor,
     Images of ``reference`` whose keys the run was not trained on are the held-out real images of the near-copy test.
     Raises InputError when the reference has other classes or shapes than the run's data.
     """
-    trained_on = Index.load(run.config.data.shards, run.config.data.split)
+    trained_on = Index.load(run.config.data.shards, run.config.data.split, run.config.data.allow_pipe)
     for what, theirs, ours in (
         ("classes", reference.class_names, trained_on.class_names),
         ("shape", reference.shape, trained_on.shape),

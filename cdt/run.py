@@ -129,6 +129,13 @@ class Run:
         path = self.directory / journal
         return list(_rows(path)) if path.is_file() else []
 
+    def bad_samples(self) -> list[dict[str, Any]]:
+        """The samples that could not be used, each once, as events.jsonl names them: kind, shard, key, reason."""
+        found = [
+            sample for event in self.rows("events.jsonl") if event["event"] == "bad_data" for sample in event["samples"]
+        ]
+        return list({(sample["shard"], sample["key"]): sample for sample in found}.values())
+
     def export(
         self, directory: str | Path, *, sampler: str | None = None, steps: int | None = None, raw: bool = False
     ) -> None:

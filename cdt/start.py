@@ -48,6 +48,7 @@ def check(config: RunConfig) -> tuple[Prepared, Path | None]:
         remedy = f", or continue it with `cdt resume {config.directory}`" if begun else ""
         raise InputError(f"{config.directory} exists already: choose another name, run.name=NAME{remedy}")
     prepared = _fit_together(config)
+    prepared.index.check_sizes()
     return prepared, None if config.run.fork is None else _warm_checkpoint(config, prepared)
 
 
@@ -78,6 +79,7 @@ def resume(directory: str | Path, overrides: Sequence[str] = (), on_progress: On
     if sound:
         _check_unfinished(run.directory, read_state(sound), run.config, config)
     prepared = _fit_together(config)
+    prepared.index.check_sizes(spare=config.data.max_bad_fraction)
     if differing := _differences(run.data, _facts(prepared.index)):
         raise InputError(f"data.shards: {config.data.shards} differs from the run's data in {', '.join(differing)}")
     fork = config.run.fork is not None and sound is None

@@ -89,5 +89,8 @@ class Ledger:
     def describe(self, samples: Iterable[BadSample]) -> list[dict[str, Any]]:
         """For a journal: kind, shard, key, and why."""
         samples = list(samples)
-        keys = self.index.keys() if samples else []
-        return [{"kind": s.kind, "shard": self.shard_of(s), "key": keys[s.row], "reason": s.reason} for s in samples]
+        keys = self.index.keys([sample.row for sample in samples]) if samples else []
+        return [
+            {"kind": sample.kind, "shard": self.shard_of(sample), "key": key, "reason": sample.reason}
+            for sample, key in zip(samples, keys, strict=True)
+        ]

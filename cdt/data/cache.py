@@ -10,7 +10,10 @@ from pathlib import Path
 
 from cdt.data.header import ShardInfo
 from cdt.data.kinds import BadDataError
-from cdt.data.remote import fetch, size_of
+from cdt.data.remote import fetch, place_of, size_of
+
+MAX_MIRRORED = 1 << 34
+"""Bytes of a file of an index."""
 
 
 def cache_directory() -> Path:
@@ -95,8 +98,10 @@ def mirror(url: str, names: list[str]) -> Path:
         partial = directory / f".{name}.{os.getpid()}"
         try:
             with partial.open("wb") as file:
-                source = f"{url}/{name}"
-                fetch(source, 0, size_of(source), file.write)
+                source = place_of(url, name)
+                if (size := size_of(source)) > MAX_MIRRORED:
+                    raise BadDataError("too large", f"{source} has {size:,} bytes; the limit is {MAX_MIRRORED:,}")
+                fetch(source, 0, size, file.write)
             partial.rename(directory / name)
         finally:
             partial.unlink(missing_ok=True)

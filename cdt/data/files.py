@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cdt.data.cache import ShardCache, cache_directory
+from cdt.data.header import ShardInfo
 from cdt.data.index import Index
 from cdt.data.kinds import BadDataError
-from cdt.data.remote import read
+from cdt.data.remote import PIPE, place_of, read
 
 DEFAULT_CACHE_GB = 20.0
 RANGES_MB = 64
@@ -26,6 +27,10 @@ class Files(ABC):
     def read(self, shard: int, offset: int, size: int) -> bytes:
         """``size`` bytes. Raises BadDataError when the shard is not there, cannot be read or ends early."""
 
+    def read_into(self, buffer: memoryview, shard: int, offset: int) -> None:
+        """As many bytes as the buffer has, like ``read``."""
+        buffer[:] = self.read(shard, offset, len(buffer))
+
     def expect(self, shards: Sequence[int]) -> None:
         """Most of these shards will be read soon, in this order."""
         return
@@ -36,25 +41,30 @@ class Descriptors:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._open: OrderedDict[Path, int] = OrderedDict()
+        self._open: OrderedDict[str, int] = OrderedDict()
 
-    def read(self, path: Path, offset: int, size: int) -> bytes:
+    def read_into(self, buffer: memoryview, path: str, offset: int) -> None:
         """Raises BadDataError."""
         try:
-            payload = os.pread(self._descriptor(path), size, offset)
+            got = os.preadv(self._descriptor(path), [buffer], offset)
         except FileNotFoundError as error:
             raise BadDataError("missing shard", error.strerror or "not found") from error
         except OSError as error:
             raise BadDataError("unreadable shard", error.strerror or "cannot be read") from error
-        if len(payload) != size:
-            raise BadDataError("truncated shard", f"the shard ends early: {len(payload)} of {size} bytes")
-        return payload
+        if got != len(buffer):
+            raise BadDataError("truncated shard", f"the shard ends early: {got} of {len(buffer)} bytes")
+
+    def read(self, path: str, offset: int, size: int) -> bytes:
+        """Raises BadDataError."""
+        payload = bytearray(size)
+        self.read_into(memoryview(payload), path, offset)
+        return bytes(payload)
 
     def __del__(self) -> None:
         for descriptor in self._open.values():
             os.close(descriptor)
 
-    def _descriptor(self, path: Path) -> int:
+    def _descriptor(self, path: str) -> int:
         if path in self._open:
             self._open.move_to_end(path)
         else:
@@ -68,8 +78,11 @@ class LocalFiles(Files):
     """Shards in the index's own directory."""
 
     def __init__(self, index: Index, max_open: int = 32) -> None:
-        self._paths = [index.root / info.name for info in index.shards]
+        self._paths = [str(index.root / info.name) for info in index.shards]
         self._descriptors = Descriptors(max_open)
+
+    def read_into(self, buffer: memoryview, shard: int, offset: int) -> None:
+        self._descriptors.read_into(buffer, self._paths[shard], offset)
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
         return self._descriptors.read(self._paths[shard], offset, size)
@@ -82,7 +95,7 @@ class RemoteFiles(Files):
     """
 
     def __init__(self, index: Index, base: str, cache_gb: float = DEFAULT_CACHE_GB) -> None:
-        self._urls = [f"{base}/{info.name}" for info in index.shards]
+        self._urls = [place_of(base, info.name) for info in index.shards]
         self._infos = index.shards
         self._cache = ShardCache(cache_directory() / "shards", int(cache_gb * 1e9))
         self._descriptors = Descriptors(32)
@@ -97,9 +110,11 @@ class RemoteFiles(Files):
         if offset + size > self._infos[shard].bytes:
             raise BadDataError("truncated shard", f"the shard ends early, at byte {self._infos[shard].bytes}")
         path = self._found.get(shard) or self._cache.find(self._urls[shard], self._infos[shard])
+        if path is None and self._urls[shard].startswith(PIPE):
+            path = self._cache.add(self._urls[shard], self._infos[shard])  # a command prints all of it, or nothing
         if path is not None:
             try:
-                payload = self._descriptors.read(path, offset, size)
+                payload = self._descriptors.read(str(path), offset, size)
                 self._found[shard] = path
                 return payload
             except BadDataError:
@@ -138,3 +153,15 @@ class RemoteFiles(Files):
 
 def open_files(index: Index, cache_gb: float = DEFAULT_CACHE_GB) -> Files:
     return LocalFiles(index) if index.base is None else RemoteFiles(index, index.base, cache_gb)
+
+
+def whole_shard(index: Index, info: ShardInfo) -> Path:
+    """A shard on the local disk, fetched there if it must be. Raises BadDataError."""
+    if index.base is None:
+        if not (path := index.root / info.name).is_file():
+            raise BadDataError("missing shard", f"no such file: {path}")
+        return path
+    cache = ShardCache(cache_directory() / "shards", int(DEFAULT_CACHE_GB * 1e9))
+    if (path := cache.add(place_of(index.base, info.name), info)) is None:
+        raise BadDataError("too large", f"{info.bytes} bytes are more than the cache of {DEFAULT_CACHE_GB:g} GB")
+    return path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -21,11 +21,9 @@ from cdt.data.header import SAFE_NAME, Header, ShardInfo
 from cdt.data.index import Row, write_index
 from cdt.data.kinds import BadDataError
 from cdt.data.remote import is_remote, size_of
-from cdt.data.scan import Found, Scan, scan_tar
-from cdt.data.stratified import is_mixed
+from cdt.data.scan import Found, Scan, scan_tar, spelled
+from cdt.data.tar import Problems
 from cdt.errors import InputError, RunError
-
-LISTED = 3
 
 
 def index_shards(
@@ -50,6 +48,8 @@ def index_shards(
     out = Path(out)
     if not SAFE_NAME.fullmatch(split):
         raise InputError(f"--split: {split!r} has other characters than letters, digits, - and _")
+    if not 0 <= max_bad <= 1:
+        raise InputError(f"--max-bad: {max_bad} is no share; expected 0 to 1")
     if (out / "index.json").exists():
         raise InputError(f"{out} has an index already; remove {out / 'index.json'} to write another")
     places = expand(urls)
@@ -67,7 +67,8 @@ def index_shards(
     base, names = _names(places, out, split, remote)
     kept, problems = _without_duplicates(scans, names)
     said = _judged(problems, sum(map(len, kept)), max_bad)
-    header = _write(out, split, base, names, scans, kept, resize, {"name": "index", "shards": list(urls)})
+    source = {"name": "index", "shards": list(urls), "class_field": class_field}
+    header = _write(out, split, base, names, scans, kept, resize, source)
     shutil.rmtree(notes)
     return header, said
 
@@ -111,7 +112,7 @@ def _scanned(place: str, notes: Path, class_field: str | None, remote: bool) -> 
     if note.is_file():
         raw = json.loads(note.read_text())
         samples = [Found(**sample | {"shape": tuple(sample["shape"])}) for sample in raw["samples"]]
-        return Scan(raw["bytes"], raw["sha256"], samples, [(kind, text) for kind, text in raw["problems"]])
+        return Scan(raw["bytes"], raw["sha256"], samples, Problems(**raw["problems"]))
     scan = scan_tar(path, place, class_field)
     partial = note.with_suffix(".partial")
     partial.write_text(json.dumps(asdict(scan)))
@@ -141,29 +142,28 @@ def _names(places: list[str], out: Path, split: str, remote: bool) -> tuple[str 
     return None, names
 
 
-def _without_duplicates(scans: list[Scan], names: list[str]) -> tuple[list[list[Found]], list[tuple[str, str]]]:
+def _without_duplicates(scans: list[Scan], names: list[str]) -> tuple[list[list[Found]], Problems]:
     """The samples of each shard whose keys no sample before them has, and all problems."""
     seen: set[str] = set()
     kept = []
-    problems = [problem for scan in scans for problem in scan.problems]
+    problems = Problems()
     for scan, name in zip(scans, names, strict=True):
+        problems.update(scan.problems)
         fresh = [sample for sample in scan.samples if sample.key not in seen]
-        repeated = {sample.key for sample in scan.samples} & seen
-        problems += [("duplicate key", f"{name}: {key}") for key in sorted(repeated)]
+        for key in sorted({sample.key for sample in scan.samples} & seen):
+            problems.add("duplicate key", f"{name}: {key}")
         seen |= {sample.key for sample in fresh}
         kept.append(fresh)
     return kept, problems
 
 
-def _judged(problems: list[tuple[str, str]], good: int, max_bad: float) -> list[str]:
+def _judged(problems: Problems, good: int, max_bad: float) -> list[str]:
     """One line for each kind. Raises InputError when too much is wrong."""
-    by_kind: dict[str, list[str]] = defaultdict(list)
-    for kind, text in problems:
-        by_kind[kind].append(text)
-    lines = [f"{kind}: {len(texts)}, as {'; '.join(texts[:LISTED])}" for kind, texts in by_kind.items()]
+    places = problems.places
+    lines = [f"{kind}: {count}, as {'; '.join(places[kind][:3])}" for kind, count in problems.counts.items()]
     if not good:
         raise InputError("\n  ".join(["no sample can be used:", *lines]))
-    bad = len(problems) - len(by_kind.get("empty shard", ()))
+    bad = sum(problems.counts.values()) - problems.counts.get("empty shard", 0)
     if bad > max_bad * (good + bad):
         told = f"{bad} problems beside {good:,} usable samples are more than --max-bad {max_bad:g} allows:"
         raise InputError("\n  ".join([told, *lines]))
@@ -185,7 +185,7 @@ def _write(
     position = {name: number for number, name in enumerate(class_names)}
     shape = _shape(samples, resize)
     rows = [
-        Row(split, number, s.key, s.ext, s.offset, s.size, position[_spelled(s.label)], s.crc)
+        Row(split, number, s.key, s.ext, s.offset, s.size, position[spelled(s.label)], s.crc)
         for number, shard in enumerate(kept)
         for s in shard
     ]
@@ -195,7 +195,6 @@ def _write(
     ]
     common = set.intersection(*(set(sample.attributes) for sample in samples))
     attributes = {name: np.array([sample.attributes[name] for sample in samples]) for name in sorted(common)}
-    mixed = is_mixed(np.array([row.shard for row in rows]), np.array([row.class_index for row in rows]))
     return write_index(
         out,
         rows,
@@ -205,20 +204,14 @@ def _write(
         dtype="float32" if samples[0].dtype == "float32" else "uint8",
         class_names=class_names,
         source=source,
-        order="stratified" if mixed else "scattered",
         base=base,
         resize=resize is not None,
     )
 
 
-def _spelled(label: str | int) -> str:
-    text = str(label)
-    return str(int(text)) if text.isascii() and text.isdigit() and len(text) < 10 else text
-
-
 def _class_names(samples: list[Found]) -> list[str]:
     """0, 1, ... up to the largest where all labels are numbers; otherwise the labels in order."""
-    labels = {_spelled(sample.label) for sample in samples}
+    labels = {spelled(sample.label) for sample in samples}
     if not all(label.isascii() and label.isdigit() for label in labels):
         return sorted(labels)
     largest = max(map(int, labels))

@@ -20,11 +20,11 @@ READABLE = (1, FORMAT)
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")
 """Keys and names of splits: short enough for one tar header, and never a path."""
 Dtype = Literal["uint8", "float32"]
-ReadOrder = Literal["shuffled", "stratified", "scattered"]
-"""How the base stream goes through the data: samples shuffled within blocks of shards; classes at even distances within
-blocks of shards; the same over all shards at once, for shards that hold few classes each."""
-MAX_INDEX_BYTES = 1 << 28
-MAX_VALUES = 1 << 28
+ReadOrder = Literal["shuffled", "stratified"]
+"""How the base stream goes through the data: samples shuffled within blocks of shards, as format 1 and the first of
+format 2 were read; or besides each class at even distances, as is written now."""
+MAX_INDEX_BYTES = 1 << 26
+MAX_VALUES = 1 << 26
 REMOTE = ("http://", "https://", "s3://", "gs://", "hf://")
 """Where shards can lie besides a local directory."""
 
@@ -110,6 +110,8 @@ def _contradictions(header: Header) -> Iterator[str]:
             yield f"split {split}: class_counts are not {info.count} samples of {len(header.class_names)} classes"
         if sum(shard.count for shard in info.shards) != info.count:
             yield f"split {split}: the shards' counts do not add up to {info.count} samples"
+        if any(not 0 <= number < 2**62 for shard in info.shards for number in (shard.count, shard.bytes)):
+            yield f"split {split}: a shard has a negative or an absurd number of samples or bytes"
         for name in (shard.name for shard in info.shards):
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 yield f"split {split}: shard {name!r} lies outside the directory"

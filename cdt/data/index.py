@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,37 +20,8 @@ from cdt.data.decode import EXTENSIONS, RAW
 from cdt.data.header import FORMAT, Dtype, Header, ReadOrder, ShardInfo, SplitInfo, read_header
 from cdt.data.kinds import BadDataError
 from cdt.data.remote import is_remote
+from cdt.data.rows import ATTRIBUTE, COLUMNS, Row, codes, of_split, read_rows, write_rows
 from cdt.errors import InputError
-
-NAMES = pa.dictionary(pa.int32(), pa.string())
-COLUMNS = {
-    "split": NAMES,
-    "shard": pa.int32(),
-    "key": pa.string(),
-    "ext": NAMES,
-    "offset": pa.int64(),
-    "size": pa.int64(),
-    "class": pa.int32(),
-    "crc": pa.int64(),
-}
-OPTIONAL = ("crc",)
-"""Columns that format 1 does not have."""
-ATTRIBUTE = "attr."
-ATTRIBUTE_TYPES = (pa.int32(), pa.float32())
-
-
-class Row(NamedTuple):
-    """One sample; the fields are the columns of index.arrow in their order. ``shard`` counts within the split."""
-
-    split: str
-    shard: int
-    key: str
-    ext: str
-    offset: int
-    size: int
-    class_index: int
-    crc: int = -1
-    """CRC-32 of the image's bytes; -1: not known."""
 
 
 def write_index(
@@ -63,7 +34,6 @@ def write_index(
     dtype: Dtype,
     class_names: list[str],
     source: dict[str, Any],
-    order: ReadOrder = "shuffled",
     base: str | None = None,
     resize: bool = False,
 ) -> Header:
@@ -72,22 +42,12 @@ def write_index(
     ``shards`` has a list for every split; ``attributes`` are [N] in the order of the rows and become int32 where their
     dtype is integer, float32 otherwise.
     """
-    columns = zip(*rows, strict=True) if rows else [()] * len(COLUMNS)
-    arrays = {name: pa.array(values, kind) for (name, kind), values in zip(COLUMNS.items(), columns, strict=True)}
-    for name, values in attributes.items():
-        kind = pa.int32() if np.issubdtype(values.dtype, np.integer) else pa.float32()
-        arrays[ATTRIBUTE + name] = pa.array(values, kind)
-    table = pa.table(arrays)
-    partial = root / "index.arrow.tmp"
-    with pa.ipc.new_file(str(partial), table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        writer.write_table(table)
-    partial.rename(root / "index.arrow")
-
+    write_rows(root, rows, attributes)
     counts = {split: [0] * len(class_names) for split in shards}
     for row in rows:
         counts[row.split][row.class_index] += 1
     splits = {split: SplitInfo(sum(counts[split]), counts[split], infos) for split, infos in shards.items()}
-    header = Header(FORMAT, shape, dtype, class_names, splits, source, order, base, resize)
+    header = Header(FORMAT, shape, dtype, class_names, splits, source, "stratified", base, resize)
     partial = root / "index.json.tmp"
     partial.write_text(json.dumps(asdict(header), indent=1) + "\n", encoding="utf-8")
     partial.rename(root / "index.json")
@@ -126,27 +86,27 @@ class Index:
     """[N] int32 or float32 each."""
 
     @classmethod
-    def load(cls, root: str | Path, split: str = "train") -> Index:
+    def load(cls, root: str | Path, split: str = "train", allow_pipe: bool = False) -> Index:
         """Load a split in time that does not depend on Python loops over samples.
 
-        ``root`` can be a URL; the index is then fetched into the cache.
+        ``root`` can be a URL, or a command where those are allowed; the index is then fetched into the cache.
 
         Raises InputError: no such directory, no index, another format version, an unknown split, missing columns,
         and rows that contradict index.json.
         """
-        url = str(root).rstrip("/") if is_remote(root) else None
-        root = Path(root) if url is None else _mirrored(url)
+        url = str(root).rstrip("/") if is_remote(root, allow_pipe) else None
+        root = located(root, allow_pipe)
         header = read_header(root)
         if url is not None and header.base is not None:
             raise InputError(f"{url}: its index leads to {header.base}; copy the index here and name its directory")
         if split not in header.splits:
             raise InputError(f"{root} has no split {split!r}; it has {', '.join(header.splits) or 'none'}")
-        table = _read_rows(root, lambda name: name != "key" and (name in COLUMNS or name.startswith(ATTRIBUTE)))
+        table = read_rows(root, lambda name: name != "key" and (name in COLUMNS or name.startswith(ATTRIBUTE)))
         if table.num_rows != (promised := sum(info.count for info in header.splits.values())):
             raise InputError(f"{root}: index.arrow has {table.num_rows} rows, index.json promises {promised}")
-        here = _of_split(table, split)
+        here = of_split(table, split)
         columns = {name: table[name].to_numpy()[here] for name in table.column_names if name not in ("split", "ext")}
-        codes, extensions = _codes(table, "ext")
+        ext, extensions = codes(table, "ext")
         index = cls(
             root=root,
             split=split,
@@ -158,7 +118,7 @@ class Index:
             offset=columns["offset"],
             size=columns["size"],
             classes=columns["class"],
-            ext=codes[here],
+            ext=ext[here],
             extensions=extensions,
             crc=columns.get("crc", np.full(int(here.sum()), -1)),
             order=header.order,
@@ -182,27 +142,32 @@ class Index:
         """Samples per class: [K] int64."""
         return np.bincount(self.classes, minlength=len(self.class_names))
 
-    def keys(self) -> list[str]:
-        """The keys of all N samples, read from index.arrow at each call."""
-        table = _read_rows(self.root, lambda name: name in ("split", "key"))
-        return table["key"].filter(pa.array(_of_split(table, self.split))).to_pylist()
+    def keys(self, rows: Sequence[int] | None = None) -> list[str]:
+        """The keys of all N samples or of some rows, read from index.arrow at each call."""
+        table = read_rows(self.root, lambda name: name in ("split", "key"))
+        column = table["key"].filter(pa.array(of_split(table, self.split)))
+        return (column if rows is None else column.take(pa.array(rows, pa.int64()))).to_pylist()
 
-    def check_sizes(self) -> None:
+    def check_sizes(self, spare: float = 0) -> None:
         """Raise InputError unless exactly the promised tars are there, each with the promised size.
 
-        Shards at URLs are looked at when they are read.
+        ``spare``: tars that hold this share of the samples may be missing or damaged. Shards at URLs are looked at when
+        they are read.
         """
         if self.base is not None:
             return
-        problems = []
+        problems, affected = [], 0
         for info in self.shards:
             path = self.root / info.name
             if not path.is_file():
                 problems.append(f"{info.name} is missing")
             elif (size := path.stat().st_size) != info.bytes:
                 problems.append(f"{info.name} has {size} bytes instead of {info.bytes}")
+            else:
+                continue
+            affected += info.count
         problems += [f"{name} is not in the index" for name in extra_shards(self.root, self.split, self.shards)]
-        if problems:
+        if problems and affected >= spare * self.count:
             more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
             raise InputError(f"{self.root} does not match its index: {'; '.join(problems[:5])}{more}")
 
@@ -236,50 +201,15 @@ def extra_shards(root: Path, split: str, shards: list[ShardInfo]) -> list[str]:
     return sorted(name for path in (root / split).glob("*.tar") if (name := f"{split}/{path.name}") not in known)
 
 
-def _mirrored(url: str) -> Path:
+def located(root: str | Path, allow_pipe: bool = False) -> Path:
+    """The directory of an index: ``root``, or of a URL the copy in the cache, fetched anew. Raises InputError."""
+    if not is_remote(root, allow_pipe):
+        return Path(root)
+    url = str(root).rstrip("/")
     try:
         return mirror(url, ["index.json", "index.arrow"])
     except BadDataError as error:
         raise InputError(f"{url} has no index that can be read ({error}); `cdt index` writes one") from error
-
-
-def _read_rows(root: Path, wanted: Callable[[str], bool]) -> pa.Table:
-    path = root / "index.arrow"
-    if not path.is_file():
-        raise InputError(f"{root} has index.json but no index.arrow: write the shards again")
-    try:
-        with pa.memory_map(str(path)) as source:
-            schema = pa.ipc.open_file(source).schema
-            if problem := _wrong_schema(schema):
-                raise InputError(f"{path} is not a valid index: {problem}")
-            fields = [position for position, name in enumerate(schema.names) if wanted(name)]
-            table = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fields)).read_all()
-            table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are no UTF-8
-        raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    if empty := [name for name in table.column_names if table[name].null_count]:
-        raise InputError(f"{path} is not a valid index: column {empty[0]} has empty cells")
-    return table.unify_dictionaries()
-
-
-def _wrong_schema(schema: pa.Schema) -> str | None:
-    if missing := [name for name in COLUMNS if name not in (*schema.names, *OPTIONAL)]:
-        return f"no column {', '.join(missing)}"
-    for name, kind in zip(schema.names, schema.types, strict=True):
-        expected = ATTRIBUTE_TYPES if name.startswith(ATTRIBUTE) else (COLUMNS.get(name, kind),)
-        if kind not in expected:
-            return f"column {name} is {kind}; expected {' or '.join(map(str, expected))}"
-    return None
-
-
-def _codes(table: pa.Table, name: str) -> tuple[np.ndarray, list[str]]:
-    column = table[name].combine_chunks()
-    return column.indices.to_numpy(), column.dictionary.to_pylist()
-
-
-def _of_split(table: pa.Table, split: str) -> np.ndarray:
-    codes, names = _codes(table, "split")
-    return codes == (names.index(split) if split in names else -1)
 
 
 def _within(values: np.ndarray, bound: int) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from functools import cache
 
 import numpy as np
 
@@ -66,7 +67,7 @@ class Order(ABC):
 
     sorts_batches = False
     """Whether the rows of a batch stand in the order of the shards, so that each rank reads few of them."""
-    _CHUNK = 1024
+    _CHUNK = 4096
 
     def __init__(self) -> None:
         self._chunk_number, self._chunk_rows = -1, np.zeros(0, dtype=np.int64)
@@ -151,7 +152,12 @@ def allocate(probabilities: np.ndarray, batch: int, batch_size: int, key: int) -
     rounded up or down. The offsets U_b follow a golden-ratio sequence, so consecutive batches round differently and
     the counts over many batches stay as close (Cochran, "Sampling techniques", chapter 8).
     """
-    offset = int((int(mix(key)) + batch * 0x9E3779B97F4A7C15) % 2**64) / 2**64
+    offset = (_first_offset(key) + batch * 0x9E3779B97F4A7C15) % 2**64 / 2**64
     points = (np.arange(batch_size) + offset) / batch_size
     ends = np.cumsum(probabilities)
     return np.minimum(np.searchsorted(ends / ends[-1], points, side="right"), len(ends) - 1)
+
+
+@cache
+def _first_offset(key: int) -> int:
+    return int(mix(key))

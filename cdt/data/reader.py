@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Protocol
 
 import numpy as np
 
 from cdt.data.bad import BadSample
-from cdt.data.decode import RAW, ShapeError, decode
+from cdt.data.decode import RAW
 from cdt.data.files import DEFAULT_CACHE_GB, open_files
+from cdt.data.image import check_crc, check_finite, check_size, image_of
 from cdt.data.index import Index
 from cdt.data.kinds import BadDataError
-from cdt.data.pack import resized
 from cdt.data.plan import mix
+from cdt.data.remote import place_of
 from cdt.errors import RunError
 
-MAX_BYTES = 1 << 26
-"""No encoded image is larger."""
 ATTEMPTS = 32
 """Samples that are tried in place of a bad one."""
 
@@ -51,57 +49,58 @@ class ImageReader:
     def usable(self, rows: np.ndarray) -> tuple[np.ndarray, dict[int, BadSample]]:
         """Like ``images``; but where one cannot be used, its place is in the second result and its pixels are not
         defined."""
-        bad: dict[int, BadSample] = {}
         if self._cache is None:
             images = np.empty((len(rows), *self._index.shape), self._index.dtype)
-            for place, row in enumerate(rows.tolist()):
-                if isinstance(image := self._image(row), BadSample):
-                    bad[place] = image
-                else:
-                    images[place] = image
-            return images, bad
-        for row in np.unique(rows[~self._cached[rows]]).tolist():
-            if isinstance(image := self._image(row), BadSample):
-                bad |= dict.fromkeys(np.flatnonzero(rows == row).tolist(), image)
-            else:
-                self._cache[row] = image
-                self._cached[row] = True
-        return self._cache[rows], bad
+            return images, self._read(rows, images)
+        if self._cached[rows].all():
+            return self._cache[rows], {}
+        new = np.unique(rows[~self._cached[rows]])
+        fresh = np.empty((len(new), *self._index.shape), self._index.dtype)
+        unusable = {sample.row: sample for sample in self._read(new, fresh).values()}
+        good = ~np.isin(new, list(unusable))
+        self._cache[new[good]], self._cached[new[good]] = fresh[good], True
+        places = np.flatnonzero(~self._cached[rows]).tolist()
+        return self._cache[rows], {place: unusable[int(rows[place])] for place in places}
 
-    def _image(self, row: int) -> np.ndarray | BadSample:
-        index = self._index
-        try:
-            if (size := int(index.size[row])) > MAX_BYTES:
-                raise BadDataError("too large", f"{size} bytes; the limit is {MAX_BYTES}")
-            payload = self.files.read(int(index.shard[row]), int(index.offset[row]), size)
-            if 0 <= (promised := int(index.crc[row])) != zlib.crc32(payload):
-                raise BadDataError("wrong checksum", f"the image's CRC-32 is not {promised:08x}, as the index says")
-            if index.ext[row] == self._raw:
-                return self._checked(np.frombuffer(payload, index.dtype).reshape(index.shape))
-            size_now = None if index.resize else index.shape[1:]
-            return self._checked(decode(payload, index.extensions[int(index.ext[row])], size_now))
-        except BadDataError as error:
-            return BadSample(row, error.kind, str(error))
-        except ShapeError as error:
-            return BadSample(row, "wrong shape or type", str(error))
-        except ValueError as error:
-            return BadSample(row, "damaged image", str(error))
+    def _read(self, rows: np.ndarray, images: np.ndarray) -> dict[int, BadSample]:
+        """Rows [n] into images [n, C, H, W]; those that cannot be used by their place."""
+        index, bad = self._index, {}
+        raw = index.ext[rows] == self._raw
+        self._read_raw(np.flatnonzero(raw), rows, images, bad)
+        for place in np.flatnonzero(~raw).tolist():
+            row = int(rows[place])
+            try:
+                check_size(size := int(index.size[row]))
+                payload = self.files.read(int(index.shard[row]), int(index.offset[row]), size)
+                check_crc(int(index.crc[row]), payload)
+                images[place] = image_of(index, row, payload)
+            except BadDataError as error:
+                bad[place] = BadSample(row, error.kind, str(error))
+        return bad
 
-    def _checked(self, image: np.ndarray) -> np.ndarray:
-        index = self._index
-        if index.resize and image.dtype == np.uint8:
-            image = resized(np.broadcast_to(image, (index.shape[0], *image.shape[1:])), index.shape[1])
-        if image.shape != index.shape or image.dtype != index.dtype:
-            raise ShapeError(f"{image.dtype} of shape {image.shape}, expected {index.dtype} of {index.shape}")
-        if image.dtype != np.uint8 and not np.isfinite(image).all():
-            raise BadDataError("not finite", "the image has values that are not finite")
-        return image
+    def _read_raw(self, places: np.ndarray, rows: np.ndarray, images: np.ndarray, bad: dict[int, BadSample]) -> None:
+        """Images of bundles are as they will be used: each goes from its file to its place, and nothing is copied."""
+        index, chosen = self._index, rows[places]
+        columns = (places, chosen, index.shard[chosen], index.offset[chosen], index.crc[chosen])
+        buffer = memoryview(images.reshape(-1).view(np.uint8).data)
+        size = images[:1].nbytes
+        for place, row, shard, offset, crc in zip(*(column.tolist() for column in columns), strict=True):
+            target = buffer[place * size : (place + 1) * size]
+            try:
+                check_size(size)
+                self.files.read_into(target, shard, offset)
+                check_crc(crc, target)
+                if index.dtype != "uint8":
+                    check_finite(images[place])
+            except BadDataError as error:
+                bad[place] = BadSample(row, error.kind, str(error))
 
 
 def told(index: Index, sample: BadSample) -> str:
     """Where a bad sample lies, and why it is one."""
     shard = index.shards[int(index.shard[sample.row])].name
-    return f"{index.base or index.root}/{shard}, byte {int(index.offset[sample.row])}: {sample.reason}"
+    place = f"{index.root}/{shard}" if index.base is None else place_of(index.base, shard)
+    return f"{place}, byte {int(index.offset[sample.row])}: {sample.reason}"
 
 
 class TolerantReader:
@@ -152,4 +151,9 @@ class TolerantReader:
 
 def normalise(images: np.ndarray) -> np.ndarray:
     """uint8 [0, 255] to float32 [-1, 1]; float32 (latents) as it is."""
-    return images.astype(np.float32) / 127.5 - 1 if images.dtype == np.uint8 else images
+    if images.dtype != np.uint8:
+        return images
+    values = images.astype(np.float32)
+    values /= 127.5
+    values -= 1
+    return values

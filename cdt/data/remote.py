@@ -1,8 +1,13 @@
-"""Bytes of files at URLs: http(s) by ranges, s3, gs and hf through fsspec; with timeouts, retries and back-off."""
+"""Bytes of files at URLs: http(s) by ranges, s3, gs and hf through fsspec, what commands print where that is allowed;
+with timeouts, retries and back-off."""
 
 from __future__ import annotations
 
 import os
+import select
+import shlex
+import subprocess
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -15,6 +20,7 @@ from cdt.data.header import REMOTE
 from cdt.data.kinds import BadDataError
 from cdt.errors import InputError
 
+PIPE = "pipe:"
 CHUNK = 1 << 18
 TIMEOUT_S = 20.0
 """Without a connection, or without a byte."""
@@ -25,16 +31,27 @@ TRIES = 6
 BACK_OFF_S, LONGEST_BACK_OFF_S = 0.2, 10.0
 
 
-def is_remote(place: object) -> bool:
-    """Whether a place is a URL that can be read. Raises InputError for other URLs and for commands."""
+def is_remote(place: object, allow_pipe: bool = False) -> bool:
+    """Whether a place is a URL that can be read. Raises InputError for other URLs, and for commands unless allowed."""
     text = str(place)
-    if text.startswith("pipe:"):
-        raise InputError(f"{text}: pipe: would run a command, which data may not; download first, or give a URL")
+    if text.startswith(PIPE):
+        if allow_pipe:
+            return True
+        raise InputError(f"{text}: pipe: would run a command; data.allow_pipe: true in a configuration allows it")
     if text.startswith(REMOTE):
         return True
     if "://" in text:
         raise InputError(f"{text}: unknown kind of URL; known are {', '.join(REMOTE)}")
     return False
+
+
+def place_of(base: str, name: str) -> str:
+    """The URL of a file below another; of a command, the one that prints this file."""
+    if not base.startswith(PIPE):
+        return f"{base}/{name}"
+    if name.startswith("-"):
+        raise BadDataError("missing shard", f"{name!r} would be an option of {base}")
+    return base.replace("{}", shlex.quote(name))
 
 
 class Transport(ABC):
@@ -110,8 +127,9 @@ class Fsspec(Transport):
 
     def chunks(self, url: str, offset: int, size: int) -> Iterator[bytes]:
         for start in range(offset, offset + size, 64 * CHUNK):
+            end = min(start + 64 * CHUNK, offset + size)
             try:
-                chunk = self._system.cat_file(url, start=start, end=min(start + 64 * CHUNK, offset + size))
+                chunk = self._ask("cat_file", TIMEOUT_S + (end - start) / SLOWEST, url, start=start, end=end)
             except (FileNotFoundError, PermissionError) as error:
                 raise BadDataError("missing shard", f"{url}: {type(error).__name__}") from error
             if not chunk:
@@ -120,19 +138,69 @@ class Fsspec(Transport):
 
     def size(self, url: str) -> int:
         try:
-            return int(self._system.info(url)["size"])
+            return int(self._ask("info", TIMEOUT_S, url)["size"])
         except (FileNotFoundError, PermissionError) as error:
             raise BadDataError("missing shard", f"{url}: {type(error).__name__}") from error
+
+    def _ask(self, name: str, timeout_s: float, url: str, **arguments: int) -> Any:
+        """A method of the file system; those that could wait for ever are asynchronous, and are cut off."""
+        if not self._system.async_impl:
+            return getattr(self._system, name)(url, **arguments)
+        from fsspec.asyn import sync
+
+        return sync(self._system.loop, getattr(self._system, f"_{name}"), url, timeout=timeout_s, **arguments)
+
+
+class Pipe(Transport):
+    """The output of a command, which must print a whole file; no shell reads it."""
+
+    def chunks(self, url: str, offset: int, size: int) -> Iterator[bytes]:
+        for chunk in self._output(url):
+            if kept := chunk[offset:][:size]:
+                yield kept
+            offset, size = max(offset - len(chunk), 0), size - len(kept)
+            if not size:
+                return
+        raise BadDataError("truncated shard", f"{url} prints less than was promised")
+
+    def size(self, url: str) -> int:
+        return sum(map(len, self._output(url)))
+
+    def _output(self, url: str) -> Iterator[bytes]:
+        with tempfile.TemporaryFile() as said:
+            try:
+                command = shlex.split(url.removeprefix(PIPE))
+                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said)
+            except (OSError, ValueError) as error:
+                raise BadDataError("unreadable shard", f"{url}: {error}") from error
+            with process:
+                assert process.stdout is not None
+                try:
+                    while select.select([process.stdout], [], [], TIMEOUT_S)[0]:
+                        if not (chunk := os.read(process.stdout.fileno(), CHUNK)):
+                            break
+                        yield chunk
+                    else:
+                        raise TimeoutError(f"nothing came for {TIMEOUT_S:g} seconds")
+                except BaseException:
+                    process.kill()
+                    raise
+                if process.wait():
+                    said.seek(0)
+                    last = said.read(4096).decode(errors="replace").strip().rpartition("\n")[2]
+                    raise ConnectionError(f"exit status {process.returncode}: {last}")
 
 
 @cache
 def _transport(scheme: str, process: int) -> Transport:
     # Connections do not survive a fork, so each process has its own.
+    if scheme == PIPE:
+        return Pipe()
     return Http() if scheme in ("http", "https") else Fsspec(scheme)
 
 
 def transport(url: str) -> Transport:
-    return _transport(url.partition("://")[0], os.getpid())
+    return _transport(PIPE if url.startswith(PIPE) else url.partition("://")[0], os.getpid())
 
 
 def fetch(url: str, offset: int, size: int, sink: Callable[[bytes], object]) -> None:

@@ -1,9 +1,12 @@
 """The base stream with its classes spread evenly: any stretch of it holds each class in its share, to about a sample.
 
-For data whose shards hold few classes each, as shards written by others often do, and for thousands of classes.
+For batches of many classes, and for shards that hold few classes each, as those of others often do.
 """
 
 from __future__ import annotations
+
+from bisect import bisect_right
+from functools import cache
 
 import numpy as np
 
@@ -11,102 +14,99 @@ from cdt.data.index import Index
 from cdt.data.plan import SAMPLES, SHARDS, Order, ShardOrder, mix, permute
 
 _CLASSES = 3
-MIXED = 2.0
-"""Shards are mixed whose classes differ from each other's by less than this multiple of what chance would leave."""
+_STRETCH = 4096
+"""Samples that are laid out at once, at least."""
 
 
 def base_order(index: Index, key: int) -> Order:
     """The order in which the index asks to be read."""
     counts = np.array([shard.count for shard in index.shards])
-    if index.order == "shuffled":
-        return ShardOrder(counts, key)
-    return StratifiedOrder(counts, index.classes, key, None if index.order == "scattered" else 16)
+    return ShardOrder(counts, key) if index.order == "shuffled" else StratifiedOrder(counts, index.classes, key)
 
 
 class StratifiedOrder(Order):
-    """Shards in an order of their own each pass, in blocks; inside a block each class's samples at even distances.
+    """The samples of each class at even distances, taken from the shards in an order of their own each pass.
 
-    Sample j of the n of a class in its block stands where ``(j + u) / n`` falls among all of the block's: u in [0, 1)
-    is the class's own, j a random order. So a stretch of the block deviates from the block's shares by less than a
-    sample per class, and by the rounding of its own two ends. One block is laid out at a time: O(n log n).
+    Sample j of the n of a class stands where ``(j + u) / n`` falls among all of a pass; u in [0, 1) is the class's own.
+    So a stretch of the stream, across the ends of passes too, deviates from the classes' shares by less than a sample
+    per class and by the rounding of its own two ends. Within a class the shards come in the order of the pass, and
+    samples are permuted within blocks of them: where classes are mixed over the shards, reading stays sequential to
+    within about a block; where they are not, each class goes through its own shards. A stretch is laid out at a time.
 
     Args:
         classes: of the rows [N], which stand shard by shard.
-        block_shards: shards that are read side by side; None: all, so that class-pure shards are mixed as well.
     """
 
     sorts_batches = True
 
-    def __init__(self, shard_counts: np.ndarray, classes: np.ndarray, key: int, block_shards: int | None = 16) -> None:
+    def __init__(self, shard_counts: np.ndarray, classes: np.ndarray, key: int, block_shards: int = 16) -> None:
         super().__init__()
-        counts = np.asarray(shard_counts, dtype=np.int64)
-        self._counts = counts[counts > 0]
-        self._starts = (np.cumsum(counts) - counts)[counts > 0]
-        self._classes, self._key = classes, key
-        self._size, self._block = int(counts.sum()), block_shards or max(len(self._counts), 1)
-        self._laid_out, self._rows = (-1, -1), np.zeros(0, dtype=np.int64)
-        self._pass, self._order, self._ends = -1, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        self._key, self._block, self._shards = key, block_shards, len(shard_counts)
+        self._by_class = np.argsort(classes, kind="stable")
+        labels, self._firsts, self._counts = np.unique(classes[self._by_class], return_index=True, return_counts=True)
+        self._phases = (mix(key, _CLASSES, labels) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        self._size = len(classes)
+        self._stretches = max(1, self._size // max(_STRETCH, 4 * len(labels)))
+        # A cell is what one shard holds of one class.
+        shard = np.repeat(np.arange(self._shards), shard_counts)[self._by_class]
+        number = np.repeat(np.arange(len(labels)), self._counts) * self._shards + shard
+        cells, self._cell_first, self._cell_count = np.unique(number, return_index=True, return_counts=True)
+        self._cell_class, self._cell_shard = np.divmod(cells, self._shards)
+        self._before = cache(self._count_before)
+        self._pass, self._laid_out = -1, (-1, -1)
 
     def _at(self, counters: np.ndarray) -> np.ndarray:
         passes, place = np.divmod(counters, self._size)
         rows = np.empty_like(place)
         for this_pass in np.unique(passes).tolist():
-            self._begin(this_pass)
             here = np.flatnonzero(passes == this_pass)
-            blocks = np.searchsorted(self._ends, place[here], side="right")
-            for block in np.unique(blocks).tolist():
-                inside = here[blocks == block]
-                start = self._ends[block - 1] if block else 0
-                rows[inside] = self._rows_of_block(this_pass, block)[place[inside] - start]
+            while here.size:
+                stretch = bisect_right(range(self._stretches), int(place[here[0]]), key=self._before) - 1
+                inside = here[place[here] < self._before(stretch + 1)]
+                rows[inside] = self._stretch(this_pass, stretch)[place[inside] - self._before(stretch)]
+                here = here[len(inside) :]
         return rows
 
-    def _begin(self, this_pass: int) -> None:
-        """The order of the shards and the ends of their blocks, of one pass at a time."""
-        if this_pass == self._pass:
-            return
-        shards = len(self._counts)
-        self._order = permute(np.arange(shards), shards, self._key, SHARDS, this_pass)
-        firsts = np.arange(0, shards, self._block)
-        self._ends = np.cumsum(np.add.reduceat(self._counts[self._order], firsts))
-        self._pass = this_pass
+    def _ends(self, stretch: int) -> np.ndarray:
+        """How many samples of each class stand before a stretch: [K]."""
+        ends = np.ceil(self._counts * (stretch / self._stretches) - self._phases)
+        return np.clip(ends, 0, self._counts).astype(np.int64) if stretch < self._stretches else self._counts
 
-    def _rows_of_block(self, this_pass: int, block: int) -> np.ndarray:
-        if (this_pass, block) != self._laid_out:
-            shards = np.sort(self._order[block * self._block :][: self._block])
-            counts = self._counts[shards]
-            rows = np.arange(counts.sum()) + np.repeat(self._starts[shards] - (np.cumsum(counts) - counts), counts)
-            self._rows = spread(rows, self._classes[rows], mix(self._key, SAMPLES, this_pass))
-            self._laid_out = this_pass, block
+    def _count_before(self, stretch: int) -> int:
+        return int(self._ends(stretch).sum())
+
+    def _stretch(self, this_pass: int, stretch: int) -> np.ndarray:
+        """The rows of a stretch in their order; the last one laid out is kept."""
+        if (this_pass, stretch) != self._laid_out:
+            first, end = self._ends(stretch), self._ends(stretch + 1)
+            label = np.repeat(np.arange(len(first)), end - first)
+            number = np.arange(len(label)) - np.repeat(np.cumsum(end - first) - end, end - first)
+            place = (number + self._phases[label]) / self._counts[label]
+            order = np.argsort(place, kind="stable")
+            self._rows = self._row_of(this_pass, (self._firsts[label] + number)[order])
+            self._laid_out = this_pass, stretch
         return self._rows
 
+    def _row_of(self, this_pass: int, place: np.ndarray) -> np.ndarray:
+        """``place`` counts the samples class by class, and within a class in the order of the pass."""
+        if this_pass != self._pass:
+            self._begin(this_pass)
+        group = np.searchsorted(self._group_ends, place, side="right")
+        size = np.diff(self._group_ends, prepend=0)[group]
+        start = self._group_ends[group] - size
+        place = start + permute(place - start, size, self._key, SAMPLES, this_pass, group)
+        cell = np.searchsorted(self._cell_ends, place, side="right")
+        left = self._cell_ends[cell] - place
+        cell = self._cell_order[cell]
+        return self._by_class[self._cell_first[cell] + self._cell_count[cell] - left]
 
-def spread(rows: np.ndarray, classes: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Rows [n] in a random order in which the samples of each class [n] lie at even distances."""
-    by_class = np.lexsort((mix(key, rows), classes))
-    labels, first, counts = np.unique(classes[by_class], return_index=True, return_counts=True)
-    number = np.arange(len(rows)) - np.repeat(first, counts)
-    offset = (mix(key, _CLASSES, labels) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    place = (number + np.repeat(offset, counts)) / np.repeat(counts, counts)
-    return rows[by_class][np.argsort(place, kind="stable")]
-
-
-def is_mixed(shard: np.ndarray, classes: np.ndarray) -> bool:
-    """Whether the shards hold the classes as if samples were dealt to them at random.
-
-    Pearson's chi-squared of the table shard x class over its degrees of freedom, which chance leaves near 1.
-    """
-    table, sizes, totals = _table(shard, classes)
-    freedom = (len(sizes) - 1) * (len(totals) - 1)
-    if freedom < 1:
-        return True
-    (cells, counts), n = table, len(classes)
-    expected = sizes[cells // len(totals)] * totals[cells % len(totals)] / n
-    statistic = (counts**2 / expected).sum() - n
-    return bool(statistic / freedom < MIXED)
-
-
-def _table(shard: np.ndarray, classes: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]:
-    """The cells of the table that are not empty with their counts, and the sums over either side."""
-    _, row, sizes = np.unique(shard, return_inverse=True, return_counts=True)
-    _, column, totals = np.unique(classes, return_inverse=True, return_counts=True)
-    return np.unique(row.astype(np.int64) * len(totals) + column, return_counts=True), sizes, totals
+    def _begin(self, this_pass: int) -> None:
+        """The cells in the order of the pass; a group is what one block of shards holds of one class."""
+        turn = np.argsort(permute(np.arange(self._shards), self._shards, self._key, SHARDS, this_pass))[
+            self._cell_shard
+        ]
+        self._cell_order = np.lexsort((turn, self._cell_class))
+        self._cell_ends = np.cumsum(self._cell_count[self._cell_order])
+        groups = (self._cell_class * self._shards + turn // self._block)[self._cell_order]
+        self._group_ends = self._cell_ends[np.flatnonzero(np.append(groups[1:] != groups[:-1], True))]
+        self._pass = this_pass

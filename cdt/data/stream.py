@@ -7,20 +7,21 @@ The sample at a global position depends on the seed and the history of lambda al
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from copy import copy
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
-from torch.utils.data import DataLoader, Dataset, Sampler
+from pydantic import Field, model_validator
+from torch.utils.data import DataLoader, Dataset
 
 from cdt.data.bad import BadSample, Ledger
 from cdt.data.files import DEFAULT_CACHE_GB
 from cdt.data.index import Index
-from cdt.data.plan import Order, SubsetOrder, allocate, stream_key
+from cdt.data.plan import Order, SubsetOrder, stream_key
+from cdt.data.planner import Mixture, PlannedBatch, Planner
 from cdt.data.reader import ImageReader, TolerantReader, normalise
+from cdt.data.remote import PIPE
 from cdt.data.stratified import base_order
 from cdt.errors import RunError
 from cdt.schema import Config
@@ -28,12 +29,14 @@ from cdt.schema import Config
 AHEAD = 256
 """Batches over which a rank looks for shards that are worth being fetched whole."""
 WHOLE_SHARD = 0.4
-"""Of a shard's bytes, those that a rank will read there; from fewer it reads by ranges."""
+"""Of a shard's samples, those that a rank will read; of fewer it reads ranges."""
 
 
 class DataConfig(Config):
     shards: str
-    """A directory written by ``cdt shard`` or ``cdt index``, or its URL (http, https, s3, gs, hf)."""
+    """A directory written by ``cdt shard`` or ``cdt index``, or its URL (http, https, s3, gs, hf, pipe)."""
+    allow_pipe: bool = False
+    """Whether ``shards`` may be ``pipe:COMMAND``: words, for no shell, that print the file named in place of {}."""
     split: str = "train"
     """Which of its splits to train on."""
     epoch_samples: int | None = Field(default=None, ge=1)
@@ -52,24 +55,13 @@ class DataConfig(Config):
     max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
     """Of the split's samples, those that may be damaged or missing: others of their class stand in for them."""
 
-
-class Mixture(Protocol):
-    """What one lambda means for the data."""
-
-    @property
-    def probabilities(self) -> np.ndarray:
-        """Of the base and of each constraint's stream: [m + 1]."""
-        ...
-
-    @property
-    def stream_weights(self) -> np.ndarray:
-        """Of a draw's loss, by stream: [m + 1]."""
-        ...
-
-    @property
-    def base_weights(self) -> np.ndarray:
-        """Of a base draw's loss besides, by cell: [K]."""
-        ...
+    @model_validator(mode="after")
+    def _runs_only_what_is_allowed(self) -> DataConfig:
+        if self.shards.startswith(PIPE) and not self.allow_pipe:
+            raise ValueError(f"{self.shards} would run a command; data.allow_pipe: true allows it")
+        if self.shards.startswith(PIPE) and "{}" not in self.shards:
+            raise ValueError(f"{self.shards} has no {{}} where the name of a file stands, as in pipe:cat /data/{{}}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -106,65 +98,6 @@ class StreamState:
     """Samples drawn so far, by stream."""
     history: list[tuple[int, list[float]]]
     """The multipliers in force and those to come: (first batch, lambda)."""
-
-
-@dataclass(frozen=True)
-class PlannedBatch:
-    """The integers of one rank's slice, and where the streams stand after the whole batch."""
-
-    positions: np.ndarray
-    rows: np.ndarray
-    streams: np.ndarray
-    mixture: Mixture
-    counters_after: np.ndarray
-
-
-class Planner(Sampler[PlannedBatch]):
-    """Batch after batch, the rows that this rank reads; it runs ahead of training by the loader's depth."""
-
-    def __init__(
-        self, orders: list[Order], mixture_of: Callable[[np.ndarray], Mixture], batch_size: int, local: slice, key: int
-    ) -> None:
-        self._orders, self._mixture_of, self._batch_size = orders, mixture_of, batch_size
-        self._local, self._key = local, key
-        self._batch, self._counters = 0, np.zeros(len(orders), dtype=np.int64)
-        self._schedule: list[tuple[int, Mixture]] = []
-
-    def start(self, batch: int, counters: np.ndarray) -> None:
-        self._batch, self._counters, self._schedule = batch, counters, []
-
-    def steer(self, first_batch: int, lambdas: np.ndarray) -> None:
-        """Draw by these multipliers from ``first_batch`` on, which must not be planned yet."""
-        if first_batch < self._batch:
-            raise AssertionError(f"batch {first_batch} is already planned")
-        self._schedule.append((first_batch, self._mixture_of(lambdas)))
-
-    def __iter__(self) -> Iterator[PlannedBatch]:
-        while True:
-            yield self._plan()
-
-    def _plan(self) -> PlannedBatch:
-        while len(self._schedule) > 1 and self._schedule[1][0] <= self._batch:
-            self._schedule.pop(0)
-        mixture = self._schedule[0][1]
-        streams = allocate(mixture.probabilities, self._batch, self._batch_size, self._key)
-        counts = np.bincount(streams, minlength=len(self._orders))
-        rows = [self._rows(self._orders[i], int(self._counters[i]), int(counts[i])) for i in np.flatnonzero(counts)]
-        positions = np.arange(self._batch * self._batch_size, (self._batch + 1) * self._batch_size)
-        self._batch, self._counters = self._batch + 1, self._counters + counts
-        here = self._local
-        return PlannedBatch(positions[here], np.concatenate(rows)[here], streams[here], mixture, self._counters.copy())
-
-    def ahead(self, batches: int) -> np.ndarray:
-        """The rows that this rank will read from the base stream in the next ``batches``; plans nothing."""
-        twin = copy(self)
-        twin._schedule = list(self._schedule)
-        plans = (twin._plan() for _ in range(batches))
-        return np.concatenate([plan.rows[plan.streams == 0] for plan in plans])
-
-    def _rows(self, order: Order, start: int, count: int) -> np.ndarray:
-        rows = order.rows(start, count)
-        return np.sort(rows) if self._orders[0].sorts_batches else rows
 
 
 Loaded = tuple[Batch | str, np.ndarray, dict[int, BadSample]]
@@ -279,13 +212,14 @@ class MixtureStream:
 
     def _look_ahead(self) -> None:
         """Have those shards fetched whole of which this rank will soon read a good part."""
-        rows = self._planner.ahead(min(AHEAD, -(-self._index.count // self._batch_size)))
-        used = np.bincount(self._index.shard[rows], self._index.size[rows], len(self._index.shards))
-        sizes = np.array([info.bytes for info in self._index.shards])
+        batches = min(AHEAD, -(-self._index.count // self._batch_size))
+        rows = self._planner.ahead(batches)
+        used = np.bincount(self._index.shard[np.unique(rows)], minlength=len(self._index.shards))
+        counts = np.array([info.count for info in self._index.shards])
         shards = self._index.shard[rows]
         first_uses = shards[np.sort(np.unique(shards, return_index=True)[1])]
-        self.reader.files.expect([s for s in first_uses.tolist() if used[s] >= WHOLE_SHARD * sizes[s]])
-        self._looked_ahead = self._batch + AHEAD // 4
+        self.reader.files.expect([s for s in first_uses.tolist() if used[s] >= WHOLE_SHARD * counts[s]])
+        self._looked_ahead = self._batch + max(1, batches // 4)
 
     def steer(self, lambdas: np.ndarray) -> None:
         """Draw by these multipliers, from the batch that lies ``lambda_lag`` ahead on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,27 @@ def split_lines(root: Path, splits: Mapping[str, Sequence[int]], class_names: Se
     return lines
 
 
-def end_of_training(directory: Path, rows: Sequence[Mapping[str, Any]]) -> Group:
-    """The constraints as the last dual step left them, and where everything lies."""
-    where = Text(f"run: {directory}   TensorBoard: tensorboard --logdir {directory / 'tb'}", overflow="fold")
+def bad_data_lines(samples: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many samples could not be used, by kind, and the three shards that hold most of them with some keys."""
+    if not samples:
+        return []
+    kinds = Counter(sample["kind"] for sample in samples)
+    lines = [
+        f"{len(samples):,} samples could not be used, others of their class stood in for them: "
+        + ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common())
+    ]
+    for shard, count in Counter(sample["shard"] for sample in samples).most_common(3):
+        keys = [sample["key"] for sample in samples if sample["shard"] == shard]
+        lines.append(f"  {shard} {count:,}: {', '.join(keys[:5])}{', ...' * (count > 5)}")
+    return [*lines, "  events.jsonl names all"]
+
+
+def end_of_training(directory: Path, rows: Sequence[Mapping[str, Any]], bad: Sequence[Mapping[str, Any]] = ()) -> Group:
+    """The constraints as the last dual step left them, samples that could not be used, and where everything lies."""
+    where = Text(
+        "\n".join([*bad_data_lines(bad), f"run: {directory}   TensorBoard: tensorboard --logdir {directory / 'tb'}"]),
+        overflow="fold",
+    )
     if not rows:
         return Group(where)
     table = Table(box=None, pad_edge=False)

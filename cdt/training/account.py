@@ -10,9 +10,6 @@ from cdt.errors import RunError
 from cdt.monitor.recorder import Recorder
 from cdt.training.ranks import Ranks
 
-_TOLD = 20
-"""Bad samples that one event names; its text has the number of all."""
-
 
 class Account:
     """Bad samples are shared every ``log_steps`` steps; at the end of each epoch promises and arrivals are compared."""
@@ -39,7 +36,7 @@ class Account:
         told = [BadSample(*sample) for found in everyone for sample in found]
         if told and recorder:
             text = f"{len(told)} samples cannot be used; others of their class stand in for them"
-            recorder.event(step, "bad_data", text, samples=ledger.describe(told[:_TOLD]))
+            recorder.event(step, "bad_data", text, samples=ledger.describe(told))
         try:
             ledger.add(told)
         finally:

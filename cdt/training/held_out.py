@@ -59,7 +59,7 @@ def held_out(config: RunConfig, index: Index, constraints: Mapping[str, Constrai
     split = held_out_split(config, index)
     if split is None:
         return None
-    other = Index.load(config.data.shards, split)
+    other = Index.load(config.data.shards, split, config.data.allow_pipe)
     population = Population(other.classes, other.class_names, other.attributes, f"{other.root} ({split})")
     rows = {name: constraint.matching(name, population) for name, constraint in constraints.items()}
     enough = {name: found for name, found in rows.items() if len(found) >= ENOUGH}

@@ -61,8 +61,7 @@ def prepare(config: RunConfig) -> Prepared:
     check_steps(config.sampler.name, config.sampler.steps, config.diffusion.timesteps)
     if not config.train.total_steps:
         raise InputError("train: warm_steps, dual_steps and cooldown_steps are 0; there is nothing to train")
-    index = Index.load(config.data.shards, config.data.split)
-    index.check_sizes()
+    index = Index.load(config.data.shards, config.data.split, config.data.allow_pipe)
     if not index.count:
         raise InputError(f"data.split: split {index.split} of {index.root} has no samples")
     population = Population(index.classes, index.class_names, index.attributes, f"{index.root} ({index.split})")

@@ -211,13 +211,18 @@ def test_substitutes_depend_on_the_position_alone(index: Index, world: int, work
     assert all(map(torch.equal, found, expected))
 
 
-def test_a_restored_stream_replaces_as_the_uninterrupted_one(index: Index) -> None:
-    stream = make(spoiled(index))
-    sequence([stream], 4)
-    assert stream.ledger.bad
-    resumed = make(index)
-    resumed.restore(stream.state())
-    assert all(map(torch.equal, sequence([stream], 8), sequence([resumed], 8)))
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (4, 1), (1, 2), (2, 4)])
+def test_a_restored_stream_replaces_as_the_uninterrupted_one(index: Index, before: int, after: int) -> None:
+    """Also on another number of ranks; samples were replaced before and are after."""
+    expected = sequence([make(spoiled(index))], 12)
+    streams = [make(index, rank=rank, world=before) for rank in range(before)]
+    assert all(map(torch.equal, sequence(streams, 4), expected))
+    assert any(stream.ledger.replaced.sum() for stream in streams)
+    resumed = [make(index, rank=rank, world=after) for rank in range(after)]
+    for stream in resumed:
+        stream.restore(streams[0].state())
+    assert all(map(torch.equal, sequence(resumed, 8), expected[4:]))
+    assert any(stream.ledger.replaced.sum() for stream in resumed)
 
 
 def test_another_sample_of_the_class_stands_in(index: Index) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from server import Server, serve
 from tars import member, npy, png, sample, write_tar
 from webdataset.writer import TarWriter
@@ -55,7 +56,7 @@ def test_shards_elsewhere_are_read_where_they_are(tmp_path: Path) -> None:
     index = Index.load(tmp_path / "out")
     index.check_sizes()
     assert (index.shape, index.dtype, index.class_names) == ((1, 6, 5), "uint8", [str(c) for c in range(6)])
-    assert header.order == index.order == "scattered"
+    assert header.order == index.order == "stratified"
     assert index.class_counts.tolist() == [20] * 6
     assert sorted(index.attributes) == ["age", "male"]
     assert images_by_key(index) == {f"some/folder/{value:04d}": value for value in range(120)}
@@ -282,7 +283,7 @@ def test_a_key_in_two_shards_and_an_empty_shard(tmp_path: Path) -> None:
     write_tar(tmp_path / "b.tar", [*sample("g1"), *sample("other")])
     write_tar(tmp_path / "c.tar", [])
     _, notes = index_shards([str(tmp_path / "{a,b,c}.tar")], tmp_path, max_bad=0.5)
-    assert notes == [f"empty shard: 1, as {tmp_path}/c.tar", "duplicate key: 1, as b.tar: g1"]
+    assert notes == ["duplicate key: 1, as b.tar: g1", f"empty shard: 1, as {tmp_path}/c.tar"]
     index = Index.load(tmp_path)
     assert [info.count for info in index.shards] == [4, 1, 0]
     assert len(images_by_key(index)) == 5
@@ -323,10 +324,44 @@ def test_an_index_of_brackets_is_one_line(tmp_path: Path) -> None:
 
 
 def test_what_pillow_calls_a_palette_is_colour(tmp_path: Path) -> None:
-    from PIL import Image
-
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((6, 5), np.uint8)).convert("P").save(buffer, "PNG")
     write_tar(tmp_path / "a.tar", [("k.png", buffer.getvalue()), ("k.cls", b"1")])
     index_shards([str(tmp_path / "a.tar")], tmp_path)
     assert ImageReader(Index.load(tmp_path), 0).images(np.arange(1)).shape == (1, 3, 6, 5)
+
+
+@pytest.mark.parametrize(("number", "value"), [("bytes", 10**30), ("bytes", -1), ("count", 2**70)])
+def test_absurd_numbers_in_an_index_are_one_line(tmp_path: Path, number: str, value: int) -> None:
+    index_shards(pure_shards(tmp_path), tmp_path)
+    header = json.loads((tmp_path / "index.json").read_text())
+    header["splits"]["train"]["shards"][0][number] = value
+    (tmp_path / "index.json").write_text(json.dumps(header))
+    with pytest.raises(InputError, match=r"^[^\n]*is not a valid index: split train: [^\n]*$"):
+        Index.load(tmp_path)
+
+
+@pytest.mark.parametrize("share", [float("nan"), -0.1, 1.5])
+def test_a_share_of_bad_samples_is_a_share(tmp_path: Path, share: float) -> None:
+    with pytest.raises(InputError, match=r"--max-bad: .* is no share; expected 0 to 1"):
+        index_shards(pure_shards(tmp_path), tmp_path, max_bad=share)
+
+
+def test_shards_of_others_are_verified_as_they_were_indexed(tmp_path: Path) -> None:
+    """Labels by name from json, jpeg, and images that are resized as they are read; a damage is still found."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((9, 8), 7, np.uint8)).save(buffer, "JPEG")
+    entries = [
+        entry
+        for number in range(4)
+        for entry in (
+            (f"k{number}.jpeg", buffer.getvalue()),
+            (f"k{number}.json", json.dumps({"name": "cat" if number % 2 else "dog", "age": number / 2}).encode()),
+        )
+    ]
+    tar = write_tar(tmp_path / "a.tar", entries)
+    index_shards([str(tar)], tmp_path / "out", class_field="name", resize=4)
+    assert verify(tmp_path / "out").problems == []
+    tar.write_bytes(tar.read_bytes().replace(b'"dog"', b'"cow"', 1))
+    problems = verify(tmp_path / "out").problems
+    assert "wrong label: train/000000.tar: k0: 'cow' instead of 'dog'" in problems

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from cdt.data import rows
 from cdt.data.index import Index, Row, ShardInfo, write_index
+from cdt.data.unpacked import unpacked_bytes
 from cdt.errors import InputError
 
 ROWS = [
@@ -176,6 +182,10 @@ def test_sizes_are_checked_against_the_files(tmp_path: Path) -> None:
     told = "000000.tar is missing; train/000001.tar has 5 bytes instead of 10240; train/000002.tar is not in the index"
     with pytest.raises(InputError, match=told):
         index.check_sizes()
+    with pytest.raises(InputError, match=told):
+        index.check_sizes(spare=0.9)
+    (tmp_path / "train/000001.tar").write_bytes(bytes(10240))
+    index.check_sizes(spare=0.9)
 
 
 def test_format_1_is_read(tmp_path: Path) -> None:
@@ -192,3 +202,56 @@ def test_format_1_is_read(tmp_path: Path) -> None:
     assert index.order == "shuffled"
     assert index.crc.tolist() == [-1, -1, -1]
     assert index.keys() == ["a", "b", "c"]
+    assert index.keys([2, 0]) == ["c", "a"]
+
+
+def test_an_index_that_would_fill_the_memory_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of megabytes of zeros in some ten thousand bytes; they are counted, and not unpacked."""
+    root = write(tmp_path)
+    schema = pa.ipc.open_file(str(root / "index.arrow")).schema
+    nothing = {name: "" if name in ("split", "key", "ext") else 0 for name in schema.names}
+    one = pa.Table.from_pylist([nothing], schema=schema)
+    bomb = pa.table({name: one[name].take(pa.array(np.zeros(1 << 20, np.int8))) for name in schema.names})
+    with pa.ipc.new_file(
+        str(root / "index.arrow"), bomb.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")
+    ) as writer:
+        for _ in range(6):
+            writer.write_table(bomb)
+    del bomb
+    assert (root / "index.arrow").stat().st_size < 200_000
+    assert unpacked_bytes(root / "index.arrow") > 6 * 40 << 20
+    monkeypatch.setattr(rows, "_memory", lambda: 1 << 29)
+    before = pa.total_allocated_bytes()
+    with pytest.raises(
+        InputError, match=r"^[^\n]*index.arrow unpacks to [\d,]+ bytes, more than a quarter of the memory"
+    ):
+        Index.load(root)
+    assert pa.total_allocated_bytes() < before + 1_000_000
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4", None])
+def test_the_memory_that_an_arrow_file_needs(tmp_path: Path, compression: str | None) -> None:
+    rng = np.random.default_rng(0)
+    names = pa.array(["train", "test"]).take(pa.array(rng.integers(0, 2, 5000))).dictionary_encode()
+    table = pa.table({"split": names, "key": [f"k{n}" for n in range(5000)], "class": rng.integers(0, 9, 5000)})
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.ipc.new_file(str(tmp_path / "x.arrow"), table.schema, options=options) as writer:
+        writer.write_table(table, max_chunksize=1500)
+    found = unpacked_bytes(tmp_path / "x.arrow")
+    assert 0.95 * table.nbytes < found < 1.1 * table.nbytes + 1000
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32), st.integers(1, 30))
+def test_damaged_arrow_metadata_are_no_more_than_an_error(seed: int, flips: int) -> None:
+    rng = np.random.default_rng(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder)) / "index.arrow"
+        content = bytearray(path.read_bytes())
+        for place in rng.integers(0, len(content), flips):
+            content[place] = rng.integers(256)
+        path.write_bytes(content[: rng.integers(len(content) // 2, len(content) + 1)])
+        with contextlib.suppress(ValueError):
+            assert unpacked_bytes(path) >= 0

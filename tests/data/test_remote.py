@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from cdt.data.sources import Source
 from cdt.data.stream import DataConfig, MixtureStream
 from cdt.dual import Draws
 from cdt.errors import InputError, RunError
+from cdt.training.job import prepare
 
 N = 120
 
@@ -235,3 +237,63 @@ def test_places() -> None:
 def test_nothing_is_asked_of_an_empty_range(server: Server) -> None:
     fetch(f"{server.url}/nowhere", 0, 0, lambda chunk: None)
     assert not server.requests
+
+
+PRINT = "import sys; sys.stdout.buffer.write(open(sys.argv[1] + sys.argv[2], 'rb').read())"
+
+
+def command(root: Path, code: str = PRINT) -> str:
+    return f'pipe:{sys.executable} -c "{code}" {root}/ {{}}'
+
+
+@pytest.fixture
+def pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CDT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote, "BACK_OFF_S", 0.001)
+    monkeypatch.setattr(remote, "TRIES", 2)
+
+
+def test_a_command_prints_the_shards_where_a_configuration_allows_it(pipes: None, shards: Path) -> None:
+    url = command(shards)
+    with pytest.raises(InputError, match=r"pipe:.* would run a command; data\.allow_pipe: true"):
+        Index.load(url)
+    index = Index.load(url, allow_pipe=True)
+    local, stream = make(Index.load(shards)), make(index)
+    for _ in range(12):
+        assert torch.equal(next(stream).images, next(local).images)
+    tree = {"network": {"kind": "dit"}, "data": {"shards": url}}
+    with pytest.raises(ValueError, match=r"would run a command; data\.allow_pipe: true allows it"):
+        RunConfig.model_validate(tree)
+    with pytest.raises(ValueError, match="where the name of a file stands"):
+        RunConfig.model_validate(tree | {"data": {"shards": "pipe:cat x", "allow_pipe": True}})
+    allowed = RunConfig.model_validate(tree | {"data": {"shards": url, "allow_pipe": True}})
+    assert prepare(allowed).index.base == allowed.anchored().data.shards == url
+
+
+def test_names_in_an_index_are_no_part_of_a_command(pipes: None, shards: Path, tmp_path: Path) -> None:
+    """No shell reads it, and a name stays one word that is no option."""
+    proof = tmp_path / "proof"
+    for name in (f"x; touch {proof}", f"$(touch {proof})", f"x\ntouch {proof}", f"' {proof} '"):
+        with pytest.raises(BadDataError):
+            read(remote.place_of("pipe:touch -c {}", name), 0, 10)
+    assert not proof.exists()
+    with pytest.raises(BadDataError, match="would be an option"):
+        remote.place_of("pipe:cat {}", "--version")
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import sys; sys.exit('no such bucket')", "2 tries failed, the last one: exit status 1: no such bucket"),
+        ("import time; time.sleep(20)", r"2 tries failed, the last one: nothing came for 0\.5 seconds"),
+        ("print('short')", "prints less than was promised"),
+    ],
+)
+def test_a_command_that_fails(
+    pipes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, told: str
+) -> None:
+    monkeypatch.setattr(remote, "TIMEOUT_S", 0.5)
+    with pytest.raises(BadDataError, match=told):
+        read(command(tmp_path, code).replace("{}", "x"), 0, 100)
+    with pytest.raises(BadDataError, match="No such file"):
+        read("pipe:no-such-program x", 0, 100)

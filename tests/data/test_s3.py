@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +76,21 @@ def test_the_stream_is_that_of_the_same_shards_on_disk(bucket: str, shards: Path
     local, there = make(Index.load(shards)), make(Index.load(bucket), workers)
     for _ in range(12):
         assert torch.equal(next(local).images, next(there).images)
+
+
+def test_a_store_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+        monkeypatch.setattr(remote, "BACK_OFF_S", 0.001)
+        monkeypatch.setattr(remote, "TIMEOUT_S", 0.2)
+        monkeypatch.setattr(remote, "TRIES", 2)
+        remote._transport.cache_clear()
+        with pytest.raises(BadDataError, match="2 tries failed") as caught:
+            remote.read("s3://data/x.tar", 0, 10)
+        assert caught.value.kind == "unreadable shard"
+    remote._transport.cache_clear()
 
 
 def test_what_is_not_there(bucket: str) -> None:

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from cdt.data.index import Index
-from cdt.data.plan import ShardOrder, SubsetOrder, allocate, stream_key
+from cdt.data.plan import Order, SubsetOrder, allocate, stream_key
 from cdt.data.reader import ImageReader, normalise
 from cdt.data.shard import shard
 from cdt.data.sources import Source
+from cdt.data.stratified import base_order
 from cdt.data.stream import Batch, DataConfig, MixtureStream, StreamState
 from cdt.dual import Draws
 
@@ -107,9 +108,9 @@ def test_the_union_over_ranks_is_the_same_sequence(
 
 
 def test_batches_are_what_the_plan_says(index: Index, reference: list[Batch]) -> None:
-    """Positions, streams by allocation, each stream by its own counter, images and weights by row."""
-    orders = [
-        ShardOrder(np.array([info.count for info in index.shards]), stream_key(SEED, "base")),
+    """Positions, streams by allocation, each stream by its own counter in the order of its shards; images, weights."""
+    orders: list[Order] = [
+        base_order(index, stream_key(SEED, "base")),
         *(
             SubsetOrder(np.flatnonzero(index.classes == c), stream_key(SEED, f"constraint {index.class_names[c]}"))
             for c in (1, 2)
@@ -120,10 +121,12 @@ def test_batches_are_what_the_plan_says(index: Index, reference: list[Batch]) ->
     for number, batch in enumerate(reference):
         mixture = mixture_of(START if number < 5 + LAG else LATER)
         streams = allocate(mixture.probabilities, number, BATCH, stream_key(SEED, "allocation"))
-        rows = []
-        for stream in streams:
-            rows.append(orders[stream].rows(counters[stream], 1)[0])
-            counters[stream] += 1
+        counts = np.bincount(streams, minlength=3)
+        drawn = [
+            order.rows(int(start), int(count)) for order, start, count in zip(orders, counters, counts, strict=True)
+        ]
+        rows = np.concatenate([np.sort(mine) for mine in drawn])
+        counters += counts
         assert batch.positions.tolist() == list(range(number * BATCH, (number + 1) * BATCH))
         assert batch.streams.tolist() == streams.tolist()
         assert batch.cells.tolist() == index.classes[rows].tolist()
@@ -223,7 +226,7 @@ def test_a_fork_keeps_the_base_and_begins_its_own_constraints(index: Index) -> N
         next(fork)
     few = np.flatnonzero(index.classes == 2)
     rows = SubsetOrder(few, stream_key(SEED, "constraint few")).rows(0, BATCH)
-    images = normalise(ImageReader(index, 512).images(rows))
+    images = normalise(ImageReader(index, 512).images(np.sort(rows)))
     np.testing.assert_array_equal(next(fork).images.numpy(), images)
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from cdt.data.shard import shard
 from cdt.data.sources import Source
-from cdt.data.verify import LISTED, verify
+from cdt.data.tar import LISTED
+from cdt.data.verify import verify
 from cdt.errors import InputError
 
 Members = list[tuple[str, bytes]]
@@ -152,19 +153,19 @@ def swap_samples(members: Members) -> Members:
         (add(("k99.cls", bytes(20_000))), "wrong size: train/000000.tar has"),
         (spoil_byte(-1), "wrong checksum: train/000000.tar"),
         (cut(0), "missing sample: train/000000.tar: k"),
-        (cut(1100), "damaged tar: train/000000.tar"),
-        (lambda root: first_tar(root).write_bytes(b"no tar" * 99), "damaged tar: train/000000.tar"),
-        (spoil_byte(3 * 1024 + 100), "damaged tar: train/000000.tar: no valid header at byte 3072"),
-        (spoil_byte(3 * 1024 + 100), "wrong count: train/000000.tar holds 1 samples instead of"),
+        (cut(1100), "truncated tar: train/000000.tar"),
+        (lambda root: first_tar(root).write_bytes(b"no tar" * 99), "damaged header: train/000000.tar"),
+        (spoil_byte(3 * 1024 + 100), "damaged header: train/000000.tar: byte 3072, the next valid one is at 4"),
+        (cut(5000), "wrong count: train/000000.tar holds"),
         (remove(".cls"), "missing label: train/000000.tar: k"),
         (replace(".cls", b""), "missing label: train/000000.tar: k"),
         (replace(".cls", b"two"), "wrong label: train/000000.tar: k"),
         (replace(".cls", b"2"), ": 2 is out of range, there are 2 classes"),
         (lambda root: rewrite(root, all_odd), " 1 instead of 0"),
         (remove(".png"), "wrong files: train/000000.tar: k"),
-        (replace(".png", b"no image"), "image that cannot be read: train/000000.tar: k"),
-        (replace(".png", png(5, 6)), "is uint8 [1, 5, 6] instead of uint8 [1, 6, 5]"),
-        (replace(".png", png(6, 5, 3)), "is uint8 [3, 6, 5] instead of uint8 [1, 6, 5]"),
+        (replace(".png", b"no image"), "damaged image: train/000000.tar: k"),
+        (replace(".png", png(5, 6)), "wrong shape or type: train/000000.tar: k"),
+        (replace(".png", png(6, 5, 3)), "expected uint8 of (1, 6, 5)"),
         (remove(".json"), "wrong attributes: train/000000.tar: k"),
         (replace(".json", b'{"male": 7, "age": 0.5}'), "wrong attributes: train/000000.tar: k"),
         (replace(".json", b'{"male": 1' + b"0" * 400 + b', "age": "x"}'), "wrong attributes: train/000000.tar: k"),
@@ -181,7 +182,7 @@ def swap_samples(members: Members) -> Members:
         (special(tarfile.SYMTYPE), "refused: no plain file: train/000000.tar: k1.png"),
         (special(tarfile.LNKTYPE), "refused: no plain file: train/000000.tar: k1.png"),
         (special(tarfile.CHRTYPE), "refused: no plain file: train/000000.tar: k1.png"),
-        (special(tarfile.DIRTYPE, "d"), "refused: no plain file: train/000000.tar: d"),
+        (special(tarfile.FIFOTYPE), "refused: no plain file: train/000000.tar: k1.png"),
         (lambda root: (root / "index.arrow").write_bytes(b""), "wrong index: "),
         (edit_json, "wrong index: "),
     ],
@@ -243,7 +244,8 @@ def test_values_that_are_not_finite_are_found(tmp_path: Path) -> None:
         splits=np.full(2, "train"),
     )
     shard(latents, tmp_path / "out")
-    assert verify(tmp_path / "out").problems == ["image with values that are not finite: train/000000.tar: k1"]
+    told = "not finite: train/000000.tar: k1: the image has values that are not finite"
+    assert verify(tmp_path / "out").problems == [told]
 
 
 def test_without_an_index_there_is_nothing_to_verify(tmp_path: Path) -> None:

@@ -124,3 +124,17 @@ def test_runs_of_neighbours_are_spread_over_all_levels(batch_size: int, part: in
         levels = u[start : start + run].sort().values
         gaps = torch.diff(torch.cat([levels, levels[:1] + 1]))
         assert gaps.max().item() * run < 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator here")
+def test_an_accelerator_draws_the_same_to_rounding() -> None:
+    """The words are integers and agree bit by bit; logarithm, square root and cosine differ in their last places."""
+    positions = torch.tensor([0, 1, 77, 2**33 + 5])
+    there = positions.cuda()
+    ours, theirs = (philox(5, (p, p + 1, p * 3 % 2**32, p // 7)) for p in (positions, there))
+    for word, other in zip(ours, theirs, strict=True):
+        assert torch.equal(word, other.cpu())
+    noise, other = (normals(5, p, (3, 32, 32)).cpu() for p in (positions, there))
+    torch.testing.assert_close(noise, other, rtol=0, atol=1e-5)
+    levels, other = (stratified(5, p, 2).cpu() for p in (positions, there))
+    torch.testing.assert_close(levels, other, rtol=0, atol=1e-6)

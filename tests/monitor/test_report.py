@@ -24,6 +24,21 @@ def test_the_end_names_the_run_and_tensorboard() -> None:
     assert printed([]) == ["run: runs/a   TensorBoard: tensorboard --logdir runs/a/tb"]
 
 
+def test_the_end_tells_what_could_not_be_used() -> None:
+    bad = [{"kind": "wrong checksum", "shard": "train/000001.tar", "key": f"k{n}", "reason": "?"} for n in range(7)]
+    bad += [{"kind": "missing shard", "shard": f"train/00000{n}.tar", "key": f"m{n}", "reason": "?"} for n in (2, 3, 4)]
+    text = io.StringIO()
+    Console(file=text, width=120).print(end_of_training(Path("runs/a"), [], bad))
+    assert [line.rstrip() for line in text.getvalue().splitlines()] == [
+        "10 samples could not be used, others of their class stood in for them: wrong checksum 7, missing shard 3",
+        "  train/000001.tar 7: k0, k1, k2, k3, k4, ...",
+        "  train/000002.tar 1: m2",
+        "  train/000003.tar 1: m3",
+        "  events.jsonl names all",
+        "run: runs/a   TensorBoard: tensorboard --logdir runs/a/tb",
+    ]
+
+
 def test_the_end_tells_each_constraint() -> None:
     row: dict[str, object] = {"constraint": "four", "lambda": 0.1, "loss": 3.25, "threshold": 3.0, "slack": -0.25}
     row |= {"satisfied": False, "count": 256, "share": None, "stderr": 0.1}

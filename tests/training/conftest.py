@@ -44,10 +44,15 @@ def alone() -> Iterator[Ranks]:
 
 
 @pytest.fixture(scope="session")
-def two_ranks(digits: Index, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def two_ranks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("two_ranks")
+
+
+@pytest.fixture(scope="session")
+def two_ranks(digits: Index, two_ranks_folder: Path) -> list[dict[str, Any]]:
     """What the two processes of two_ranks.py measured, by rank."""
     set_environment()
-    folder = tmp_path_factory.mktemp("two_ranks")
+    folder = two_ranks_folder
     processes = []
     for rank in range(2):
         environment = os.environ | {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": "2"}

@@ -8,7 +8,9 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import json
+import os
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -27,13 +29,16 @@ from torch._C._distributed_c10d import FileStore
 from cdt.constraints import MaxLoss, MinFrequency, Population, Requirements
 from cdt.data.index import Index
 from cdt.data.reader import ImageReader
-from cdt.data.stream import Batch, StreamState
+from cdt.data.stream import Batch, DataConfig, MixtureStream, StreamState
 from cdt.diffusion.loss import Diffusion
 from cdt.diffusion.noise import normals
 from cdt.diffusion.process import DiffusionConfig
+from cdt.dual import Draws
 from cdt.errors import RunError
+from cdt.monitor.recorder import Recorder
 from cdt.networks import DiTConfig, build_network
 from cdt.training import checkpoint
+from cdt.training.account import Account
 from cdt.training.calibrate import find_windows
 from cdt.training.ema import Ema
 from cdt.training.engine import Engine, EngineConfig, Fragment, start_deepspeed
@@ -456,6 +461,53 @@ def spoken(ranks: Ranks) -> dict[str, Any]:
     }
 
 
+def spoiled_copy(index: Index, root: Path, rows: list[int]) -> Index:
+    """Shards with a bit of some images flipped."""
+    shutil.copytree(index.root, root)
+    for row in rows:
+        with (root / index.shards[int(index.shard[row])].name).open("r+b") as file:
+            file.seek(int(index.offset[row]) + 60)
+            (found,) = file.read(1)
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([found ^ 4]))
+    return Index.load(root)
+
+
+def accounted(index: Index, ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """Two epochs of a stream with bad samples, on this many ranks: what is recorded, and what the images sum to."""
+    told: dict[str, Any] = {}
+    for name, allowed, lost in (("within the budget", 0.5, 0), ("beyond the budget", 0.003, 0), ("lost", 0.5, 1)):
+        stream = MixtureStream(
+            DataConfig(shards=str(index.root), max_bad_fraction=allowed, cache_mb=0),
+            index,
+            {"four": np.flatnonzero(index.classes == 4)},
+            np.zeros(index.count, np.int64),
+            lambda lambdas: Draws(np.array([0.8, 0.2]), np.ones(2), np.ones(1)),
+            lambdas=np.array([0.25]),
+            batch_size=64,
+            seed=SEED,
+            rank=ranks.rank,
+            world=ranks.world,
+        )
+        directory = folder / f"{name}, {ranks.world} ranks"
+        recorder = Recorder(directory) if ranks.first else None
+        account = Account(stream, ranks, batch_size=64, epoch=320, log_steps=2)
+        sums, heard = [], "nothing"
+        try:
+            for step in range(1, 11):
+                batch = next(stream)
+                weights = batch.positions[:, None, None, None].double() + 1
+                sums.append(float(ranks.sum(np.array([(batch.images * weights).sum()]))[0]))
+                stream.ledger.arrived[0] -= lost * (step == 3 and ranks.rank == ranks.world - 1)
+                account.after(step, step == 10, recorder)
+        except RunError as error:
+            heard = str(error)
+        if recorder:
+            recorder.close()
+        told[name] = {"heard": heard, "sums": sums, "steps": len(sums), "bad": sorted(stream.ledger.bad)}
+    return told
+
+
 def main(rank: int, folder: Path, shards: Path) -> None:
     torch.set_num_threads(1)
     store = FileStore(str(folder / "store"), 2)
@@ -463,6 +515,9 @@ def main(rank: int, folder: Path, shards: Path) -> None:
     start_deepspeed()
     ranks, plain = Ranks.current(), plainly()
     told: dict[str, Any] = {"spoken": spoken(ranks), "probed": probed(Index.load(shards), ranks)}
+    rows = list(range(0, 1200, 40))
+    spoiled = spoiled_copy(Index.load(shards), folder / f"spoiled {rank}", rows)
+    told["accounted"] = accounted(spoiled, ranks, folder)
     told["cases"], told["full_disks"] = {}, {}
     for name, (stage, precision, accumulation) in CASES.items():
         tree = {"zero_stage": stage, "precision": precision, "accumulation": accumulation}

@@ -1,0 +1,172 @@
+"""Tars read without trust: their plain files in order, and a note of whatever else is there.
+
+A damaged header costs the file that it belongs to, not all that follow: reading goes on at the next valid one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from webdataset.tariterators import base_plus_ext
+
+BLOCK = tarfile.BLOCKSIZE
+MAX_PAX = 1 << 16
+MAX_FILES = 64
+"""Of one sample; those beyond are not looked at."""
+LISTED = 5
+"""Problems of one kind that are told one by one; the others are counted."""
+PAX_FIELD = re.compile(rb"(\d{1,6}) ([^=]{1,100})=")
+
+
+@dataclass
+class Problems:
+    """What is wrong: how often by kind, and where the first few are."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    places: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, place: str) -> None:
+        """Count a problem. Names in tars may hold anything, a terminal's control sequences too: those are not told."""
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        if self.counts[kind] <= LISTED:
+            told = "".join(letter if letter.isprintable() else "?" for letter in place)
+            self.places.setdefault(kind, []).append(told)
+
+    def update(self, other: Problems) -> None:
+        for kind, count in other.counts.items():
+            self.counts[kind] = self.counts.get(kind, 0) + count
+            here = self.places.setdefault(kind, [])
+            here += other.places[kind][: LISTED - len(here)]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A plain file: its bytes [offset, offset + size) of the tar."""
+
+    name: str
+    offset: int
+    size: int
+
+
+class Tar:
+    """The plain files of the tar at ``path``; ``problems`` takes note of all else, calling the tar ``name``."""
+
+    def __init__(self, path: Path, name: str, problems: Problems) -> None:
+        self._file = path.open("rb")
+        self._end = path.stat().st_size
+        self._name, self._problems = name, problems
+        self._long_name: str | None = None
+
+    def __enter__(self) -> Tar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, member: Member) -> bytes:
+        return self._read(member.offset, member.size)
+
+    def samples(self) -> Iterator[tuple[str, dict[str, Member]]]:
+        """Keys, and files by extension, grouped as webdataset does: as long as the key stays."""
+        key, files = None, {}
+        for member in self.members():
+            base, ext = base_plus_ext(member.name)
+            if base is None or ext is None:
+                self._problems.add("file without extension", f"{self._name}: {member.name}")
+                continue
+            if base != key:
+                if key is not None:
+                    yield key, files
+                key, files = base, {}
+            if ext.lower() in files:
+                self._problems.add("duplicate file", f"{self._name}: {member.name}")
+            elif len(files) == MAX_FILES:
+                self._problems.add("too many files", f"{self._name}: {member.name}")
+            else:
+                files[ext.lower()] = member
+        if key is not None:
+            yield key, files
+
+    def members(self) -> Iterator[Member]:
+        place, closed = 0, False
+        while place < self._end:
+            block = self._read(place, BLOCK)
+            if not any(block):
+                closed, place = True, self._skip(place, zeros=True)
+                continue
+            if (header := _header(block)) is None:
+                after = self._skip(place, zeros=False)
+                told = f"{self._name}: byte {place}, the next valid one is at {after}"
+                self._problems.add("damaged header", told)
+                self._long_name, place = None, after
+                continue
+            if closed:
+                self._problems.add("zeros within the tar", f"{self._name}: before byte {place}")
+                closed = False
+            data = place + BLOCK
+            if not 0 <= header.size <= self._end - data:
+                told = f"{self._name}: {header.name} at byte {place} leads beyond the end"
+                self._problems.add("truncated tar", told)
+                return
+            yield from self._member(header, data)
+            place = data + math.ceil(header.size / BLOCK) * BLOCK
+        if not closed:
+            self._problems.add("truncated tar", f"{self._name}: it ends at byte {self._end} without an end mark")
+
+    def _member(self, header: tarfile.TarInfo, data: int) -> Iterator[Member]:
+        if header.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
+            payload = self._read(data, min(header.size, MAX_PAX))
+            long = _pax_path(payload) if header.type == tarfile.XHDTYPE else payload
+            self._long_name = long.rstrip(b"\0").decode("utf-8", "replace") if long else self._long_name
+            return
+        name, self._long_name = self._long_name or header.name, None
+        path = PurePosixPath(name)
+        if header.type in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK, tarfile.DIRTYPE):
+            return
+        if header.type not in tarfile.REGULAR_TYPES or header.type == tarfile.GNUTYPE_SPARSE:
+            self._problems.add("refused: no plain file", f"{self._name}: {name}")
+        elif path.is_absolute() or ".." in path.parts:
+            self._problems.add("refused: path leads outside", f"{self._name}: {name}")
+        else:
+            yield Member(name, data, header.size)
+
+    def _read(self, offset: int, size: int) -> bytes:
+        self._file.seek(offset)
+        return self._file.read(size)
+
+    def _skip(self, place: int, zeros: bool) -> int:
+        """The next block that is not zero, or that is a valid header."""
+        place += BLOCK
+        while place < self._end:
+            many = self._read(place, 1 << 20)
+            for start in range(0, len(many), BLOCK):
+                block = many[start : start + BLOCK]
+                if any(block) if zeros else (not any(block) or _header(block) is not None):
+                    return place + start
+            place += len(many)
+        return self._end
+
+
+def _header(block: bytes) -> tarfile.TarInfo | None:
+    try:
+        return tarfile.TarInfo.frombuf(block, "utf-8", "replace")  # pyright: ignore[reportArgumentType]
+    except Exception:  # of damaged headers tarfile raises nearly anything
+        return None
+
+
+def _pax_path(payload: bytes) -> bytes | None:
+    """The path in an extended header, if it has one."""
+    place = 0
+    while found := PAX_FIELD.match(payload, place):
+        end = place + int(found[1])
+        if found[2] == b"path":
+            return payload[found.end() : end - 1]
+        if end <= place:
+            return None
+        place = end
+    return None

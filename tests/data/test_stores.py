@@ -1,0 +1,204 @@
+"""Shards in Google Cloud Storage and on the Hugging Face hub: their libraries against servers on the loopback address.
+
+The servers say what the libraries ask of the JSON API of the store and of the hub's; the packages are extras.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pytest
+import torch
+from fsspec.config import conf as fsspec_settings
+
+from cdt.data import remote
+from cdt.data.foreign import index_shards
+from cdt.data.index import Index
+from cdt.data.kinds import BadDataError
+from cdt.data.shard import shard
+from cdt.data.sources import SOURCES
+from cdt.data.stream import DataConfig, MixtureStream
+from cdt.dual import Draws
+from cdt.errors import InputError
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries' own
+
+
+class Store(BaseHTTPRequestHandler):
+    """The files below ``root``; subclasses know what the requests of an API mean."""
+
+    protocol_version = "HTTP/1.1"
+    root: Path
+    failures: list[int]
+    """Statuses that are answered first, one by a request for bytes."""
+
+    def file(self, name: str) -> Path | None:
+        path = self.root / unquote(name)
+        return path if path.is_file() else None
+
+    def answer(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def tell(self, thing: Any, status: int = 200) -> None:
+        self.answer(status, json.dumps(thing).encode(), Content_Type="application/json")
+
+    def send_file(self, path: Path | None) -> None:
+        if self.failures:
+            self.tell({"error": "later"}, self.failures.pop())
+            return
+        if path is None:
+            self.tell({"error": {"code": 404, "message": "not found"}}, 404)
+            return
+        content = path.read_bytes()
+        first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        part = content[int(first) : int(last) + 1 if last else None]
+        span = f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}"
+        self.answer(206, part, Content_Range=span, Content_Type="application/octet-stream")
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, the library's name
+        return
+
+
+class Google(Store):
+    """https://cloud.google.com/storage/docs/json_api/v1/objects"""
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        name = path.partition("/o/")[2]
+        if path.startswith("/download/") or "alt=media" in self.path:
+            self.send_file(self.file(name))
+        elif name and (file := self.file(name)):
+            self.tell(
+                {"name": unquote(name), "bucket": "data", "size": str(file.stat().st_size), "kind": "storage#object"}
+            )
+        elif name:
+            self.send_file(None)
+        else:
+            self.tell({"kind": "storage#objects", "items": []})
+
+
+class Hub(Store):
+    """https://huggingface.co/docs/hub/api"""
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        if path.startswith("/datasets/user/data/resolve/main/"):
+            self.send_file(self.file(path.removeprefix("/datasets/user/data/resolve/main/")))
+        elif path.startswith("/api/datasets/user/data/tree/main"):
+            folder = self.root / unquote(path.removeprefix("/api/datasets/user/data/tree/main").lstrip("/"))
+            entries = folder.iterdir() if folder.is_dir() else []
+            self.tell([self.entry(entry) for entry in entries], 200 if folder.is_dir() else 404)
+        elif path in ("/api/datasets/user/data", "/api/datasets/user/data/revision/main"):
+            self.tell({"id": "user/data", "sha": "0" * 40, "private": False, "tags": [], "siblings": []})
+        else:
+            self.answer(404, b"{}", X_Error_Code="RepoNotFound")
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        files = [self.root / name for name in asked["paths"]]
+        self.tell([self.entry(file) for file in files if file.exists()])
+
+    def entry(self, path: Path) -> dict[str, Any]:
+        kind = "directory" if path.is_dir() else "file"
+        size = 0 if path.is_dir() else path.stat().st_size
+        return {"type": kind, "path": path.relative_to(self.root).as_posix(), "size": size, "oid": "0" * 40}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("store") / "digits"
+    shard(SOURCES["digits"](), root, keep={"4": 0.1}, only=["3", "4"], shard_mb=0.2)
+    return root
+
+
+@pytest.fixture(params=["gs", "hf"])
+def store(
+    request: pytest.FixtureRequest, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, type[Store]]]:
+    """The URL of a folder and the class that answers for it."""
+    package = {"gs": "gcsfs", "hf": "huggingface_hub"}[request.param]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    kind = {"gs": Google, "hf": Hub}[request.param]
+    handler: Any = type("Handler", (kind,), {"root": shards.parent, "failures": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("CDT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # of the HTTP API alone
+    monkeypatch.setattr(remote, "BACK_OFF_S", 0.001)
+    settings = {"gs": {"token": "anon", "endpoint_url": url}, "hf": {"endpoint": url, "token": False}}
+    monkeypatch.setitem(fsspec_settings, request.param, settings[request.param])
+    remote._transport.cache_clear()
+    yield {"gs": "gs://data/digits", "hf": "hf://datasets/user/data/digits"}[request.param], handler
+    remote._transport.cache_clear()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def make(index: Index, workers: int = 0) -> MixtureStream:
+    return MixtureStream(
+        DataConfig(shards="unused", cache_mb=0, loader_workers=workers),
+        index,
+        {"4": np.flatnonzero(index.classes == index.class_names.index("4"))},
+        np.zeros(index.count, np.int64),
+        lambda lambdas: Draws(np.array([0.7, 0.3]), np.ones(2), np.ones(1)),
+        lambdas=np.array([0.4]),
+        batch_size=16,
+        seed=1,
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_stream_is_that_of_the_same_shards_on_disk(
+    store: tuple[str, type[Store]], shards: Path, workers: int
+) -> None:
+    url, handler = store
+    local, there = make(Index.load(shards)), make(Index.load(url), workers)
+    handler.failures.append(503)
+    for _ in range(5):
+        assert torch.equal(next(local).images, next(there).images)
+    assert not there.ledger.bad
+
+
+def test_ranges_are_read(store: tuple[str, type[Store]], shards: Path) -> None:
+    url, _ = store
+    content = (shards / "train/000000.tar").read_bytes()
+    assert remote.size_of(f"{url}/train/000000.tar") == len(content)
+    assert remote.read(f"{url}/train/000000.tar", 700, 1000) == content[700:1700]
+
+
+def test_what_is_not_there(store: tuple[str, type[Store]]) -> None:
+    url, _ = store
+    with pytest.raises(InputError, match="has no index that can be read"):
+        Index.load(url.replace("digits", "nothing"))
+    with pytest.raises(BadDataError) as caught:
+        remote.read(f"{url}/no.tar", 0, 10)
+    assert caught.value.kind == "missing shard"
+
+
+def test_an_index_of_shards_in_the_store(store: tuple[str, type[Store]], shards: Path, tmp_path: Path) -> None:
+    url, _ = store
+    count = len(Index.load(shards).shards)
+    index_shards([f"{url}/train/{{000000..{count - 1:06d}}}.tar"], tmp_path / "out")
+    index = Index.load(tmp_path / "out")
+    assert index.base == f"{url}/train"
+    assert sorted(index.keys()) == sorted(Index.load(shards).keys())
+    assert next(make(index)).images.shape == (16, 1, 8, 8)
