@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -117,25 +118,31 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def killed(home: Path) -> tuple[str, str]:
-    """What ``runs/hard`` prints when one of its workers is killed."""
+    """What ``runs/hard``, which may not restart, prints when one of its workers is killed."""
     run = home / "runs" / "hard"
-    with Command(home, "train", "hard.yaml") as command:
+    with Command(home, "train", "hard.yaml", "run.max_restarts=0") as command:
         command.wait_until(lambda: len(saved(run)) > 1)
-        started = descendants(command.process.pid)
-        workers = [pid for pid, name in started.items() if name.startswith("ray::RayTrainWorker")]
-        assert len(workers) == 2
-        os.kill(max(workers), signal.SIGKILL)
+        kill_a_worker(command)
         assert command.status() == 1
     return command.said()
 
 
+def kill_a_worker(command: Command) -> None:
+    started = descendants(command.process.pid)
+    workers = [pid for pid, name in started.items() if name.startswith("ray::RayTrainWorker")]
+    assert len(workers) == 2
+    os.kill(max(workers), signal.SIGKILL)
+
+
 @pytest.fixture(scope="module")
 def interrupted(home: Path, killed: tuple[str, str]) -> tuple[str, str]:
-    """What ``runs/hard``, resumed, prints at Ctrl-C some checkpoints later."""
+    """What ``runs/hard`` prints when it is resumed, loses a worker, recovers by itself, and hears Ctrl-C."""
     run = home / "runs" / "hard"
-    before = saved(run)
-    with Command(home, "resume", "runs/hard") as command:
-        command.wait_until(lambda: len(saved(run)) > len(before) + 1)
+    with Command(home, "resume", "runs/hard", "run.max_restarts=1") as command:
+        for after in (lambda: kill_a_worker(command), lambda: None):
+            before = saved(run)[-1]
+            command.wait_until(lambda before=before: saved(run)[-1] > before + 20)
+            after()
         started = descendants(command.process.pid)
         command.interrupt()
         pressed = time.monotonic()
@@ -163,7 +170,15 @@ def test_ctrl_c_is_answered_in_one_line(interrupted: tuple[str, str]) -> None:
     assert err == (
         "cdt resume: interrupted; continue with `cdt resume runs/hard`; the run's log is runs/hard/events.jsonl\n"
     )
-    assert len(out.strip().splitlines()) == 1
+    said, _bar = re.sub(r"\n(?! *hard)", "", out.strip()).splitlines()
+    assert re.fullmatch(r"worker [01] died: killed from outside.*; again from step-\d{9}", said)
+
+
+def test_a_worker_that_dies_is_replaced_and_the_journals_tell_of_it(home: Path, interrupted: tuple[str, str]) -> None:
+    events = [row["event"] for row in rows(home / "runs" / "hard" / "events.jsonl")]
+    assert events.count("restart") == 1
+    assert events.count("start") == 3
+    assert events.index("restart") > events.index("failed")
 
 
 def test_it_stands_where_it_would_have_stood_undisturbed(home: Path, interrupted: tuple[str, str]) -> None:
