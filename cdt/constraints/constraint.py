@@ -18,13 +18,27 @@ from cdt.schema import Config
 
 @dataclass(frozen=True)
 class Population:
-    """The samples that constraints select from: labels [N] and attributes [N] of the training split."""
+    """The samples that constraints select from: labels [N] and attributes [N] of the training split, and replay."""
 
     classes: np.ndarray
     class_names: list[str]
     attributes: dict[str, np.ndarray]
     source: str
     """Where they come from, for error messages."""
+    first: int = 0
+    """The row of the first of them: the pretrained model's samples stand before them where they are the objective."""
+    replay: range = range(0)
+    """The rows of the pretrained model's samples."""
+
+    @property
+    def base(self) -> range:
+        """The rows of the objective's samples: those that stand first."""
+        return range(self.first or len(self.classes))
+
+    @property
+    def total(self) -> int:
+        """All rows."""
+        return len(self.classes) + len(self.replay)
 
 
 @dataclass(frozen=True)
@@ -112,7 +126,12 @@ class Constraint(Config):
         return None
 
     @property
-    def compared_with(self) -> Path | Literal["warm", "base"] | None:
+    def of_teacher(self) -> bool:
+        """Whether its statistic is the distance to the pretrained model's prediction, not to the noise."""
+        return False
+
+    @property
+    def compared_with(self) -> Path | Literal["warm", "base", "init"] | None:
         """Whose loss its budget is relative to, where the kind has a reference."""
         return None
 
@@ -142,7 +161,7 @@ class Constraint(Config):
             known = list(population.attributes)
             number = _lookup(f"constraints.{name}.where", attribute, known)
             chosen &= population.attributes[known[number]] == value
-        return np.flatnonzero(chosen)
+        return population.first + np.flatnonzero(chosen)
 
 
 def _lookup(where: str, name: str, known: list[str]) -> int:

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,6 +125,8 @@ class Index:
     """Whether images are cut and scaled to ``shape`` as they are read."""
     attributes: dict[str, np.ndarray] = field(default_factory=dict)
     """[N] int32 or float32 each."""
+    parts: tuple[Index, ...] = ()
+    """The two indexes that this one joins, one after the other, if it does."""
 
     @classmethod
     def load(cls, root: str | Path, split: str = "train") -> Index:
@@ -184,8 +187,17 @@ class Index:
 
     def keys(self) -> list[str]:
         """The keys of all N samples, read from index.arrow at each call."""
+        if self.parts:
+            return list(chain.from_iterable(part.keys() for part in self.parts))
         table = _read_rows(self.root, lambda name: name in ("split", "key"))
         return table["key"].filter(pa.array(_of_split(table, self.split))).to_pylist()
+
+    def part_of(self, row: int) -> Index:
+        """The index that a row was written in: this one, or the part of it."""
+        if not self.parts:
+            return self
+        first, second = self.parts
+        return first if row < first.count else second
 
     def check_sizes(self) -> None:
         """Raise InputError unless exactly the promised tars are there, each with the promised size.

@@ -10,13 +10,14 @@ import numpy as np
 from torch import nn
 
 from cdt.config import RunConfig
-from cdt.constraints import Calibration, Requirements
+from cdt.constraints import Calibration, Prior, Requirements
 from cdt.constraints.constraint import Constraint, Population
 from cdt.data.index import Index
 from cdt.data.reader import ImageReader, Images
 from cdt.diffusion.process import Process
 from cdt.dual import DualProblem, DualState, Sums, measured_next
 from cdt.training.generated import GeneratedShares
+from cdt.training.pretrained import Pretrained
 from cdt.training.probe import Probe, ProbeSet
 from cdt.training.ranks import Ranks
 from cdt.training.reference import Reference
@@ -36,7 +37,12 @@ class Statistics:
         requirements: Requirements,
         process: Process,
         ranks: Ranks,
+        origin: Pretrained | None = None,
+        fresh: Index | None = None,
     ) -> None:
+        """``index`` and ``reader``: of all rows; ``origin``: what training started from; ``fresh``: its samples that
+        are not trained on."""
+        self._origin, self._fresh = origin, fresh
         self._config, self._index, self._reader = config, index, reader
         self._requirements, self._process, self._ranks = requirements, process, ranks
         self._chunk = max(1, config.train.batch_size // ranks.world)
@@ -63,9 +69,14 @@ class Statistics:
     def set_windows(self, windows: np.ndarray) -> None:
         """Makes the probe, on log-SNR windows [m]; a function of data and seed, so a restarted worker has the same."""
         names = self._requirements.names
-        samples = self._samples()
-        sets = [ProbeSet(names[i], *samples[names[i]], float(windows[i])) for i in self._by_loss.tolist()]
+        samples, constraints = self._samples(), self._requirements.constraints
+        sets = [
+            ProbeSet(names[i], *samples[names[i]], float(windows[i]), constraints[names[i]].of_teacher)
+            for i in self._by_loss.tolist()
+        ]
         self._probe = self._make_probe(sets)
+        if self._origin is not None and any(each.of_teacher for each in sets):
+            self._probe.teach(self._origin.build(self._index.shape).to(self._ranks.device))
 
     def _make_probe(self, sets: list[ProbeSet]) -> Probe:
         draws, seed = self._config.probe.draws, self._config.run.seed
@@ -82,6 +93,10 @@ class Statistics:
             for name, rows in held_out_rows(self._requirements.constraints, index).items():
                 samples[name] = (rows, reader)
                 self._held_out.add(name)
+        if self._fresh is not None:
+            reader, rows = ImageReader(self._fresh, self._config.data.cache_mb), np.arange(self._fresh.count)
+            priors = [name for name, each in self._requirements.constraints.items() if isinstance(each, Prior)]
+            samples |= dict.fromkeys(priors, (rows, reader))
         return samples
 
     def told_of_samples(self) -> str | None:
@@ -128,6 +143,9 @@ class Statistics:
             match constraint.compared_with:
                 case Path() as path:
                     by_path.setdefault(path, []).append(i)
+                case "init":
+                    assert self._config.init is not None
+                    by_path.setdefault(self._config.init, []).append(i)
                 case "base":
                     on_all.append(i)
                 case _:
@@ -139,7 +157,7 @@ class Statistics:
             losses = self._spread(self._probe.sums(measured).mean(), fill=np.nan)
             found |= {i: float(losses[i]) for i in chosen}
         if on_all:
-            rows = np.arange(self._index.count)
+            rows = np.arange(self._requirements.base)
             probe = self._make_probe([ProbeSet(f"all {i}", rows, self._reader, float(windows[i])) for i in on_all])
             means = probe.sums(probe.measure(network, np.arange(len(on_all)))).mean()
             found |= dict(zip(on_all, means.tolist(), strict=True))

@@ -29,6 +29,7 @@ from cdt.training.schedule import Phase
 from cdt.training.statistics import Statistics
 from cdt.training.step import train_step
 from cdt.training.sums import PeriodSums, constraint_sums
+from cdt.training.teacher import Teacher
 
 
 class Coordinator(Protocol):
@@ -50,10 +51,12 @@ class Worker:
         self.job, self.config, self.coordinator = job, job.config, coordinator
         config, ranks = job.config, Ranks.current()
         self.train, self.ranks, self.prepared = config.train, ranks, prepare(config)
-        self.index, self.requirements = self.prepared.index, self.prepared.requirements
-        self.epoch = config.data.epoch_samples or self.index.count
+        self.index, self.requirements = self.prepared.rows(), self.prepared.requirements
+        self.epoch = config.data.epoch_samples or self.requirements.base
         self.diffusion = Diffusion(config.diffusion)
-        self.engine = Engine(self.prepared.build, config.engine, config.train, ranks)
+        weights = self.prepared.first_weights() if job.checkpoint is None else None
+        self.engine = Engine(self.prepared.build, config.engine, config.train, ranks, weights)
+        self.teacher = self._teacher()
         self.ema = Ema(self.engine)
         self.stream = MixtureStream(
             config.data,
@@ -68,7 +71,11 @@ class Worker:
             world=ranks.world,
         )
         process = self.diffusion.process
-        statistics = Statistics(config, self.index, self.stream.reader, self.requirements, process, ranks)
+        origin, replay = self.prepared.origin, self.prepared.replay
+        fresh = None if replay is None else replay.fresh()
+        statistics = Statistics(
+            config, self.index, self.stream.reader, self.requirements, process, ranks, origin=origin, fresh=fresh
+        )
         self.dual = DualSide(config, self.requirements, statistics)
         self.sums = self._period_sums(np.full(len(self.requirements.names), process.logsnr_max))
         self.step = 0
@@ -99,6 +106,7 @@ class Worker:
                 self.diffusion,
                 batch,
                 self.sums,
+                self.teacher,
                 learning_rate=self.train.learning_rate(self.step),
                 seed=config.run.seed,
                 batch_size=config.train.batch_size,
@@ -116,6 +124,16 @@ class Worker:
         self._event("end", f"{self.step} steps done")
         if self.recorder:
             self.recorder.close()
+
+    def _teacher(self) -> Teacher | None:
+        """The pretrained network beside the engine, where replayed samples regress onto its predictions."""
+        origin, settings = self.prepared.origin, self.config.replay
+        if origin is None or self.prepared.replay is None or settings.target == "noise":
+            return None
+        dtype = torch.bfloat16 if settings.teacher_precision == "bf16" else torch.float32
+        network = self.engine.beside(origin.build(self.index.shape), dtype)
+        replayed = torch.as_tensor(self.requirements.replayed, device=self.ranks.device)
+        return Teacher(network, origin.process, replayed, dtype, partitioned=self.engine.partitioned)
 
     def _period_sums(self, windows: np.ndarray) -> PeriodSums:
         process, requirements = self.diffusion.process, self.requirements
@@ -175,6 +193,9 @@ class Worker:
         if not np.isfinite(values["loss"]):
             raise RunError(f"the loss is not finite at step {self.step}: lower train.lr (now {self.config.train.lr:g})")
         values |= {"grad_norm": self.engine.gradient_norm(), "lr": self.train.learning_rate(self.step - 1)}
+        if self.teacher is not None:
+            steps = self.train.log_steps
+            values["teacher_s"] = float(self.ranks.sum(np.array(self.teacher.time.take()))) / self.ranks.world / steps
         if self.recorder:
             self.recorder.metrics(self.step, {"epoch": self.step * self.train.batch_size / self.epoch, **values})
             self._say(phase, loss=values["loss"], samples_per_s=values["samples_per_s"])
