@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 
 from cdt.config import RunConfig
+from cdt.constraints import Prior
 from cdt.settings import dump_yaml
 from cdt.start import check
+from cdt.training.calibrate import share_at_budget
 from cdt.training.estimate import activation_bytes, state_bytes
+from cdt.training.replay import Replay
 
 
 def describe_plan(config: RunConfig) -> str:
@@ -44,6 +47,20 @@ def describe_plan(config: RunConfig) -> str:
         f"writes       {config.directory}/: config.yaml, data.json, metrics.jsonl, dual.jsonl, events.jsonl, "
         "calibration.json, README.md, checkpoints/, samples/, tb/",
     ]
+    if prepared.origin is not None:
+        lines.append(f"starts from  {prepared.origin.directory}: its EMA weights, network and noise schedule")
+    if prepared.replay is not None:
+        lines += _replay_lines(config, prepared.replay)
     if warm is not None:
         lines.append(f"starts from  {warm}")
     return "\n".join(lines)
+
+
+def _replay_lines(config: RunConfig, replay: Replay) -> list[str]:
+    drawn = "will be drawn" if replay.missing else "are there"
+    lines = [f"replay       {replay.count():,} samples of the pretrained model; they {drawn}: {replay.directory}"]
+    for name, constraint in config.constraints.items():
+        if isinstance(constraint, Prior):
+            share = 1 - share_at_budget(constraint)
+            lines.append(f"{name:<12} leaves new data unlike all that it generates a share of up to {share:.1%}")
+    return lines

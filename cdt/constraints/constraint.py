@@ -67,8 +67,6 @@ class Constraint(Config):
     """The key that users write, which names the kind."""
     rule: ClassVar[str]
     """The update rule that suits this budget's units, a key of ``cdt.dual.RULES``."""
-    eta: ClassVar[float | None] = None
-    """The step size that suits the statistic; None: the rule's own."""
     smoothing: ClassVar[float] = 0.0
     """Weight of the period before in a statistic that is noisy."""
     equal: ClassVar[bool] = False
@@ -114,6 +112,11 @@ class Constraint(Config):
     def budget_in_nats(self) -> float | None:
         """b_i, where the kind states one; for a share F it is ``log(1 / F)``."""
         return None if self.share is None else math.log(1 / self.share)
+
+    @property
+    def eta(self) -> float | None:
+        """The step size that suits statistic and budget; None: the rule's own."""
+        return None
 
     @property
     def share(self) -> float | None:

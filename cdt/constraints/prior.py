@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -57,6 +58,12 @@ class Prior(Constraint):
     @property
     def budget_in_nats(self) -> float:
         return self.prior.max_kl
+
+    @property
+    def eta(self) -> float:
+        """A tenth of Newton's step where ``log(1 + 1 / lambda) = b`` falls by ``1 / (lambda (1 + lambda))``."""
+        lambda_ = 1 / math.expm1(self.prior.max_kl)
+        return 0.1 * lambda_ * (1 + lambda_)
 
     @property
     def of_teacher(self) -> bool:

@@ -25,7 +25,7 @@ from cdt.training.pretrained import Pretrained
 
 TRAIN, FRESH = "train", "fresh"
 """Splits of replay: what is trained on, and what its divergence is measured on."""
-FRESH_SAMPLES = 512
+FRESH_SAMPLES = 2048
 _BATCH = 250
 
 
@@ -101,10 +101,10 @@ class Replay:
         total = self._config.samples + FRESH_SAMPLES
         device = "cuda" if torch.cuda.is_available() else "cpu"
         network = self._origin.build(self._shape).to(device)
-        images = np.empty((total, *self._shape), np.uint8 if self._bounded else np.float32)
+        images = torch.empty(total, *self._shape)
         for first in range(0, total, _BATCH):
             count = min(_BATCH, total - first)
-            drawn = sample(
+            images[first : first + count] = sample(
                 network,
                 self._origin.process,
                 self._shape,
@@ -117,12 +117,7 @@ class Replay:
                 first=first,
                 bounded=self._bounded,
             )
-            images[first : first + count] = pixels(drawn) if self._bounded else drawn.numpy()
             progress(first + count, total)
         splits = np.repeat([TRAIN, FRESH], [self._config.samples, FRESH_SAMPLES])
-        shard(open_generated(images, splits, self._made_of), self.directory, pack=None)
-
-
-def pixels(images: torch.Tensor) -> np.ndarray:
-    """[-1, 1] to uint8, same shape."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+        source = open_generated(images, self._made_of, bounded=self._bounded, splits=splits)
+        shard(source, self.directory, pack=None)

@@ -5,21 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
 from cdt.data.sources.source import Source
 
 CLASS = "generated"
 
 
-def open_generated(images: np.ndarray, splits: np.ndarray, origin: dict[str, Any]) -> Source:
-    """Images [N, C, H, W], uint8 or float32, of the splits [N]; all are of one class."""
+def open_generated(
+    samples: torch.Tensor, origin: dict[str, Any], *, bounded: bool, splits: np.ndarray | None = None
+) -> Source:
+    """Samples [N, C, H, W] of the splits [N]; those of images (``bounded``: in [-1, 1]) become uint8 pixels.
+
+    All are of one class.
+    """
+    images = ((samples.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8) if bounded else samples
+    array = images.numpy()
     return Source(
         class_names=[CLASS],
-        keys=[f"sample-{position:09d}" for position in range(len(images))],
-        classes=np.zeros(len(images), dtype=np.int64),
-        shapes=np.tile(images.shape[1:], (len(images), 1)),
-        dtype="uint8" if images.dtype == np.uint8 else "float32",
-        read=images.__getitem__,
+        keys=[f"sample-{position:09d}" for position in range(len(array))],
+        classes=np.zeros(len(array), dtype=np.int64),
+        shapes=np.tile(array.shape[1:], (len(array), 1)),
+        dtype="uint8" if bounded else "float32",
+        read=array.__getitem__,
         origin=origin,
-        splits=splits,
+        splits=np.full(len(array), "train") if splits is None else splits,
     )
