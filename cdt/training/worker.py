@@ -64,7 +64,7 @@ class Worker:
             self.requirements.rows,
             self.requirements.cells,
             self.prepared.mixture_of(config.data.estimator),
-            lambdas=np.zeros(len(self.requirements.names)),
+            lambdas=self._first_lambdas(),
             batch_size=config.train.batch_size,
             seed=config.run.seed,
             rank=ranks.rank,
@@ -124,6 +124,12 @@ class Worker:
         self._event("end", f"{self.step} steps done")
         if self.recorder:
             self.recorder.close()
+
+    def _first_lambdas(self) -> np.ndarray:
+        """0 in a warm start; without one the dual side's first, from the first batch on."""
+        if self.train.warm_steps:
+            return np.zeros(len(self.requirements.names))
+        return calibrate.first_state(self.requirements, self.config.dual).lambdas
 
     def _teacher(self) -> Teacher | None:
         """The pretrained network beside the engine, where replayed samples regress onto its predictions."""

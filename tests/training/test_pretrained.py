@@ -192,7 +192,7 @@ def test_weights_that_cannot_be_read_are_told(run: Path, tmp_path: Path) -> None
     assert origin.checkpoint is not None
     file = origin.checkpoint / "ema.safetensors"
     file.write_bytes(file.read_bytes()[:50])
-    with pytest.raises(InputError, match="init: the weights in .* cannot be read"):
+    with pytest.raises(InputError, match=r"init: the weights in .* cannot be read"):
         origin.weights()
     (tmp_path / "run" / "data.json").write_text(json.dumps({}))
     with pytest.raises(InputError, match=r"data\.json cannot be read"):
@@ -202,7 +202,7 @@ def test_weights_that_cannot_be_read_are_told(run: Path, tmp_path: Path) -> None
 def test_a_configuration_that_contradicts_its_pretrained_model_is_told(run: Path) -> None:
     origin = open_pretrained(run)
     check_continued(origin, origin.network, origin.diffusion.model_copy(update={"weighting": "min_snr"}))
-    with pytest.raises(InputError, match="^network: it differs from that of"):
+    with pytest.raises(InputError, match=r"^network: it differs from that of"):
         check_continued(origin, DiTConfig(depth=2), origin.diffusion)
     for change, reason in (
         ({"prediction": "epsilon"}, r"diffusion\.prediction: .* predicts v_prediction"),
