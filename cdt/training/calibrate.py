@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cdt.constraints import Calibration, Constraint, Requirements
-from cdt.constraints.window import auto_window
+from cdt.constraints import Calibration, Constraint, Prior, Requirements
+from cdt.constraints.window import SEPARATED, auto_window
 from cdt.data.plan import stream_key
 from cdt.data.reader import Images, normalise
 from cdt.diffusion.process import Process
@@ -89,6 +89,28 @@ def _check_stable(gamma: float, etas: np.ndarray) -> None:
             f"dual.gamma: {gamma:g} with a step size of {etas.max():g} makes multipliers oscillate without end: "
             f"eta * 2 * gamma is {steepest:.3g} and must be below 2"
         )
+
+
+def check_prior(requirements: Requirements, calibrations: Sequence[Calibration]) -> None:
+    """Raises InputError where a floor on a share needs more divergence than the prior's budget has.
+
+    ``KL(q_1 || p) >= r log(r / F) + (1 - r) log((1 - r) / (1 - F))`` for a share r in what the pretrained one generates
+    and F in what this one does: data processing. ``calibrations``: measured under the pretrained weights.
+    """
+    pairs = list(zip(requirements.constraints.items(), calibrations, strict=True))
+    budgets = [
+        each.prior.max_kl for (_, each), _ in pairs if isinstance(each, Prior) and not isinstance(each.window, float)
+    ]
+    for (name, constraint), calibration in pairs:
+        r, floor = calibration.share, constraint.share
+        if not budgets or floor is None or not calibration.share_measured or r >= floor:
+            continue
+        least = r * math.log(r / floor) + (1 - r) * math.log((1 - r) / (1 - floor))
+        if least > min(budgets) + SEPARATED:  # of an automatic window, so much may be missing
+            raise InputError(
+                f"constraints.{name}: a share of {floor:g} is at least {least:.2f} nats from the pretrained model, whose "
+                f"samples have {r:.3g}; prior.max_kl is {min(budgets):g}"
+            )
 
 
 def share_at_budget(constraint: Constraint) -> float:
