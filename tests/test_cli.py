@@ -53,7 +53,7 @@ def test_training_shows_a_bar_and_a_table_and_nothing_else(home: Path, cdt: Cdt)
     assert (status, err) == (0, "")
     assert bar.startswith("again dual")
     assert "8/8" in bar
-    assert head.split() == ["constraint", "lambda", "loss", "threshold", "slack", "satisfied"]
+    assert head.split() == ["constraint", "lambda", "loss", "threshold", "slack", "satisfied", "share", "of", "samples"]
     assert [four.split()[0], five.split()[0]] == ["four", "five"]
     assert where.startswith(f"run: {home / 'runs' / 'again'}")
 

@@ -339,6 +339,9 @@ def test_the_probe_takes_held_out_samples_where_there_are_enough(tmp_path: Path)
     events = rows(train(config).directory, "events.jsonl")
     (told,) = [row["text"] for row in events if row["event"] == "held out"]
     assert told == "losses are measured on samples of split probe for both; on training samples for four"
+    gaps = [row for row in events if row["event"] == "held-out gap"]
+    assert [row["step"] for row in gaps] == [4, 8]
+    assert all(row["text"].startswith("loss on held-out minus on training samples, nats: both ") for row in gaps)
 
 
 @pytest.mark.parametrize(

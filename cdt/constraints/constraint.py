@@ -67,8 +67,8 @@ class Constraint(Config):
     """The key that users write, which names the kind."""
     rule: ClassVar[str]
     """The update rule that suits this budget's units, a key of ``cdt.dual.RULES``."""
-    smoothing: ClassVar[float] = 0.0
-    """Weight of the period before in a statistic that is noisy."""
+    kp: ClassVar[float] = 0.0
+    """The proportional term that suits the statistic: more where it answers late."""
     equal: ClassVar[bool] = False
     """Whether the budget is to be met exactly, not only kept."""
     generated: ClassVar[bool] = False

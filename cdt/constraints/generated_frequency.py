@@ -28,7 +28,7 @@ class GeneratedFrequency(Constraint):
 
     budget: ClassVar[str] = "generated_frequency"
     rule: ClassVar[str] = "mass"
-    smoothing: ClassVar[float] = 0.5
+    kp: ClassVar[float] = 2.0
     generated: ClassVar[bool] = True
 
     generated_frequency: GeneratedShare
@@ -45,7 +45,7 @@ class GeneratedFrequency(Constraint):
 
     @property
     def eta(self) -> float:
-        return 0.1
+        return 0.3
 
     @property
     def share(self) -> float:

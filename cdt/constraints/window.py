@@ -8,6 +8,7 @@ be told apart. Above that l the loss is detail, which a model can fit without ge
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 
 import numpy as np
 
@@ -61,5 +62,11 @@ def auto_window(
     inside, outside = (images.reshape(len(images), -1).astype(np.float64) for images in (inside, outside))
     eps = np.random.default_rng(seed).standard_normal((_DRAWS, inside.shape[1]))
     levels = np.arange(np.ceil(4 * logsnr_min), np.floor(4 * logsnr_max) + 1) / 4
-    separated = posterior_cross_entropy(inside, outside, share, levels, eps) <= min(SEPARATED, -math.log(share) / 10)
-    return float(levels[separated.argmax()]) if separated.any() else logsnr_max
+    allowed = min(SEPARATED, -math.log(share) / 10)
+
+    def separated(level: float) -> bool:
+        return bool(posterior_cross_entropy(inside, outside, share, np.array([level]), eps)[0] <= allowed)
+
+    # Noise loses information (data processing): the cross-entropy falls with l, and bisection finds the place.
+    place = bisect_left(levels.tolist(), True, key=separated)
+    return float(levels[place]) if place < len(levels) else logsnr_max

@@ -33,10 +33,11 @@ def journal_rows(
 ) -> list[dict[str, Any]]:
     """One row per (chosen) constraint, as ``dual.jsonl`` records them. Slack is positive when satisfied.
 
-    None stands for what was never estimated.
+    ``share`` is that of the generated samples where the statistic is one. None stands for what was never estimated.
     """
     chosen = np.arange(len(problem.names)) if chosen is None else chosen
     slack = problem.slack(state.losses)[chosen]
+    share = np.where(problem.generated, np.exp(-state.losses), np.nan)[chosen]
     columns = zip(
         chosen.tolist(),
         state.lambdas[chosen].tolist(),
@@ -46,6 +47,7 @@ def journal_rows(
         state.counts[chosen].tolist(),
         problem.thresholds[chosen].tolist(),
         finite_or_none(slack),
+        finite_or_none(share),
         strict=True,
     )
     return [
@@ -61,8 +63,9 @@ def journal_rows(
             "threshold": threshold,
             "slack": gap,
             "satisfied": None if gap is None else gap >= 0,
+            "share": share,
         }
-        for i, multiplier, average, loss, error, count, threshold, gap in columns
+        for i, multiplier, average, loss, error, count, threshold, gap, share in columns
     ]
 
 

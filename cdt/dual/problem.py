@@ -20,10 +20,11 @@ class DualConfig(Config):
     rule: Literal["auto", "mass", "ascent", "fixed"] = "auto"
     """``auto``: the mass rule for shares, projected ascent for budgets in nats. ``fixed``: lambda stays as it is."""
     eta: FiniteFloat | None = Field(default=None, gt=0)
-    """Step size, per nat of violation; default 0.02 for the mass rule (0.1 where shares of generated samples are
+    """Step size, per nat of violation; default 0.02 for the mass rule (0.3 where shares of generated samples are
     measured), 0.01 for projected ascent."""
-    kp: FiniteFloat = Field(default=0.0, ge=0)
-    """Weight of the change of the violation (nuPI), in periods: damps oscillations."""
+    kp: FiniteFloat | None = Field(default=None, ge=0)
+    """Weight of the change of the violation (nuPI), in periods: damps oscillations; default 0, and 2 where shares of
+    generated samples are measured."""
     nu: FiniteFloat = Field(default=0.0, ge=0, lt=1)
     """Smoothing of the violation whose change kp weighs."""
     gamma: FiniteFloat = Field(default=0.0, ge=0)
@@ -54,6 +55,12 @@ class Sums:
         """The mean of counts of samples, hard or soft; of none among n it is taken as 1 / 2n: [m]."""
         return np.maximum(self.mean(), 0.5 / np.maximum(self.count, 1))
 
+    def share_error(self) -> np.ndarray:
+        """The standard error of ``share``: [m]; where less was seen than 1 / 2n, that of a count at 1 / 2n."""
+        n = np.maximum(self.count, 1)
+        least = 0.5 / n
+        return np.where(self.mean() < least, np.sqrt(least * (1 - least) / n), self.standard_error())
+
     def standard_error(self) -> np.ndarray:
         """Of the mean of independent observations: [m]; nan below two."""
         n = np.maximum(self.count, 2)
@@ -80,10 +87,9 @@ class DualProblem:
     """bool: ``loss_i = c_i`` is asked, not ``loss_i <= c_i``."""
     generated: np.ndarray
     """bool: the statistic is the share of generated samples, not a denoising loss."""
-    smoothing: np.ndarray
-    """Weight of the loss of the period before."""
+    kp: np.ndarray
+    """Weight of the change of the violation."""
     cap: float
-    kp: float = 0.0
     nu: float = 0.0
     gamma: float = 0.0
     every_period: bool = True

@@ -17,10 +17,9 @@ def estimated_losses(problem: DualProblem, sums: Sums) -> tuple[np.ndarray, np.n
     A loss statistic is measured as a difference to the warm model's. The loss of a generated share f_i is
     ``-log f_i``, which is KL(q_i || p) for classes with disjoint supports; of none seen among n, f_i is 1 / 2n.
     """
-    error = sums.standard_error()
     share = np.where(problem.generated, sums.share(), 1.0)
-    losses = np.where(problem.generated, -np.log(share), problem.baseline + sums.mean())
-    return losses, np.where(problem.generated, error / share, error)
+    error = np.where(problem.generated, sums.share_error() / share, sums.standard_error())
+    return np.where(problem.generated, -np.log(share), problem.baseline + sums.mean()), error
 
 
 def dual_step(problem: DualProblem, state: DualState, sums: Sums) -> DualState:
@@ -32,8 +31,6 @@ def dual_step(problem: DualProblem, state: DualState, sums: Sums) -> DualState:
     """
     losses, errors = estimated_losses(problem, sums)
     measured = np.isfinite(losses)
-    smooth = measured & np.isfinite(state.losses)
-    losses[smooth] += problem.smoothing[smooth] * (state.losses - losses)[smooth]
     violation = np.where(measured, losses - problem.thresholds, 0.0)
     change, smoothed = proportional_term(violation, state.smoothed, problem.nu)
     step = problem.etas * (violation + problem.kp * change - 2 * problem.gamma * state.lambdas)

@@ -30,7 +30,9 @@ def alarms(problem: DualProblem, before: DualState, after: DualState) -> DualSta
 
 
 def _capped(problem: DualProblem, state: DualState) -> np.ndarray:
-    return state.lambdas >= problem.cap
+    """At an end of its range that is no solution: the cap, or the least weight that an equality leaves its samples."""
+    still_above = state.losses < problem.thresholds
+    return (state.lambdas >= problem.cap) | (problem.equal & (state.lambdas <= problem.lowest) & still_above)
 
 
 def _odd(problem: DualProblem, state: DualState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -59,13 +61,13 @@ def news(problem: DualProblem, before: DualState, after: DualState) -> list[tupl
 
 
 _OPENINGS = {
-    "cap": "at the cap of its multiplier, perhaps impossible to satisfy",
+    "cap": "at the end of its multiplier's range, perhaps impossible to satisfy",
     "no response": "violated for long, and its loss does not answer to its multiplier",
     "noise": "the estimate is too noisy for the step size: lower dual.eta or raise probe.draws",
     "no samples": "no samples in this period, the multiplier stays",
 }
 _SENTENCES = {
-    "cap": lambda p, s, i: f"{p.names[i]} (lambda {p.cap:g}, {_gap(p, s, i)})",
+    "cap": lambda p, s, i: f"{p.names[i]} (lambda {s.lambdas[i]:.3g}, {_gap(p, s, i)})",
     "no response": lambda p, s, i: (
         f"{p.names[i]} (since period {int(s.violated_since[i])} lambda went from {s.lambda_then[i]:.3g} to "
         f"{s.lambdas[i]:.3g}, the loss from {s.loss_then[i]:.3f} to {s.losses[i]:.3f} nats, standard error "
@@ -77,7 +79,8 @@ _SENTENCES = {
 
 
 def _gap(problem: DualProblem, state: DualState, i: int) -> str:
-    return f"loss {state.losses[i]:.3f} against a threshold of {problem.thresholds[i]:.3f} nats"
+    loss = f"loss {state.losses[i]:.3f}" if np.isfinite(state.losses[i]) else "loss not measured yet"
+    return f"{loss} against a threshold of {problem.thresholds[i]:.3f} nats"
 
 
 def _rivals(problem: DualProblem, state: DualState, alarm: str, chosen: np.ndarray) -> str:

@@ -113,7 +113,8 @@ def _requirements(requirements: Sequence[Requirement]) -> str:
     return (
         _table(head, rows)
         + "\n\nBudget, threshold, loss and slack are in nats. *Satisfied* speaks of the constraint's "
-        "own statistic, a denoising loss; the shares that were measured on samples stand in the next section."
+        "own statistic, a denoising loss or minus the log of a share that the steering classifier counted; the shares "
+        "that another classifier measured stand in the next section."
     )
 
 

@@ -40,7 +40,7 @@ class Recorder:
         total = 1 + float(np.maximum(lambdas, 0).sum())
         self._tensorboard.add_scalar("mixture/base", 1 / total, step)
         for row in rows:
-            for name in ("lambda", "average", "loss", "threshold", "slack", "satisfied"):
+            for name in ("lambda", "average", "loss", "threshold", "slack", "satisfied", "share"):
                 if row[name] is not None:
                     self._tensorboard.add_scalar(f"constraints/{row['constraint']}/{name}", float(row[name]), step)
             self._tensorboard.add_scalar(f"mixture/{row['constraint']}", max(row["lambda"], 0) / total, step)

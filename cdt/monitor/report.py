@@ -31,9 +31,16 @@ def end_of_training(directory: Path, rows: Sequence[Mapping[str, Any]]) -> Group
     for name in ("lambda", "loss", "threshold", "slack"):
         table.add_column(name, justify="right")
     table.add_column("satisfied")
+    table.add_column("share of samples")
     for row in rows:
         numbers = ("-" if row[name] is None else f"{row[name]:.3f}" for name in ("loss", "threshold", "slack"))
         unknown = "not measured" if row["count"] else "no samples"
         satisfied = {True: "[green]yes", False: "[red]no", None: unknown}[row["satisfied"]]
-        table.add_row(row["constraint"], f"{row['lambda']:.3f}", *numbers, satisfied)
+        table.add_row(row["constraint"], f"{row['lambda']:.3f}", *numbers, satisfied, _share(row))
     return Group(table, where)
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    """A loss that is satisfied says nothing certain about samples; where they were counted, with the standard error."""
+    share = row["share"]
+    return "not measured" if share is None else f"{share:.3f} ± {share * (row['stderr'] or 0.0):.3f}"

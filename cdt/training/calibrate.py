@@ -72,9 +72,8 @@ def pose_problem(
         etas=etas,
         equal=np.array([constraint.equal for constraint in constraints], dtype=bool),
         generated=generated,
-        smoothing=np.array([constraint.smoothing for constraint in constraints], dtype=np.float64),
         cap=config.cap,
-        kp=config.kp,
+        kp=np.array([each.kp if config.kp is None else config.kp for each in constraints], dtype=np.float64),
         nu=config.nu,
         gamma=config.gamma,
         every_period=config.estimate == "training" or len(constraints) <= probe_room,
@@ -108,8 +107,8 @@ def check_prior(requirements: Requirements, calibrations: Sequence[Calibration])
         least = r * math.log(r / floor) + (1 - r) * math.log((1 - r) / (1 - floor))
         if least > min(budgets) + SEPARATED:  # of an automatic window, so much may be missing
             raise InputError(
-                f"constraints.{name}: a share of {floor:g} is at least {least:.2f} nats from the pretrained model, whose "
-                f"samples have {r:.3g}; prior.max_kl is {min(budgets):g}"
+                f"constraints.{name}: a share of {floor:g} is at least {least:.2f} nats from the pretrained model, "
+                f"whose samples have {r:.3g}; prior.max_kl is {min(budgets):g}"
             )
 
 

@@ -21,6 +21,7 @@ from cdt.errors import InputError
 from cdt.judges import load_judge
 from cdt.networks import build_network
 from cdt.training.generated import judged_columns
+from cdt.training.held_out import held_out_split
 from cdt.training.pretrained import Pretrained, check_continued, open_pretrained
 from cdt.training.reference import open_reference
 from cdt.training.replay import Replay
@@ -164,10 +165,7 @@ def _check_measurable(config: RunConfig, index: Index) -> None:
             judged_columns(load_judge(constraint.judge, index.shape), name, constraint)
         if isinstance(constraint.compared_with, Path):
             open_reference(constraint.compared_with, process)
-    if config.probe.split == index.split:
-        raise InputError(f"probe.split: {index.split} is the split that is trained on; name another, or null")
-    if config.probe.split is not None:
-        Index.load(config.data.shards, config.probe.split)
+    held_out_split(config, index)
     if config.dual.estimate == "training" and (odd := [n for n, c in config.constraints.items() if c.generated]):
         raise InputError(f"dual.estimate: training cannot measure generated samples ({', '.join(odd)}): set probe")
 

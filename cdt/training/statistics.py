@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,19 +10,16 @@ from torch import nn
 
 from cdt.config import RunConfig
 from cdt.constraints import Calibration, Prior, Requirements
-from cdt.constraints.constraint import Constraint, Population
 from cdt.data.index import Index
 from cdt.data.reader import ImageReader, Images
 from cdt.diffusion.process import Process
 from cdt.dual import DualProblem, DualState, Sums, measured_next
 from cdt.training.generated import GeneratedShares
+from cdt.training.held_out import held_out
 from cdt.training.pretrained import Pretrained
 from cdt.training.probe import Probe, ProbeSet
 from cdt.training.ranks import Ranks
 from cdt.training.reference import Reference
-
-HELD_OUT = 32
-"""Samples of a constraint in ``probe.split`` from which on they are taken instead of training samples."""
 
 
 class Statistics:
@@ -40,9 +36,9 @@ class Statistics:
         origin: Pretrained | None = None,
         fresh: Index | None = None,
     ) -> None:
-        """``index`` and ``reader``: of all rows; ``origin``: what training started from; ``fresh``: its samples that
-        are not trained on."""
-        self._origin, self._fresh = origin, fresh
+        """``index``: of the data; ``reader``: of all rows; ``origin``: what training started from; ``fresh``: its samples
+        that are not trained on."""
+        self._origin = origin
         self._config, self._index, self._reader = config, index, reader
         self._requirements, self._process, self._ranks = requirements, process, ranks
         self._chunk = max(1, config.train.batch_size // ranks.world)
@@ -59,56 +55,75 @@ class Statistics:
             bounded=index.dtype == "uint8",
         )
         self.baseline = np.zeros(0)
-        self._held_out: set[str] = set()
+        self.held_out = held_out(config, index, constraints)
+        self._apart = self._held_out_samples(fresh)
+
+    def _held_out_samples(self, fresh: Index | None) -> dict[str, tuple[np.ndarray, Images]]:
+        """Rows and their reader by constraint: of the data's other split, and of replay that is not trained on."""
+        apart: dict[str, tuple[np.ndarray, Images]] = {}
+        if self.held_out is not None:
+            apart |= {name: (rows, self.held_out.reader) for name, rows in self.held_out.rows.items()}
+        if fresh is not None:
+            reader, rows = ImageReader(fresh, self._config.data.cache_mb), np.arange(fresh.count)
+            priors = [name for name, each in self._requirements.constraints.items() if isinstance(each, Prior)]
+            apart |= dict.fromkeys(priors, (rows, reader))
+        return apart
 
     @property
     def room(self) -> int:
         """How many constraints one probe measures."""
         return max(1, self._config.probe.limit // self._config.probe.draws)
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether a constraint is measured on samples that are not trained on."""
+        return bool(self._apart)
+
     def set_windows(self, windows: np.ndarray) -> None:
         """Makes the probe, on log-SNR windows [m]; a function of data and seed, so a restarted worker has the same."""
-        names = self._requirements.names
-        samples, constraints = self._samples(), self._requirements.constraints
-        sets = [
-            ProbeSet(names[i], *samples[names[i]], float(windows[i]), constraints[names[i]].of_teacher)
-            for i in self._by_loss.tolist()
-        ]
-        self._probe = self._make_probe(sets)
-        if self._origin is not None and any(each.of_teacher for each in sets):
-            self._probe.teach(self._origin.build(self._index.shape).to(self._ranks.device))
+        self._windows = windows
+        self._probe = self._make_probe([self._samples(i, apart=self._is_held_out(i)) for i in self._by_loss.tolist()])
+
+    def _is_held_out(self, i: int) -> bool:
+        return self._requirements.names[i] in self._apart
+
+    def _samples(self, i: int, *, apart: bool) -> ProbeSet:
+        """What constraint i is measured on: held-out samples (``apart``) or those that are trained on."""
+        name = self._requirements.names[i]
+        rows, reader = self._apart[name] if apart else (self._requirements.rows[name], self._reader)
+        of_teacher = self._requirements.constraints[name].of_teacher
+        return ProbeSet(name, rows, reader, float(self._windows[i]), of_teacher)
 
     def _make_probe(self, sets: list[ProbeSet]) -> Probe:
         draws, seed = self._config.probe.draws, self._config.run.seed
-        return Probe(sets, draws, self._process, self._ranks, seed=seed, chunk=self._chunk)
+        probe = Probe(sets, draws, self._process, self._ranks, seed=seed, chunk=self._chunk)
+        if self._origin is not None and any(each.of_teacher for each in sets):
+            probe.teach(self._origin.build(self._index.shape).to(self._ranks.device))
+        return probe
 
-    def _samples(self) -> dict[str, tuple[np.ndarray, Images]]:
-        """Where each constraint's loss is measured: held-out samples where there are enough."""
-        samples: dict[str, tuple[np.ndarray, Images]]
-        samples = {name: (rows, self._reader) for name, rows in self._requirements.rows.items()}
-        split = self._config.probe.split
-        if split is not None:
-            index = Index.load(self._config.data.shards, split)
-            reader = ImageReader(index, self._config.data.cache_mb)
-            for name, rows in held_out_rows(self._requirements.constraints, index).items():
-                samples[name] = (rows, reader)
-                self._held_out.add(name)
-        if self._fresh is not None:
-            reader, rows = ImageReader(self._fresh, self._config.data.cache_mb), np.arange(self._fresh.count)
-            priors = [name for name, each in self._requirements.constraints.items() if isinstance(each, Prior)]
-            samples |= dict.fromkeys(priors, (rows, reader))
-        return samples
+    def _sums_on(self, sets: list[ProbeSet], network: nn.Module) -> Sums:
+        """Losses in nats on a probe of one occasion. A collective."""
+        probe = self._make_probe(sets)
+        return probe.sums(probe.measure(network, np.arange(len(sets))))
+
+    def held_out_gaps(self, network: nn.Module, lambdas: np.ndarray) -> dict[str, tuple[float, float]]:
+        """loss_i on held-out samples minus that on training samples, nats, and its standard error. A collective.
+
+        Of the constraints that are measured on held-out samples; of many, those with the largest multipliers [m]. A
+        model can satisfy a loss constraint by memorising few images: then the gap grows.
+        """
+        binding = sorted(filter(self._is_held_out, self._by_loss.tolist()), key=lambda i: -abs(lambdas[i]))
+        chosen = binding[: self.room]
+        # The same noise levels and noise in both.
+        apart, trained = (self._sums_on([self._samples(i, apart=a) for i in chosen], network) for a in (True, False))
+        gaps = apart.mean() - trained.mean()
+        errors = np.hypot(apart.standard_error(), trained.standard_error())
+        names = (self._requirements.names[i] for i in chosen)
+        return dict(zip(names, zip(gaps.tolist(), errors.tolist(), strict=True), strict=True))
 
     def told_of_samples(self) -> str | None:
-        """Whose losses are measured on held-out samples, where that was asked for."""
-        split = self._config.probe.split
-        if split is None:
-            return None
-        names = [self._requirements.names[i] for i in self._by_loss]
-        held_out = ", ".join(name for name in names if name in self._held_out)
-        trained = ", ".join(name for name in names if name not in self._held_out)
-        places = {f"on samples of split {split} for ": held_out, "on training samples for ": trained}
-        return "losses are measured " + "; ".join(place + found for place, found in places.items() if found)
+        """Whose losses are measured on held-out samples, where there are any."""
+        return self.held_out and self.held_out.told(self._requirements.names[i] for i in self._by_loss)
 
     def calibrate(self, network: nn.Module, windows: np.ndarray) -> list[Calibration]:
         """Measures the warm model and the references; what comes later is paired with this, image by image."""
@@ -158,8 +173,8 @@ class Statistics:
             found |= {i: float(losses[i]) for i in chosen}
         if on_all:
             rows = np.arange(self._requirements.base)
-            probe = self._make_probe([ProbeSet(f"all {i}", rows, self._reader, float(windows[i])) for i in on_all])
-            means = probe.sums(probe.measure(network, np.arange(len(on_all)))).mean()
+            sets = [ProbeSet(f"all {i}", rows, self._reader, float(windows[i])) for i in on_all]
+            means = self._sums_on(sets, network).mean()
             found |= dict(zip(on_all, means.tolist(), strict=True))
         return found
 
@@ -178,10 +193,3 @@ class Statistics:
         whole = np.full(len(self._requirements.names), fill)
         whole[self._by_loss] = values
         return whole
-
-
-def held_out_rows(constraints: Mapping[str, Constraint], index: Index) -> dict[str, np.ndarray]:
-    """The rows of each constraint that has at least ``HELD_OUT`` samples in another split."""
-    population = Population(index.classes, index.class_names, index.attributes, f"{index.root} ({index.split})")
-    rows = {name: constraint.matching(name, population) for name, constraint in constraints.items()}
-    return {name: found for name, found in rows.items() if len(found) >= HELD_OUT}

@@ -74,7 +74,14 @@ class Worker:
         origin, replay = self.prepared.origin, self.prepared.replay
         fresh = None if replay is None else replay.fresh()
         statistics = Statistics(
-            config, self.index, self.stream.reader, self.requirements, process, ranks, origin=origin, fresh=fresh
+            config,
+            self.prepared.index,
+            self.stream.reader,
+            self.requirements,
+            process,
+            ranks,
+            origin=origin,
+            fresh=fresh,
         )
         self.dual = DualSide(config, self.requirements, statistics)
         self.sums = self._period_sums(np.full(len(self.requirements.names), process.logsnr_max))
@@ -163,6 +170,7 @@ class Worker:
                 self.recorder.event(self.step, "calibrated", calibrate.sentence(row), **row)
             if told := self.dual.statistics.told_of_samples():
                 self.recorder.event(self.step, "held out", told)
+        self._compare_held_out()
 
     def _dual_step(self) -> None:
         """Reduce the constraint sums, ask the coordinator, steer the stream."""
@@ -222,7 +230,19 @@ class Worker:
         )
         path = checkpoint.save(self.job.directory / "checkpoints", state, self.engine, self.ema, self.ranks)
         self._event("saved", f"checkpoints/{path.name}")
+        self._compare_held_out()
         self._draw_grid()
+
+    def _compare_held_out(self) -> None:
+        """How much better the model knows the samples that it trains on, for constraints that are held out."""
+        if self.dual.problem is None or not self.dual.statistics.holds_out:
+            return
+        with self.engine.network_with(self.ema.fragments) as network:
+            gaps = self.dual.statistics.held_out_gaps(network, self.dual.state.lambdas)
+        if self.recorder and gaps:
+            text = ", ".join(f"{name} {gap:+.3f} (standard error {error:.3f})" for name, (gap, error) in gaps.items())
+            self.recorder.event(self.step, "held-out gap", f"loss on held-out minus on training samples, nats: {text}")
+            self.recorder.scalars(self.step, {f"held_out_gap/{name}": gap for name, (gap, _) in gaps.items()})
 
     def _draw_grid(self) -> None:
         count = self.train.grid_images

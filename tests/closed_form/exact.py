@@ -27,7 +27,7 @@ def shares_problem(
         etas=np.full(m, eta),
         equal=np.broadcast_to(equal, m),
         generated=np.zeros(m, dtype=bool),
-        smoothing=np.zeros(m),
+        kp=np.zeros(m),
         cap=cap,
     )
 

@@ -27,7 +27,7 @@ def pose(m: int, **fields: Any) -> DualProblem:
         "etas": [DEFAULT_ETA[rule] for rule in rules.tolist()],
         "equal": False,
         "generated": False,
-        "smoothing": 0.0,
+        "kp": 0.0,
     }
     arrays = {name: fields.pop(name, value) for name, value in defaults.items()}
     types = {name: bool if name in ("equal", "generated") else np.float64 for name in arrays}

@@ -51,6 +51,28 @@ def test_the_proportional_term_damps_what_would_oscillate(nu: float) -> None:
     assert now.lambdas[0] == pytest.approx(1, abs=1e-4)
 
 
+@given(means=st.lists(losses, min_size=2, max_size=20), rho=st.floats(0, 5))
+def test_with_nu_0_the_multiplier_is_what_an_augmented_lagrangian_weighs_with(means: list[float], rho: float) -> None:
+    """``lambda + rho v``, the factor of grad loss_i in ``lambda v + rho v^2 / 2``, where lambda is plain ascent's."""
+    eta, begun = 0.1, 1e4  # far from 0, where the two project differently
+    augmented = steps(pose(1, etas=eta, kp=rho / eta), begin(begun), *means)
+    plain = steps(pose(1, etas=eta), begin(begun), *means)
+    # The proportional term begins with the first change.
+    expected = plain.lambdas[0] + rho * (means[-1] - means[0])
+    assert augmented.lambdas[0] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("factor", "stable"), [(0.95, True), (1.05, False)])
+@pytest.mark.parametrize("step", [0.05, 0.5, 1.5])
+def test_the_proportional_term_swings_beyond_its_own_limit(step: float, factor: float, stable: bool) -> None:
+    """For a loss that answers at once with slope -c: ``kp < 1 / (eta c) - 1 / 2`` (Jury's criterion)."""
+    kp = factor * (1 / step - 0.5)
+    posed, now = pose(1, etas=step, kp=kp), begin(1.0 + 1e-3)
+    for _ in range(600):
+        now = steps(posed, now, 1.0 - now.lambdas[0])
+    assert (abs(now.lambdas[0] - 1) < 1e-4) == stable
+
+
 @pytest.mark.parametrize("rule", MOVING)
 @pytest.mark.parametrize("start", [0.0, 5.0])
 def test_of_a_loss_that_does_not_respond_the_resilient_fixed_point_is_v_over_two_gamma(rule: str, start: float) -> None:

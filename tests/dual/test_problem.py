@@ -104,7 +104,7 @@ def test_multipliers_begin_at_zero_but_those_of_equalities_may_take_nine_tenths_
         ({"eta": 0}, "eta: got 0; must be null or a finite number > 0"),
         ({"cap": math.inf}, "cap: got Infinity; must be a finite number > 0"),
         ({"rule": "mas"}, 'rule: got "mas"; must be auto, mass, ascent or fixed; did you mean mass?'),
-        ({"kp": -1}, "kp: got -1; must be a finite number >= 0"),
+        ({"kp": -1}, "kp: got -1; must be null or a finite number >= 0"),
         ({"nu": 1}, "nu: got 1; must be a finite number >= 0 and < 1"),
         ({"gamma": math.nan}, "gamma: got NaN; must be a finite number >= 0"),
         ({"start": "closed"}, 'start: got "closed"; must be closed_form or zero; did you mean closed_form?'),

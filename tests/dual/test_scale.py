@@ -23,7 +23,6 @@ def test_a_hundred_thousand_constraints() -> None:
         rules=np.where(rng.random(M) < 0.5, "mass", "ascent"),
         equal=rng.random(M) < 0.1,
         generated=rng.random(M) < 0.1,
-        smoothing=0.5,
         cap=10.0,
         kp=1.0,
         nu=0.5,

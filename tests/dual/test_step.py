@@ -66,7 +66,7 @@ def frozen(*values: Any) -> None:
 
 
 def test_the_step_is_pure_and_in_float64() -> None:
-    hard = problem(kp=2.0, nu=0.5, gamma=0.1, smoothing=0.5, generated=[False, False, True], equal=[True, False, False])
+    hard = problem(kp=2.0, nu=0.5, gamma=0.1, generated=[False, False, True], equal=[True, False, False])
     before = dual_step(hard, state(0.1, 0.2, 0.3), sums(-1.0, 1.0, 0.1))
     arguments = hard, before, sums(-2.0, 2.0, 0.2)
     frozen(*arguments)
@@ -163,9 +163,8 @@ def test_whatever_is_told_no_multiplier_is_ever_anything_but_a_number_in_its_ran
         etas=data.draw(fractions),
         equal=data.draw(flags),
         generated=data.draw(flags),
-        smoothing=data.draw(arrays(np.float64, m, elements=st.floats(0, 0.9))),
+        kp=data.draw(arrays(np.float64, m, elements=st.floats(0, 100))),
         cap=data.draw(st.floats(1, 100)),
-        kp=data.draw(st.floats(0, 100)),
         nu=data.draw(st.floats(0, 0.99)),
         gamma=data.draw(st.floats(0, 0.9)),
     )
@@ -237,6 +236,11 @@ def test_the_loss_of_a_generated_share_is_minus_its_log_whatever_the_baseline() 
     np.testing.assert_allclose(errors, [float(np.std([0, 0.5, 0, 0.3], ddof=1)) / 2 / 0.2, 1.0])
 
 
+def test_the_journal_has_the_share_that_was_counted() -> None:
+    after = dual_step(GENERATED, begin(0.1, 0.1), shares_told(np.array([0.0, 0.5, 0.0, 0.3]), np.array([1.0, -1.0])))
+    assert [row["share"] for row in journal_rows(GENERATED, after, step=1)] == [pytest.approx(0.2), None]
+
+
 @pytest.mark.parametrize("share", [0.05, 0.3])
 def test_the_standard_error_of_a_generated_share_is_that_of_repeated_measurements(share: float) -> None:
     """To first order in it (the delta method), for judges that are sure and for those that are not."""
@@ -251,24 +255,13 @@ def test_the_standard_error_of_a_generated_share_is_that_of_repeated_measurement
 
 @pytest.mark.parametrize("count", [16, 500])
 def test_of_none_seen_the_share_is_half_a_sample(count: int) -> None:
-    """A finite loss, so that the multiplier rises."""
-    losses, _ = estimated_losses(GENERATED, shares_told(np.zeros(count), np.zeros(count)))
+    """A finite loss, so that the multiplier rises; nobody is sure of it."""
+    losses, errors = estimated_losses(GENERATED, shares_told(np.zeros(count), np.zeros(count)))
     assert losses[0] == pytest.approx(math.log(2 * count))
+    assert errors[0] == pytest.approx(math.sqrt(2), rel=0.02)  # of a count c: 1 / sqrt(c)
     after = dual_step(GENERATED, begin(0.1, 0.1), shares_told(np.zeros(count), np.zeros(count)))
     nats = DEFAULT_ETA["mass"] * (math.log(2 * count) - math.log(10))
     np.testing.assert_allclose(after.lambdas, [0.2 * math.exp(nats) - 0.1, 0.1])
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.5, 0.9])
-def test_smoothed_losses_forget_the_periods_before_geometrically(smoothing: float) -> None:
-    """``l_t = s l_(t-1) + (1 - s) x_t``, from the first measurement on; the step believes the smoothed one."""
-    posed = pose(1, smoothing=smoothing, etas=0.1)
-    observed, now, expected = [3.0, -1.0, 2.0, 7.0], begin(5.0), 3.0
-    for value in observed:
-        before, now = now, dual_step(posed, now, sums(value))
-        expected = smoothing * expected + (1 - smoothing) * value
-        assert now.losses[0] == pytest.approx(expected)
-        assert now.lambdas[0] == pytest.approx(before.lambdas[0] + 0.1 * expected)
 
 
 @given(means=st.lists(st.floats(-10, 10), min_size=1, max_size=30))

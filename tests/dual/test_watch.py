@@ -42,7 +42,7 @@ def test_the_cap_is_reported_by_the_step_that_reaches_it() -> None:
     [(alarm, names, text)] = news(posed, before, after)
     assert (alarm, names) == ("cap", ["four", "male"])
     assert text == (
-        "at the cap of its multiplier, perhaps impossible to satisfy: "
+        "at the end of its multiplier's range, perhaps impossible to satisfy: "
         "four (lambda 0.1, loss 50.000 against a threshold of 28.000 nats), "
         "male (lambda 0.1, loss 30.000 against a threshold of 12.500 nats); it competes with five (lambda 0.00882)"
     )
@@ -55,6 +55,21 @@ def test_the_cap_is_reported_once_though_it_is_left_and_reached_again(rule: str)
     [(alarm, names, text)] = flat(heard)
     assert (alarm, names) == ("cap", ["c0"])
     assert "competes" not in text
+
+
+def test_an_equality_that_can_take_no_more_away_is_reported() -> None:
+    """At a tenth of the weight and still too frequent; not where it is met, and no inequality at lambda 0."""
+    posed = pose(3, equal=[True, True, False], rules="mass", etas=1.0, shares=0.2)
+    after = dual_step(posed, begin(-0.18, -0.18, 0.0), sums(-1.0, 0.0, -1.0, deviation=0.1))
+    [(alarm, names, text)] = news(posed, begin(-0.18, -0.18, 0.0), after)
+    assert (alarm, names) == ("cap", ["c0"])
+    assert "c0 (lambda -0.18, loss -1.000 against a threshold of 0.000 nats)" in text
+
+
+def test_a_multiplier_that_starts_at_its_cap_and_is_not_measured_says_so() -> None:
+    posed, before = pose(1, cap=0.5), begin(0.5)
+    told = news(posed, before, dual_step(posed, before, Sums(np.zeros(1), np.zeros(1), np.zeros(1))))
+    assert "c0 (lambda 0.5, loss not measured yet against a threshold" in next(t for a, _, t in told if a == "cap")
 
 
 def test_each_constraint_at_its_cap_is_told_by_itself_and_of_those_that_were_there_before() -> None:
@@ -164,7 +179,7 @@ def test_what_was_not_its_turn_is_no_news() -> None:
     assert flat(heard) == []
 
 
-@pytest.mark.parametrize("changes", [{"equal": True}, {"generated": True}, {"rules": "mass"}, {"smoothing": 0.5}])
+@pytest.mark.parametrize("changes", [{"equal": True}, {"generated": True}, {"rules": "mass"}, {"kp": 0.5}])
 def test_before_anything_was_measured_only_the_lack_of_samples_is_news(changes: dict[str, Any]) -> None:
     nothing = Sums(np.zeros(2), np.zeros(2), np.zeros(2))
     _, heard = hear(pose(2, **changes), begin(0.1, 0.1), [nothing] * (PATIENCE + 5))

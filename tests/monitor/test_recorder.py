@@ -32,7 +32,7 @@ def dual_row(name: str, **changes: Any) -> dict[str, Any]:
         "stderr": 0.1,
         "count": 9,
     }
-    return row | {"threshold": 3.5, "slack": 0.5, "satisfied": True} | changes
+    return row | {"threshold": 3.5, "slack": 0.5, "satisfied": True, "share": 0.1} | changes
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def board(tmp_path: Path) -> EventAccumulator:
     for step in (10, 20):
         recorder.metrics(step, {"epoch": step / 16, "loss": 1.5 / step, "lr": 1e-3})
     recorder.event(20, "saved", "checkpoints/step-000000020", size=3)
-    unmeasured = dual_row("young men", loss=None, slack=None, satisfied=None)
+    unmeasured = dual_row("young men", loss=None, slack=None, satisfied=None, share=None)
     recorder.dual(30, [dual_row("four"), unmeasured], np.array([0.25, 0.25, 0.5]))
     recorder.dual(
         60, [dual_row("four", satisfied=False), dual_row("old", **{"lambda": -0.1})], np.array([1.0, 0, -0.1])
@@ -70,7 +70,7 @@ def test_json_lines(board: EventAccumulator, tmp_path: Path) -> None:
 
 
 def test_tensorboard_has_a_curve_of_everything(board: EventAccumulator) -> None:
-    quantities = ("lambda", "average", "loss", "threshold", "slack", "satisfied")
+    quantities = ("lambda", "average", "loss", "threshold", "slack", "satisfied", "share")
     assert set(board.Tags()["scalars"]) == {
         *(f"train/{name}" for name in ("epoch", "loss", "lr")),
         *(f"constraints/four/{name}" for name in quantities),

@@ -26,16 +26,25 @@ def test_the_end_names_the_run_and_tensorboard() -> None:
 
 def test_the_end_tells_each_constraint() -> None:
     row: dict[str, object] = {"constraint": "four", "lambda": 0.1, "loss": 3.25, "threshold": 3.0, "slack": -0.25}
-    row |= {"satisfied": False, "count": 256}
-    met = row | {"constraint": "five", "slack": 0.5, "satisfied": True}
+    row |= {"satisfied": False, "count": 256, "share": None, "stderr": 0.1}
+    met = row | {"constraint": "five", "slack": 0.5, "satisfied": True, "share": 0.12}
     unmeasured = row | {"constraint": "odd", "loss": None, "slack": None, "satisfied": None}
     empty = unmeasured | {"constraint": "rare", "count": 0}
+    unknown = ["not", "measured"]
     head, *lines, where = printed([row, met, unmeasured, empty])
-    assert head.split() == ["constraint", "lambda", "loss", "threshold", "slack", "satisfied"]
+    assert head.split() == [
+        "constraint",
+        "lambda",
+        "loss",
+        "threshold",
+        "slack",
+        "satisfied",
+        *["share", "of", "samples"],
+    ]
     assert [line.split() for line in lines] == [
-        ["four", "0.100", "3.250", "3.000", "-0.250", "no"],
-        ["five", "0.100", "3.250", "3.000", "0.500", "yes"],
-        ["odd", "0.100", "-", "3.000", "-", "not", "measured"],
-        ["rare", "0.100", "-", "3.000", "-", "no", "samples"],
+        ["four", "0.100", "3.250", "3.000", "-0.250", "no", *unknown],
+        ["five", "0.100", "3.250", "3.000", "0.500", "yes", "0.120", "±", "0.012"],
+        ["odd", "0.100", "-", "3.000", "-", *unknown, *unknown],
+        ["rare", "0.100", "-", "3.000", "-", "no", "samples", *unknown],
     ]
     assert where.startswith("run: runs/a")

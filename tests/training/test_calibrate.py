@@ -64,7 +64,8 @@ def test_step_sizes_are_those_of_the_rules_or_of_the_statistic() -> None:
     )
     exact = Frequency(classes=("c",), frequency=0.3)
     problem = posed(Requirements.bind({**CONSTRAINTS, "b": judged, "c": exact}, POPULATION))
-    assert problem.etas.tolist() == [DEFAULT_ETA["mass"], DEFAULT_ETA["ascent"], 0.1]
+    assert problem.etas.tolist() == [DEFAULT_ETA["mass"], DEFAULT_ETA["ascent"], 0.3]
+    assert problem.kp.tolist() == [0, 0, 2]
     assert problem.generated.tolist() == [False, False, True]
     assert problem.equal.tolist() == [True, False, False]
     np.testing.assert_allclose(problem.thresholds[2], -math.log(0.2))

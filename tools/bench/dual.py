@@ -31,7 +31,7 @@ def main() -> None:
         etas=np.full(m, 0.02),
         equal=np.zeros(m, dtype=bool),
         generated=np.zeros(m, dtype=bool),
-        smoothing=np.zeros(m),
+        kp=np.zeros(m),
         cap=10.0,
     )
     state = DualState.first(np.zeros(m), len(ALARMS))

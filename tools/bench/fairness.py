@@ -4,15 +4,16 @@ python tools/bench/fairness.py digits [--seeds 0 1 2] [--out runs/fairness] [--s
 python tools/bench/fairness.py idx DIRECTORY ...          # MNIST's files: 16x16, classes 4, 5, 7 cut to a twentieth
 
 All arms of a seed fork from one warm checkpoint and take equally many samples; what the dual arms measure is on top and
-is reported as time. Setting `three` asks for 0.1 of each cut class, `ten` for 0.09 of every class. The classifier that
-steers (plain, seed 1) is another than the one that judges (residual, seed 0). Results are appended to OUT/results.jsonl
-as they come, and arms that are there already are not run again.
+is reported as CPU time. Setting `three` asks for 0.1 of each cut class, `ten` for 0.09 of every class. The classifier
+that steers (plain, seed 1) is another than the one that judges (residual, seed 0). Results are appended to
+OUT/results.jsonl as they come, and arms that are there already are not run again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import time
 import warnings
@@ -77,7 +78,7 @@ PROTOCOLS = {
         0.05,
         16,
         {
-            "network": {"kind": "unet", "channels": [32, 64], "layers_per_block": 1},
+            "network": {"kind": "unet", "channels": [16, 32, 64], "layers_per_block": 1},
             "train": {"warm_steps": 3000, "dual_steps": 1000, "lr": 1e-3, "ema_decay": 0.995},
         },
         window=0.5,
@@ -117,7 +118,6 @@ class Bench:
         self._prepare(directory)
 
     def _prepare(self, directory: str | None) -> None:
-        import cdt
         from cdt.data.index import Index
         from cdt.data.shard import shard
         from cdt.data.sources import SOURCES
@@ -126,25 +126,27 @@ class Bench:
 
         p = self.protocol
         cut: dict[str, float] = {c: p.keep for c in CUT}  # noqa: C420 (keys would be literals)
-        for name, keep in (("full", None), ("biased", cut)):
-            if not (self.folder / name).exists():
+        for shards, keep in ((self.out / "full", None), (self.folder / "biased", cut)):
+            if not shards.exists():
                 source = SOURCES[p.source[0]](*([directory] if directory else []))
-                shard(source, self.folder / name, keep=keep, resize=p.resize, seed=self.seed)
-        self.reference = Index.load(self.folder / "full")
-        self.steering = self.folder / "steering.safetensors"
+                shard(source, shards, keep=keep, resize=p.resize, seed=self.seed)
+        self.reference = Index.load(self.out / "full")
+        self.steering = self.out / "steering.safetensors"
         if not self.steering.exists():
             classifier_of(self.reference, steps=p.judge_steps).save(self.steering)
-        judge = self.folder / "judge.safetensors"
+        judge = self.out / "judge.safetensors"
         if not judge.exists():
             classifier_of(self.reference, architecture="residual", seed=0, steps=p.judge_steps).save(judge)
         self.judge = Classifier.load(judge)
         self.warm = self.folder / "warm"
-        if not self.warm.exists():
-            cdt.train(self._config("warm", {}, **{"train.dual_steps": 0}))
+        if not list(self.warm.glob("checkpoints/step-*")):
+            self._train("warm", {}, **{"train.dual_steps": 0})
 
-    def _config(self, name: str, constraints: dict[str, Any], **changes: Any) -> Any:
+    def _train(self, name: str, constraints: dict[str, Any], **changes: Any) -> Any:
+        """A run, anew where one was interrupted."""
         import cdt
 
+        shutil.rmtree(self.folder / name, ignore_errors=True)
         tree: dict[str, Any] = {"constraints": constraints, "sampler": {"steps": self.protocol.sampler_steps}}
         nested = {f"{section}.{key}": v for section, keys in self.protocol.settings.items() for key, v in keys.items()}
         flat = COMMON | nested | changes
@@ -153,17 +155,18 @@ class Bench:
         for path, value in flat.items():
             section, _, key = path.partition(".")
             tree.setdefault(section, {})[key] = value
-        return cdt.RunConfig.model_validate(tree)
+        return cdt.train(cdt.RunConfig.model_validate(tree))
 
     def run(self, arm: str, setting: str) -> None:
-        import cdt
         from cdt.measure import evaluate_run
 
+        constraints = self._constraints(ARMS[arm]["constraints"], setting)
+        if not constraints:
+            setting = "any"
         done = {(row["seed"], row["arm"], row["setting"]) for row in rows(self.out)}
         if (self.seed, arm, setting) in done:
             return
         changes = {key: value for key, value in ARMS[arm].items() if key != "constraints"}
-        constraints = self._constraints(ARMS[arm]["constraints"], setting)
         if ARMS[arm]["constraints"] == "generated":
             changes["dual.period"] = self.protocol.generated_period
         if changes.get("data.estimator") == "separate":
@@ -172,9 +175,9 @@ class Bench:
             changes |= {"train.batch_size": 64 * parts, "train.dual_steps": steps // parts}
             changes |= {"train.ema_decay": 1 - (1 - self.protocol.settings["train"]["ema_decay"]) * parts}
         name = f"{setting}-{arm.replace(' ', '-').replace('*', '').replace(',', '')}"
-        started = time.monotonic()
-        run = cdt.train(self._config(name, constraints, **{"run.fork": str(self.warm)}, **changes))
-        seconds = time.monotonic() - started
+        started = time.process_time()
+        run = self._train(name, constraints, **{"run.fork": str(self.warm)}, **changes)
+        seconds = time.process_time() - started
         samples = run.sample(self.samples, seed=self.seed)
         evaluation = evaluate_run(run, self.reference, self.judge, samples)
         row = {
@@ -216,7 +219,7 @@ def table(found: list[dict[str, Any]], setting: str) -> Table:
     for column in ("arm", "seeds", "least", "4 / 5 / 7", "TV", "range", "Fréchet", "sure", "copies (expected)", "s"):
         printed.add_column(column, no_wrap=True)
     for arm in ARMS:
-        chosen = [row for row in found if row["arm"] == arm and row["setting"] == setting]
+        chosen = [row for row in found if row["arm"] == arm and row["setting"] in (setting, "any")]
         if not chosen:
             continue
         tvs = [row["tv"] for row in chosen]
