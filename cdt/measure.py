@@ -102,10 +102,11 @@ def divergence_from_origin(run: Run, count: int, window: float | None = None, se
     config, process = run.config, run.process
     if config.init is None or not config.init.is_dir():
         return None
-    windows = {row["constraint"]: row["window"] for row in run.calibration()}
+    windows: dict[str | None, float] = {row["constraint"]: row["window"] for row in run.calibration()}
     priors = {name: each for name, each in config.constraints.items() if isinstance(each, Prior)}
     name, prior = next(iter(priors.items()), (None, None))
     origin = open_pretrained(config.init)
+    window = windows.get(name) if window is None else window
     device = "cuda" if torch.cuda.is_available() else "cpu"
     teacher = origin.build(run.shape).to(device)
     samples = sample(
@@ -124,7 +125,7 @@ def divergence_from_origin(run: Run, count: int, window: float | None = None, se
         teacher,
         process,
         samples.to(device),
-        window=window or windows.get(name) or process.logsnr_max,
+        window=process.logsnr_max if window is None else window,
         statistic="distance" if prior is None else prior.prior.statistic,
         budget=None if prior is None else prior.prior.max_kl,
         seed=seed,

@@ -36,8 +36,8 @@ class Statistics:
         origin: Pretrained | None = None,
         fresh: Index | None = None,
     ) -> None:
-        """``index``: of the data; ``reader``: of all rows; ``origin``: what training started from; ``fresh``: its samples
-        that are not trained on."""
+        """``index`` is the data's, ``reader`` has all rows; training began at ``origin``, whose ``fresh`` samples are
+        not trained on."""
         self._origin = origin
         self._config, self._index, self._reader = config, index, reader
         self._requirements, self._process, self._ranks = requirements, process, ranks
