@@ -221,8 +221,24 @@ def test_what_does_not_fit_together_is_refused(
     assert reason in str(caught.value)
 
 
+@pytest.mark.parametrize("data", ["digits", "mnist"])
+def test_the_ready_configurations_go_together(data: str, home: Path) -> None:
+    """All but their data is as it stands there."""
+    configs = Path(__file__).parent.parent / "configs"
+    first = RunConfig.load(configs / f"{data}-pretrain.yaml", [f"data.shards={home / 'old'}"])
+    second = RunConfig.load(
+        configs / f"{data}-finetune.yaml", [f"init={home / 'pretrained'}", f"data.shards={home / 'new'}"]
+    )
+    assert second.diffusion.prediction == first.diffusion.prediction
+    assert second.train.batch_size == first.train.batch_size
+    prepared, _ = check(second.model_copy(update={"run": first.run.model_copy(update={"name": "x", "workers": 0})}))
+    assert prepared.replay is not None
+    assert prepared.requirements.names == ("old",)
+
+
 def test_a_prior_without_a_pretrained_model_is_refused(home: Path, tmp_path: Path) -> None:
-    for sections in ({"constraints": OLD}, {"replay": {"objective": True}}):
+    cases: list[dict[str, Any]] = [{"constraints": OLD}, {"replay": {"objective": True}}]
+    for sections in cases:
         with pytest.raises(InputError, match="speaks of a pretrained model: name it, `init: RUN`"):
             tiny.config(home / "old", tmp_path / "other", **sections)
 

@@ -177,7 +177,8 @@ def test_images_of_another_kind_are_told(run: Path, unet: UNet2DModel, tmp_path:
     for shape, dtype in (((3, 8, 8), "uint8"), ((1, 16, 16), "uint8"), (SHAPE, "float32")):
         with pytest.raises(InputError, match=r"trained on images of shape \[1, 8, 8\] \(uint8\), the data have"):
             origin.check_images(shape, dtype)
-    pipeline(tmp_path / "classes", UNet2DModel.from_config(unet.config, num_class_embeds=10))
+    classes: Any = UNet2DModel.from_config(unet.config, num_class_embeds=10)
+    pipeline(tmp_path / "classes", classes)
     with pytest.raises(InputError, match="class-conditional; cdt trains unconditional"):
         open_pretrained(tmp_path / "classes").build(SHAPE)
     pipeline(tmp_path / "model", unet)

@@ -232,6 +232,7 @@ class Case:
             self._against_plain(engine, norms, first, second)
         self._against_forward_weights(engine)
         self._resume(steps, whole(engine), whole(engine, ema.fragments))
+        self._beside(engine)
         return engine
 
     def _against_plain(self, engine: Engine, norms: list[float], *parts: dict[str, Any]) -> None:
@@ -254,6 +255,21 @@ class Case:
             self.told["rounded"] = same({name: masters[name].to(engine.dtype).float() for name in masters}, low)
         trained = torch.cat([weight.flatten() for name, weight in masters.items() if name != "gain"])
         self.told["finer_than_bf16"] = float((trained.bfloat16().float() != trained).float().mean())
+
+    def _beside(self, engine: Engine) -> None:
+        """A frozen network for all of the run: what it answers, that nothing trains it, that steps go on unchanged."""
+        low = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+        frozen = build().requires_grad_(False)
+        x, timestep = normals(8, torch.arange(3), SHAPE), torch.tensor([1.5, 400.0, 990.0])
+        with torch.no_grad():
+            expected = frozen.eval()(x, timestep)
+            teacher = engine.beside(build().requires_grad_(False), low)
+            answers = [teacher(x.to(low), timestep).float()]
+            train(engine, self.ranks, 0, 1, lambda step: None)
+            answers.append(teacher(x.to(low), timestep).float())
+        self.told["beside_error"] = float((answers[0] - expected).norm() / expected.norm())
+        self.told["beside_unchanged"] = bool(torch.equal(*answers))
+        self.told["beside_holds"] = sum(weight.numel() for weight in teacher.parameters())
 
     def _save(self, engine: Engine, ema: Ema, step: int) -> None:
         path = checkpoint.save(self.folder, state_at(step, self.ranks), engine, ema, self.ranks)
