@@ -46,7 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny.write_shards(home / "old")
         shard(SOURCES["digits"](), home / "new", only=["8", "9"], shard_mb=1)
         train(tiny.config(home / "old", home / "pretrained", constraints={}))
-        train(tiny.config(home / "new", home / "tuned", init=home / "pretrained", **SECTIONS))
+        train(tiny.config(home / "new", home / "tuned", home / "pretrained", **SECTIONS))
     return home
 
 
