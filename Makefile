@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint tools/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo test test-slow lint format clean
+.PHONY: help .venv demo demo-finetune test test-slow lint format clean
 .DELETE_ON_ERROR:
 
 help: ## show these targets
@@ -30,6 +30,9 @@ stage = printf '  %-44s' '$(1)'; start=$$(date +%s); \
 
 demo: .venv/ready ## run the main job on scikit-learn's digits and show its result
 	@$(BIN)/python tools/demo.py
+
+demo-finetune: .venv/ready ## teach a model of the digits a new one, without forgetting the others
+	@$(BIN)/python tools/demo_finetune.py
 
 test: lint ## check style and types, run the tests but the slow ones
 	$(BIN)/pytest -q -m 'not slow'

@@ -7,8 +7,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -153,16 +152,16 @@ def status(arguments: argparse.Namespace, console: Console) -> None:
 
 
 def sample(arguments: argparse.Namespace, console: Console) -> None:
-    from cdt.monitor.pictures import save_images
+    from cdt.output import check_samples_file, save_samples
     from cdt.run import load
 
     run = load(arguments.run, arguments.checkpoint)
-    _check_new_file(arguments.out, {".png", ".npz"})
+    check_samples_file(arguments.out)
     images = run.sample(
         arguments.n, seed=arguments.seed, sampler=arguments.sampler, steps=arguments.steps, raw=arguments.raw
     )
-    with _whole(arguments.out) as partial:
-        save_images(images, partial)
+    origin = {"name": f"samples of {run.config.run.name}", "model": run.checkpoint.name, "seed": arguments.seed}
+    save_samples(images, arguments.out, origin, bounded=run.bounded)
     _say(console, f"{arguments.n} samples: {arguments.out}")
 
 
@@ -170,8 +169,9 @@ def classifier(arguments: argparse.Namespace, console: Console) -> None:
     from cdt.data.index import Index
     from cdt.evaluate.table import classifier_table
     from cdt.measure import classifier_of
+    from cdt.output import check_new_file
 
-    _check_new_file(arguments.out, {".safetensors"}, "OUT")
+    check_new_file(arguments.out, {".safetensors"}, "OUT")
     if arguments.out.exists():
         raise InputError(f"OUT {arguments.out}: it exists; name a new file")
     index = Index.load(arguments.shards, arguments.split)
@@ -218,26 +218,6 @@ def _say(console: Console, *lines: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _check_new_file(path: Path, suffixes: set[str], argument: str = "-o") -> None:
-    if path.suffix not in suffixes:
-        raise InputError(f"{argument} {path}: the name must end in {' or '.join(sorted(suffixes))}")
-    if path.is_dir():
-        raise InputError(f"{argument} {path}: this is a directory; name a file")
-    if not path.parent.is_dir():
-        raise InputError(f"{argument} {path}: no such directory: {path.parent}")
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to; the file takes its own name when all of it is there."""
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        yield partial
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cdt", description="Train diffusion models under requirements.")
     verbs = parser.add_subparsers(dest="name", metavar="COMMAND", required=True)
@@ -275,7 +255,13 @@ def build_parser() -> argparse.ArgumentParser:
     added = add(sample, "draw samples from a run's EMA weights")
     _add_sampling(added)
     added.add_argument("-n", type=_positive, default=64, help="how many (64)")
-    added.add_argument("-o", dest="out", type=Path, required=True, help="FILE.png: a grid; FILE.npz: uint8 images")
+    added.add_argument(
+        "-o",
+        dest="out",
+        type=Path,
+        required=True,
+        help="FILE.png: a grid; FILE.npz: uint8 images; or a new directory for shards",
+    )
     added.add_argument("--seed", type=int, default=0, help="the noise of sample k depends on seed and k alone (0)")
 
     added = add(classifier, "train a classifier of shards, for constraints on what is generated")

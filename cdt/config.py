@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
-from cdt.constraints import AnyConstraint
+from cdt.constraints import AnyConstraint, Prior
 from cdt.data.remote import is_remote
 from cdt.data.stream import DataConfig
 from cdt.diffusion.process import DiffusionConfig
@@ -19,7 +19,9 @@ from cdt.networks import NetworkConfig
 from cdt.schema import Config
 from cdt.settings import apply_overrides, load_yaml, parse
 from cdt.training.engine import EngineConfig
+from cdt.training.pretrained import filled_in
 from cdt.training.probe import ProbeConfig
+from cdt.training.replay import ReplayConfig
 from cdt.training.schedule import TrainConfig
 
 
@@ -42,6 +44,8 @@ class RunSettings(Config):
 
 class RunConfig(Config):
     run: RunSettings = RunSettings()
+    init: Path | None = None
+    """Start from the EMA weights, network and process of a run, or of a pipeline that diffusers saved."""
     data: DataConfig
     network: NetworkConfig
     diffusion: DiffusionConfig = DiffusionConfig()
@@ -52,6 +56,13 @@ class RunConfig(Config):
     probe: ProbeConfig = ProbeConfig()
     engine: EngineConfig = EngineConfig()
     sampler: SamplerConfig = SamplerConfig()
+    replay: ReplayConfig = ReplayConfig()
+    """Samples of the pretrained model ``init``, for the constraint ``prior`` or as the objective."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_init(cls, tree: Any) -> Any:
+        return filled_in(tree) if isinstance(tree, dict) and isinstance(tree.get("init"), str | Path) else tree
 
     @field_validator("constraints")
     @classmethod
@@ -62,6 +73,23 @@ class RunConfig(Config):
             if name == "base":
                 raise ValueError("base is the name of the data's own stream; choose another for the constraint")
         return constraints
+
+    @model_validator(mode="after")
+    def _replay_makes_sense(self) -> RunConfig:
+        priors = [name for name, constraint in self.constraints.items() if isinstance(constraint, Prior)]
+        if self.init is None and (priors or self.replay.objective):
+            what = f"constraints.{priors[0]}: prior" if priors else "replay.objective"
+            raise ValueError(f"{what} speaks of a pretrained model: name it, `init: RUN` or a diffusers directory")
+        if priors and self.replay.objective:
+            raise ValueError(f"constraints.{priors[0]}: the pretrained model is the objective already: drop it")
+        if self.replay.objective and not self.constraints:
+            raise ValueError("replay.objective: nothing would be learnt of the new data: state a constraint on them")
+        return self
+
+    @property
+    def replays(self) -> bool:
+        """Whether samples of the pretrained model are trained on."""
+        return self.replay.objective or any(isinstance(each, Prior) for each in self.constraints.values())
 
     @property
     def directory(self) -> Path:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 
 from cdt.config import RunConfig
+from cdt.constraints import Prior
 from cdt.settings import dump_yaml
 from cdt.start import check
+from cdt.training.calibrate import share_at_budget
 from cdt.training.estimate import activation_bytes, state_bytes
+from cdt.training.replay import Replay
 
 
 def describe_plan(config: RunConfig) -> str:
@@ -23,6 +26,9 @@ def describe_plan(config: RunConfig) -> str:
     micro = train.batch_size // (world * engine.accumulation)
     dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
     memory = state_bytes(parameters, engine, world)
+    if prepared.replay is not None and config.replay.target == "teacher":
+        size = 2 if config.replay.teacher_precision == "bf16" else 4
+        memory["teacher"] = size * parameters / (world if engine.zero_stage >= 3 else 1)
     memory["activations"] = activation_bytes(network.to(dtype), prepared.index.shape, micro, dtype)
     samples = config.data.epoch_samples or prepared.index.count
     phases = {"warm start": train.warm_steps, "dual training": train.dual_steps, "cool-down": train.cooldown_steps}
@@ -44,6 +50,20 @@ def describe_plan(config: RunConfig) -> str:
         f"writes       {config.directory}/: config.yaml, data.json, metrics.jsonl, dual.jsonl, events.jsonl, "
         "calibration.json, README.md, checkpoints/, samples/, tb/",
     ]
+    if prepared.origin is not None:
+        lines.append(f"starts from  {prepared.origin.directory}: its EMA weights, network and noise schedule")
+    if prepared.replay is not None:
+        lines += _replay_lines(config, prepared.replay)
     if warm is not None:
         lines.append(f"starts from  {warm}")
     return "\n".join(lines)
+
+
+def _replay_lines(config: RunConfig, replay: Replay) -> list[str]:
+    drawn = "will be drawn" if replay.missing else "are there"
+    lines = [f"replay       {replay.count():,} samples of the pretrained model; they {drawn}: {replay.directory}"]
+    for name, constraint in config.constraints.items():
+        if isinstance(constraint, Prior):
+            share = 1 - share_at_budget(constraint)
+            lines.append(f"{name:<12} leaves new data unlike all that it generates a share of up to {share:.1%}")
+    return lines

@@ -8,12 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cdt.constraints import Prior
 from cdt.data.index import Index
+from cdt.data.plan import stream_key
 from cdt.data.reader import ImageReader, normalise
+from cdt.diffusion.sampler import sample
 from cdt.errors import InputError
+from cdt.evaluate.divergence import Divergence, divergence_of
 from cdt.evaluate.evaluation import ConstraintState, Evaluation, evaluate_samples
 from cdt.judges import Classifier, attribute_label, train_classifier
 from cdt.run import Run, save_text, write_card
+from cdt.training.pretrained import open_pretrained
 
 
 def read_images(index: Index, rows: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
@@ -81,11 +86,50 @@ def evaluate_run(run: Run, reference: Index, judge: Classifier, samples: Tensor,
         training=read_images(trained_on),
         held_out=read_images(reference, unseen) if len(unseen) else None,
         constraints=constraint_states(run),
+        divergence=divergence_from_origin(run, min(len(samples), 1000)),
     )
     if save:
         save_text(run.directory / "evaluation.json", evaluation.to_json() + "\n")
         write_card(run)
     return evaluation
+
+
+def divergence_from_origin(run: Run, count: int, window: float | None = None, seed: int = 0) -> Divergence | None:
+    """On fresh samples of the pretrained model, on the window of the run's constraint if not on another.
+
+    None where the run did not start from one, or where that is not there any more.
+    """
+    config, process = run.config, run.process
+    if config.init is None or not config.init.is_dir():
+        return None
+    windows: dict[str | None, float] = {row["constraint"]: row["window"] for row in run.calibration()}
+    priors = {name: each for name, each in config.constraints.items() if isinstance(each, Prior)}
+    name, prior = next(iter(priors.items()), (None, None))
+    origin = open_pretrained(config.init)
+    window = windows.get(name) if window is None else window
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    teacher = origin.build(run.shape).to(device)
+    samples = sample(
+        teacher,
+        process,
+        run.shape,
+        count,
+        seed=stream_key(seed, "divergence") >> 1,  # of which replay has none
+        sampler=config.replay.sampler.name,
+        steps=config.replay.sampler.steps,
+        device=device,
+        bounded=run.bounded,
+    )
+    return divergence_of(
+        run.network(device=device),
+        teacher,
+        process,
+        samples.to(device),
+        window=process.logsnr_max if window is None else window,
+        statistic="distance" if prior is None else prior.prior.statistic,
+        budget=None if prior is None else prior.prior.max_kl,
+        seed=seed,
+    )
 
 
 def constraint_states(run: Run) -> list[ConstraintState]:

@@ -184,6 +184,7 @@ class Run:
             network=config.network.kind,
             parameters=sum(weight.numel() for weight in read_weights(self.checkpoint).values()),
             training={
+                **({} if config.init is None else {"fine-tuned from": config.init.name}),
                 "steps": self.state.step,
                 "of them warm start": train.warm_steps,
                 "of them cool-down": train.cooldown_steps,

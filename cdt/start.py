@@ -14,7 +14,6 @@ import torch
 from cdt.cluster.trainer import check_slots, launch, set_environment
 from cdt.config import RunConfig
 from cdt.data.header import read_header
-from cdt.data.index import Index
 from cdt.errors import InputError, RunError
 from cdt.monitor.recorder import note
 from cdt.presence import at_work, check_idle
@@ -59,6 +58,7 @@ def train(config: RunConfig, on_progress: OnProgress = lambda report: None) -> R
     RunError when the run fails later: what it wrote stays, and ``resume`` continues it. KeyboardInterrupt likewise.
     """
     prepared, warm = check(config)
+    _draw_replay(prepared, on_progress)
     directory, config = config.directory, config.anchored()
     _lay_out(config, prepared)
     job = Job(config, config.directory, checkpoint=warm, fork=warm is not None)
@@ -80,8 +80,9 @@ def resume(directory: str | Path, overrides: Sequence[str] = (), on_progress: On
         _check_unfinished(run.directory, read_state(sound), run.config, config)
     prepared = _fit_together(config)
     prepared.index.check_sizes(spare=config.data.max_bad_fraction)
-    if differing := _differences(run.data, _facts(prepared.index)):
+    if differing := _differences(run.data, _facts(prepared)):
         raise InputError(f"data.shards: {config.data.shards} differs from the run's data in {', '.join(differing)}")
+    _draw_replay(prepared, on_progress)
     fork = config.run.fork is not None and sound is None
     checkpoint = _warm_checkpoint(config, prepared) if fork else sound
     save_text(run.directory / "config.yaml", dump_yaml(config))
@@ -122,6 +123,12 @@ def check_tools() -> None:
     missing = [f"{name} is missing: {remedy}" for name, remedy in tools.items() if shutil.which(name) is None]
     if missing and not torch.cuda.is_available():
         raise InputError(f"DeepSpeed builds its CPU communication with tools that are not here: {'; '.join(missing)}")
+
+
+def _draw_replay(prepared: Prepared, on_progress: OnProgress) -> None:
+    """Samples of the pretrained model, unless they are there from an earlier run."""
+    if prepared.replay is not None and prepared.replay.missing:
+        prepared.replay.draw(lambda done, total: on_progress({"phase": "replay", "step": done, "total": total}))
 
 
 def _finish(job: Job, directory: Path, on_progress: OnProgress) -> Run:
@@ -181,7 +188,7 @@ def _warm_checkpoint(config: RunConfig, prepared: Prepared) -> Path:
         )
     theirs, ours = _continued(origin.config), _continued(config)
     differing = [name for name in ours if theirs[name] != ours[name]]
-    differing += [f"{name} of its data" for name in _differences(origin.data, _facts(prepared.index))]
+    differing += [f"{name} of its data" for name in _differences(origin.data, _facts(prepared))]
     if differing:
         raise InputError(f"run.fork: {config.run.fork} differs in {', '.join(differing)}; a fork continues its weights")
     return path
@@ -198,8 +205,9 @@ def _continued(config: RunConfig) -> dict[str, object]:
     }
 
 
-def _facts(index: Index) -> dict[str, Any]:
+def _facts(prepared: Prepared) -> dict[str, Any]:
     """What data.json states of the data."""
+    index, replay = prepared.index, prepared.replay
     return {
         "split": index.split,
         "shape": list(index.shape),
@@ -207,6 +215,7 @@ def _facts(index: Index) -> dict[str, Any]:
         "class_names": index.class_names,
         "class_counts": index.class_counts.tolist(),
         "source": read_header(index.root).source,
+        "replay": None if replay is None else {"samples": replay.count(), "directory": str(replay.directory)},
     }
 
 
@@ -224,7 +233,7 @@ def _lay_out(config: RunConfig, prepared: Prepared) -> None:
         raise RunError(f"cannot make {directory}: {error.strerror}") from error
     try:
         save_text(directory / "config.yaml", dump_yaml(config))
-        save_text(directory / "data.json", json.dumps(_facts(prepared.index), indent=1) + "\n")
+        save_text(directory / "data.json", json.dumps(_facts(prepared), indent=1) + "\n")
     except RunError:
         shutil.rmtree(directory, ignore_errors=True)
         raise

@@ -30,16 +30,22 @@ def write_shards(out: Path, **options: Any) -> Path:
     return out
 
 
-def config(shards: Path, directory: Path, **sections: Any) -> RunConfig:
-    """TREE with other settings in some of its sections; the run is ``directory``."""
+def config(shards: Path, directory: Path, init: Path | None = None, **sections: Any) -> RunConfig:
+    """TREE with other settings in some of its sections; the run is ``directory``.
+
+    With ``init`` network and process are those of a pretrained model.
+    """
+    tree: dict[str, Any]
     tree = {name: {**TREE.get(name, {}), **sections.get(name, {})} for name in TREE.keys() | sections.keys()}
+    if init is not None:
+        tree |= {"init": str(init)} | {name: sections.get(name, {}) for name in ("network", "diffusion")}
     tree["constraints"] = sections.get("constraints", TREE["constraints"])
     tree["data"]["shards"] = str(sections.get("data", {}).get("shards", shards))
     tree["run"] |= {"dir": str(directory.parent), "name": directory.name}
     return parse(RunConfig, tree, where="tiny")
 
 
-def write_config(path: Path, shards: Path, **sections: dict[str, Any]) -> Path:
+def write_config(path: Path, shards: Path, **sections: Any) -> Path:
     """The same as YAML, its runs in ``runs`` beside it."""
     path.write_text(dump_yaml(config(shards, path.parent / "runs" / path.stem, **sections)))
     return path

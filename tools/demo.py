@@ -9,6 +9,7 @@ import argparse
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -18,20 +19,25 @@ CUT = {"4": 0.1, "5": 0.1, "7": 0.1}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="A fair sampler from biased data.")
+    return command("A fair sampler from biased data.", Path("runs/demo"), demo)
+
+
+def command(description: str, place: Path, show: Callable[[Path, int, int, list[str]], None]) -> int:
+    """Runs a demonstration with the options that all of them have; its exit status."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seed", type=int, default=0, help="of data, training and samples")
     parser.add_argument("--samples", type=int, default=2000, help="drawn from each run")
     parser.add_argument(
-        "--out", type=Path, help="directory to write; default: the first free of runs/demo, runs/demo-2, ..."
+        "--out", type=Path, help=f"directory to write; default: the first free of {place}, {place}-2, ..."
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="other settings for both runs")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="other settings for all runs")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
 
     from cdt.errors import CdtError
 
     try:
-        demo(arguments.out or _first_free(Path("runs/demo")), arguments.seed, arguments.samples, arguments.overrides)
+        show(arguments.out or _first_free(place), arguments.seed, arguments.samples, arguments.overrides)
     except CdtError as error:
         print(f"demo: {error}", file=sys.stderr)
         return error.exit_status

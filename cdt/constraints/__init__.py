@@ -11,9 +11,10 @@ from cdt.constraints.constraint import Calibration, Constraint, Population
 from cdt.constraints.generated_frequency import GeneratedFrequency
 from cdt.constraints.max_loss import MaxExcess, MaxKl, MaxLoss
 from cdt.constraints.min_frequency import Frequency, MinFrequency
+from cdt.constraints.prior import Prior
 from cdt.constraints.requirements import Requirements
 
-KINDS: tuple[type[Constraint], ...] = (MinFrequency, Frequency, GeneratedFrequency, MaxKl, MaxExcess, MaxLoss)
+KINDS: tuple[type[Constraint], ...] = (MinFrequency, Frequency, GeneratedFrequency, MaxKl, Prior, MaxExcess, MaxLoss)
 BUDGETS: dict[str, type[Constraint]] = {kind.budget: kind for kind in KINDS}
 
 
@@ -60,5 +61,6 @@ __all__ = [
     "MaxLoss",
     "MinFrequency",
     "Population",
+    "Prior",
     "Requirements",
 ]

@@ -18,13 +18,27 @@ from cdt.schema import Config
 
 @dataclass(frozen=True)
 class Population:
-    """The samples that constraints select from: labels [N] and attributes [N] of the training split."""
+    """The samples that constraints select from: labels [N] and attributes [N] of the training split, and replay."""
 
     classes: np.ndarray
     class_names: list[str]
     attributes: dict[str, np.ndarray]
     source: str
     """Where they come from, for error messages."""
+    first: int = 0
+    """The row of the first of them: the pretrained model's samples stand before them where they are the objective."""
+    replay: range = range(0)
+    """The rows of the pretrained model's samples."""
+
+    @property
+    def base(self) -> range:
+        """The rows of the objective's samples: those that stand first."""
+        return range(self.first or len(self.classes))
+
+    @property
+    def total(self) -> int:
+        """All rows."""
+        return len(self.classes) + len(self.replay)
 
 
 @dataclass(frozen=True)
@@ -53,8 +67,6 @@ class Constraint(Config):
     """The key that users write, which names the kind."""
     rule: ClassVar[str]
     """The update rule that suits this budget's units, a key of ``cdt.dual.RULES``."""
-    eta: ClassVar[float | None] = None
-    """The step size that suits the statistic; None: the rule's own."""
     kp: ClassVar[float] = 0.0
     """The proportional term that suits the statistic: more where it answers late."""
     equal: ClassVar[bool] = False
@@ -102,6 +114,11 @@ class Constraint(Config):
         return None if self.share is None else math.log(1 / self.share)
 
     @property
+    def eta(self) -> float | None:
+        """The step size that suits statistic and budget; None: the rule's own."""
+        return None
+
+    @property
     def share(self) -> float | None:
         """F_i, where the kind asks for a share of the generated samples."""
         return None
@@ -112,7 +129,12 @@ class Constraint(Config):
         return None
 
     @property
-    def compared_with(self) -> Path | Literal["warm", "base"] | None:
+    def of_teacher(self) -> bool:
+        """Whether its statistic is the distance to the pretrained model's prediction, not to the noise."""
+        return False
+
+    @property
+    def compared_with(self) -> Path | Literal["warm", "base", "init"] | None:
         """Whose loss its budget is relative to, where the kind has a reference."""
         return None
 
@@ -142,7 +164,7 @@ class Constraint(Config):
             known = list(population.attributes)
             number = _lookup(f"constraints.{name}.where", attribute, known)
             chosen &= population.attributes[known[number]] == value
-        return np.flatnonzero(chosen)
+        return population.first + np.flatnonzero(chosen)
 
 
 def _lookup(where: str, name: str, known: list[str]) -> int:

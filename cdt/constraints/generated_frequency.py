@@ -28,7 +28,6 @@ class GeneratedFrequency(Constraint):
 
     budget: ClassVar[str] = "generated_frequency"
     rule: ClassVar[str] = "mass"
-    eta: ClassVar[float | None] = 0.2
     kp: ClassVar[float] = 1.0
     generated: ClassVar[bool] = True
 
@@ -43,6 +42,10 @@ class GeneratedFrequency(Constraint):
     @property
     def budget_path(self) -> str:
         return f"{self.budget}.min"
+
+    @property
+    def eta(self) -> float:
+        return 0.2
 
     @property
     def share(self) -> float:

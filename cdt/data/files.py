@@ -151,7 +151,28 @@ class RemoteFiles(Files):
         return payload
 
 
+class JoinedFiles(Files):
+    """The shards of the first, then those of the second."""
+
+    def __init__(self, first: Files, second: Files, shards_of_first: int) -> None:
+        self._parts, self._shards_of_first = (first, second), shards_of_first
+
+    def read(self, shard: int, offset: int, size: int) -> bytes:
+        first, second = self._parts
+        if shard < self._shards_of_first:
+            return first.read(shard, offset, size)
+        return second.read(shard - self._shards_of_first, offset, size)
+
+    def expect(self, shards: Sequence[int]) -> None:
+        first, second = self._parts
+        first.expect([shard for shard in shards if shard < self._shards_of_first])
+        second.expect([shard - self._shards_of_first for shard in shards if shard >= self._shards_of_first])
+
+
 def open_files(index: Index, cache_gb: float = DEFAULT_CACHE_GB) -> Files:
+    if index.parts:
+        first, second = (open_files(part, cache_gb) for part in index.parts)
+        return JoinedFiles(first, second, len(index.parts[0].shards))
     return LocalFiles(index) if index.base is None else RemoteFiles(index, index.base, cache_gb)
 
 

@@ -84,6 +84,8 @@ class Index:
     """Whether images are cut and scaled to ``shape`` as they are read."""
     attributes: dict[str, np.ndarray] = field(default_factory=dict)
     """[N] int32 or float32 each."""
+    parts: tuple[Index, ...] = ()
+    """The two indexes that this one joins, one after the other, if it does."""
 
     @classmethod
     def load(cls, root: str | Path, split: str = "train", allow_pipe: bool = False) -> Index:
@@ -144,9 +146,26 @@ class Index:
 
     def keys(self, rows: Sequence[int] | None = None) -> list[str]:
         """The keys of all N samples or of some rows, read from index.arrow at each call."""
+        if self.parts:
+            return self._keys_of_parts(np.arange(self.count) if rows is None else np.array(rows, dtype=np.int64))
         table = read_rows(self.root, lambda name: name in ("split", "key"))
         column = table["key"].filter(pa.array(of_split(table, self.split)))
         return (column if rows is None else column.take(pa.array(rows, pa.int64()))).to_pylist()
+
+    def _keys_of_parts(self, rows: np.ndarray) -> list[str]:
+        found = np.empty(len(rows), dtype=object)
+        first, second = self.parts
+        for part, chosen, start in ((first, rows < first.count, 0), (second, rows >= first.count, first.count)):
+            if chosen.any():
+                found[chosen] = part.keys((rows[chosen] - start).tolist())
+        return found.tolist()
+
+    def part_of(self, row: int) -> Index:
+        """The index that a row was written in: this one, or the part of it."""
+        if not self.parts:
+            return self
+        first, second = self.parts
+        return first if row < first.count else second
 
     def check_sizes(self, spare: float = 0) -> None:
         """Raise InputError unless exactly the promised tars are there, each with the promised size.

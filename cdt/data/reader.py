@@ -43,7 +43,8 @@ class ImageReader:
         images, bad = self.usable(rows)
         if bad:
             _, sample = min(bad.items())
-            raise RunError(f"{told(self._index, sample)}. `cdt verify {self._index.root}` checks all shards")
+            root = self._index.part_of(sample.row).root
+            raise RunError(f"{told(self._index, sample)}. `cdt verify {root}` checks all shards")
         return images
 
     def usable(self, rows: np.ndarray) -> tuple[np.ndarray, dict[int, BadSample]]:
@@ -99,7 +100,8 @@ class ImageReader:
 def told(index: Index, sample: BadSample) -> str:
     """Where a bad sample lies, and why it is one."""
     shard = index.shards[int(index.shard[sample.row])].name
-    place = f"{index.root}/{shard}" if index.base is None else place_of(index.base, shard)
+    part = index.part_of(sample.row)
+    place = f"{part.root}/{shard}" if part.base is None else place_of(part.base, shard)
     return f"{place}, byte {int(index.offset[sample.row])}: {sample.reason}"
 
 
@@ -137,9 +139,10 @@ class TolerantReader:
             if not bad:
                 return images[0]
         name = self._index.class_names[int(self._index.classes[sample.row])]
+        root = self._index.part_of(sample.row).root
         raise RunError(
             f"{told(self._index, sample)}; of {len(alike)} samples of class {name}, {ATTEMPTS} were tried in its place "
-            f"and none can be used. `cdt verify {self._index.root}` checks all shards"
+            f"and none can be used. `cdt verify {root}` checks all shards"
         )
 
     def _rows_like(self, row: int) -> np.ndarray:

@@ -64,7 +64,7 @@ def shard(
     empty; RunError when writing fails. Nothing is left behind then.
     """
     out = Path(out).resolve()
-    _check_new(out)
+    check_new(out)
     _check_numbers(resize, seed, shard_mb)
     _check_keys(source)
     keep, split = dict(keep or {}), dict(split or {})
@@ -142,7 +142,8 @@ def _told(samples: Iterable[T], before: int, total: int, progress: Progress | No
             progress(done, total)
 
 
-def _check_new(out: Path) -> None:
+def check_new(out: Path) -> None:
+    """Raises InputError unless there is nothing at ``out``, or an empty directory."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not an empty directory; name a new one")
 

@@ -143,7 +143,7 @@ class MixtureStream:
     RunError when they are more than ``max_bad_fraction``.
 
     Args:
-        index: the split that is trained on.
+        index: the split that is trained on; of a joined one, the first part is the base stream.
         subsets: the rows of each constraint's stream, by name, in the order of the multipliers.
         cells: the cell of each row [N].
         mixture_of: multipliers [m] to the proportions and weights that they ask for.
@@ -166,7 +166,7 @@ class MixtureStream:
         world: int = 1,
     ) -> None:
         self._names = ["base", *(f"constraint {name}" for name in subsets)]
-        orders: list[Order] = [base_order(index, stream_key(seed, "base"))]
+        orders: list[Order] = [base_order(index.parts[0] if index.parts else index, stream_key(seed, "base"))]
         keys = (stream_key(seed, name) for name in self._names[1:])
         orders += [SubsetOrder(rows, key) for rows, key in zip(subsets.values(), keys, strict=True)]
         share = batch_size // world

@@ -13,6 +13,13 @@ from cdt.diffusion.process import DiffusionConfig, Process, alpha_sigma
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """``F(x [B, C, H, W], timestep [B]) -> [B, C, H, W]``: the prediction that the process names."""
+Target = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``(x_t [B, C, H, W], log-SNR [B], eps [B, C, H, W]) -> [B, C, H, W]``: what eps_theta is to be."""
+
+
+def noise(x: Tensor, logsnr: Tensor, eps: Tensor) -> Tensor:
+    """The target of denoising: eps itself."""
+    return eps
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,7 @@ class Losses:
 
     logsnr: Tensor
     squared_error: Tensor
-    """``mean_D (eps - eps_theta)^2``"""
+    """``mean_D (eps - eps_theta)^2``, or where a teacher's prediction is the target, its distance from that"""
     primal: Tensor
     """The loss that is trained: the squared error under the primal weighting."""
 
@@ -29,22 +36,30 @@ class Losses:
 def predict_eps(network: Network, process: Process, x: Tensor, logsnr: Tensor, dtype: torch.dtype) -> Tensor:
     """``eps_theta(x_t, t)`` [B, C, H, W] in float32, whichever quantity the network predicts.
 
-    For v-prediction ``v = a eps - s x0``, hence ``eps = a v + s x`` (Salimans & Ho, arXiv 2202.00512, appendix D).
+    For v-prediction ``v = a eps - s x0``, hence ``eps = a v + s x`` (Salimans & Ho, arXiv 2202.00512, appendix D); from
+    a prediction of x0, ``eps = (x - a x0) / s``.
     """
     output = network(x.to(dtype), process.timestep(logsnr)).float()
     if process.prediction == "epsilon":
         return output
     a, s = (c[:, None, None, None] for c in alpha_sigma(logsnr))
-    return a * output + s * x
+    return a * output + s * x if process.prediction == "v_prediction" else (x - a * output) / s
 
 
 def squared_error(
-    network: Network, process: Process, x0: Tensor, logsnr: Tensor, eps: Tensor, dtype: torch.dtype = torch.float32
+    network: Network,
+    process: Process,
+    x0: Tensor,
+    logsnr: Tensor,
+    eps: Tensor,
+    dtype: torch.dtype = torch.float32,
+    target: Target = noise,
 ) -> Tensor:
-    """``mean_D (eps - eps_theta(a x0 + s eps, t(l)))^2`` for x0, eps [B, C, H, W] and log-SNRs [B]: [B]."""
+    """``mean_D (target - eps_theta(a x0 + s eps, t(l)))^2`` for x0, eps [B, C, H, W] and log-SNRs [B]: [B]."""
     a, s = (c[:, None, None, None] for c in alpha_sigma(logsnr))
-    eps_theta = predict_eps(network, process, a * x0 + s * eps, logsnr, dtype)
-    return (eps - eps_theta).square().mean(dim=(1, 2, 3))
+    x = a * x0 + s * eps
+    eps_theta = predict_eps(network, process, x, logsnr, dtype)
+    return (target(x, logsnr, eps) - eps_theta).square().mean(dim=(1, 2, 3))
 
 
 def nats(squared_error: Tensor, dimensions: int, low: float, high: float | Tensor) -> Tensor:
@@ -88,9 +103,11 @@ class Diffusion:
         self.process = Process.from_config(config)
         self.weighting = Weighting(config, self.process)
 
-    def losses(self, network: Network, x0: Tensor, u: Tensor, eps: Tensor, dtype: torch.dtype) -> Losses:
+    def losses(
+        self, network: Network, x0: Tensor, u: Tensor, eps: Tensor, dtype: torch.dtype, target: Target = noise
+    ) -> Losses:
         """Losses of x0 [B, C, H, W] in [-1, 1] at ``l = logsnr_min + u (logsnr_max - logsnr_min)``, u [B]."""
         low, high = self.process.logsnr_min, self.process.logsnr_max
         logsnr = low + u * (high - low)
-        error = squared_error(network, self.process, x0, logsnr, eps, dtype)
+        error = squared_error(network, self.process, x0, logsnr, eps, dtype, target)
         return Losses(logsnr, error, self.weighting(logsnr) * error)

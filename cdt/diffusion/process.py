@@ -18,10 +18,25 @@ from torch import Tensor
 from cdt.schema import Config
 
 
+class BetasConfig(Config):
+    """Betas as a scheduler of diffusers states them, under its names."""
+
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = "linear"
+    """How beta grows over the timesteps."""
+    beta_start: float = Field(default=0.0001, gt=0, lt=1)
+    """The first beta, where the schedule has one."""
+    beta_end: float = Field(default=0.02, gt=0, lt=1)
+    """The last beta, where the schedule has one."""
+    trained_betas: tuple[float, ...] | None = None
+    """All betas, in place of a schedule."""
+
+
 class DiffusionConfig(Config):
-    schedule: Literal["cosine", "linear_beta"] = "cosine"
-    """How log-SNR falls over time: ``cosine`` (truncated to the log-SNR range) or DDPM's ``linear_beta``."""
-    prediction: Literal["epsilon", "v_prediction"] = "epsilon"
+    schedule: Literal["cosine", "linear_beta", "betas"] = "cosine"
+    """How log-SNR falls over time: ``cosine`` (cut to a log-SNR range), DDPM's ``linear_beta``, or given ``betas``."""
+    betas: BetasConfig | None = None
+    """Those of a pretrained model's scheduler, for the schedule ``betas``."""
+    prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
     """What the network's output means (diffusers' names)."""
     weighting: Literal["elbo", "simple", "min_snr"] = "elbo"
     """Weight of the primal loss over log-SNR. Constraint statistics are in nats whatever stands here."""
@@ -30,7 +45,7 @@ class DiffusionConfig(Config):
     timesteps: int = Field(default=1000, ge=10, le=100_000)
     """Number of integer timesteps T of the exported noise schedule."""
     logsnr_min: FiniteFloat | None = None
-    """Log-SNR at the noise end of the cosine schedule; default -10 (+ shift). ``linear_beta`` has its own."""
+    """Log-SNR at the noise end of the cosine schedule; default -10 (+ shift). The others have their own."""
     logsnr_max: FiniteFloat | None = None
     """Log-SNR at the data end of the cosine schedule; default 10 (+ shift)."""
     logsnr_shift: FiniteFloat = 0.0
@@ -38,9 +53,14 @@ class DiffusionConfig(Config):
 
     @model_validator(mode="after")
     def _range_makes_sense(self) -> DiffusionConfig:
-        if self.schedule == "linear_beta":
+        if (self.schedule == "betas") != (self.betas is not None):
+            raise ValueError("schedule: betas and the mapping `betas` belong together: give both or neither")
+        given = None if self.betas is None else self.betas.trained_betas
+        if given is not None and len(given) != self.timesteps:
+            raise ValueError(f"trained_betas has {len(given)} values for {self.timesteps} timesteps")
+        if self.schedule != "cosine":
             if self.logsnr_min is not None or self.logsnr_max is not None or self.logsnr_shift:
-                raise ValueError("linear_beta fixes the log-SNR range: drop logsnr_min, logsnr_max, logsnr_shift")
+                raise ValueError(f"{self.schedule} fixes the log-SNR range: drop logsnr_min, logsnr_max, logsnr_shift")
         elif self.cosine_range[0] >= self.cosine_range[1]:
             low, high = self.cosine_range
             raise ValueError(f"logsnr_min must be below logsnr_max: they are {low:g} and {high:g}, the shift included")
@@ -68,8 +88,29 @@ def cosine_logsnr(timesteps: int, logsnr_min: float, logsnr_max: float, shift: f
 def linear_beta_logsnr(timesteps: int) -> np.ndarray:
     """DDPM's betas (1e-4 to 0.02 at T = 1000, scaled to other T) as log-SNR: [T]. Ho et al., arXiv 2006.11239."""
     scale = 1000 / timesteps
-    alphas_cumprod = np.cumprod(1 - np.linspace(1e-4 * scale, min(0.02 * scale, 0.999), timesteps))
+    return betas_logsnr(np.linspace(1e-4 * scale, min(0.02 * scale, 0.999), timesteps))
+
+
+def betas_logsnr(betas: np.ndarray) -> np.ndarray:
+    """``l = log(a^2 / s^2)`` with ``a^2 = prod (1 - beta)``: [T]."""
+    alphas_cumprod = np.cumprod(1 - np.asarray(betas, dtype=np.float64))
     return np.log(alphas_cumprod) - np.log1p(-alphas_cumprod)
+
+
+def scheduler_betas(config: BetasConfig, timesteps: int) -> np.ndarray:
+    """beta_t as the schedulers of diffusers compute them (schedulers/scheduling_ddpm.py), in float64: [T]."""
+    start, end, T = config.beta_start, config.beta_end, timesteps
+    if config.trained_betas is not None:
+        return np.array(config.trained_betas)
+    if config.beta_schedule == "linear":
+        return np.linspace(start, end, T)
+    if config.beta_schedule == "scaled_linear":  # of latent diffusion
+        return np.linspace(start**0.5, end**0.5, T) ** 2
+    if config.beta_schedule == "sigmoid":  # of GeoDiff
+        return (end - start) / (1 + np.exp(-np.linspace(-6, 6, T))) + start
+    # Nichol & Dhariwal, arXiv 2102.09672, eq. 17
+    alphas_cumprod = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * math.pi / 2) ** 2
+    return np.minimum(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], 0.999)
 
 
 class Process:
@@ -85,6 +126,8 @@ class Process:
     def from_config(cls, config: DiffusionConfig) -> Process:
         if config.schedule == "linear_beta":
             return cls(linear_beta_logsnr(config.timesteps), config.prediction)
+        if config.betas is not None:
+            return cls(betas_logsnr(scheduler_betas(config.betas, config.timesteps)), config.prediction)
         return cls(cosine_logsnr(config.timesteps, *config.cosine_range, config.logsnr_shift), config.prediction)
 
     @property

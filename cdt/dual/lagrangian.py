@@ -61,9 +61,11 @@ def mixture_probabilities(lambdas: np.ndarray) -> np.ndarray:
 def sample_weights(lambdas: np.ndarray, cells: Cells) -> np.ndarray:
     """``1 + sum_{i: x in i} lambda_i / pi_i``, by cell [K]: the density of (1 + Lambda) p_lambda with respect to q.
 
-    Where negative multipliers of overlapping constraints would make it negative, it is 0.
+    Where negative multipliers of overlapping constraints would make it negative, it is 0. A constraint whose samples
+    lie outside of q has no density there, and gives no weight.
     """
-    gains = (lambdas / cells.shares)[cells.member_constraints]
+    inside = cells.shares > 0
+    gains = np.divide(lambdas, cells.shares, out=np.zeros(len(lambdas)), where=inside)[cells.member_constraints]
     gain = np.bincount(cells.member_cells, weights=gains, minlength=len(cells.cell_shares))
     return np.maximum(1 + gain, 0.0)
 

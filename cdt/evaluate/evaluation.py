@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cdt.errors import InputError
 from cdt.evaluate import histogram
+from cdt.evaluate.divergence import Divergence
 from cdt.evaluate.frechet import frechet_distance
 from cdt.evaluate.memorisation import NearCopies, near_copies
 from cdt.judges import Classifier
@@ -59,6 +60,8 @@ class Evaluation:
     """Number of held-out images behind ``judge_accuracy``."""
     near_copies: tuple[NearCopies, ...]
     constraints: tuple[ConstraintState, ...]
+    divergence: Divergence | None = None
+    """From the model that training started from, where it did."""
 
     @property
     def data_shares(self) -> tuple[float, ...]:
@@ -92,6 +95,7 @@ def evaluate_samples(
     training: tuple[Tensor, Tensor],
     held_out: tuple[Tensor, Tensor] | None = None,
     constraints: Sequence[ConstraintState] = (),
+    divergence: Divergence | None = None,
     batch_size: int = 512,
 ) -> Evaluation:
     """Measures generated images [N, C, H, W]; all images are in [-1, 1], pairs are images and labels [N].
@@ -126,4 +130,5 @@ def evaluate_samples(
         judge_held_out=sum(judge.held_out_count),
         near_copies=near_copies((samples, probabilities.argmax(dim=1)), training, held_out),
         constraints=tuple(constraints),
+        divergence=divergence,
     )

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from cdt.evaluate.divergence import Divergence
 from cdt.evaluate.evaluation import ConstraintState, Evaluation
 from cdt.evaluate.histogram import wilson_interval
 from cdt.evaluate.memorisation import NearCopies
@@ -155,6 +156,10 @@ def _figures(evaluations: Mapping[str, Evaluation]) -> Table:
     add("Fréchet distance in the judge's features", *frechet)
     add("samples the judge is sure of", *(f"{evaluation.confident:.1%}" for evaluation in measured))
 
+    if any(evaluation.divergence for evaluation in measured):
+        add("KL from the pretrained model, nats", *(_divergence(evaluation.divergence) for evaluation in measured))
+        add("  budget", *(_budget(evaluation.divergence) for evaluation in measured), style="dim")
+
     classes = {c for constraint in last.constraints for c in constraint.classes}
     copies = [[n for n in evaluation.near_copies if not classes or n.label in classes] for evaluation in measured]
     if any(copies):
@@ -164,6 +169,18 @@ def _figures(evaluations: Mapping[str, Evaluation]) -> Table:
         expected = (f"{sum(n.expected for n in found):.1f}" for found in copies)
         add("  expected of as many unseen real images", *expected, style="dim")
     return table
+
+
+def _divergence(found: Divergence | None) -> Text:
+    """With its standard error; red where it is above the budget by more than twice that."""
+    if found is None:
+        return NOTHING
+    above = found.budget is not None and found.nats > found.budget + 2 * found.standard_error
+    return Text(f"{found.nats:.2f} ± {found.standard_error:.2f}", style="red" if above else "")
+
+
+def _budget(found: Divergence | None) -> Text:
+    return NOTHING if found is None or found.budget is None else Text(f"{found.budget:.2f}")
 
 
 def _copies(found: Sequence[NearCopies]) -> Text:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cdt.constraints import Calibration, Requirements
-from cdt.constraints.window import auto_window
+from cdt.constraints import Calibration, Constraint, Prior, Requirements
+from cdt.constraints.window import SEPARATED, auto_window
 from cdt.data.plan import stream_key
 from cdt.data.reader import Images, normalise
 from cdt.diffusion.process import Process
@@ -31,7 +31,7 @@ def find_windows(requirements: Requirements, reader: Images, process: Process, r
             inside = requirements.rows[name]
             outside = np.setdiff1d(np.arange(len(requirements.cells)), inside)
             # The share before, not the floor: rare classes need a higher log-SNR, and the threshold counts from there.
-            share = requirements.shares[i]
+            share = requirements.shares[i] or share_at_budget(constraint)
             # A generator of its own, so that the window does not depend on which rank looks for which others.
             rng = np.random.default_rng(stream_key(seed, f"window {name}"))
             inside, outside = (normalise(reader.images(_some(rows, rng))) for rows in (inside, outside))
@@ -90,13 +90,46 @@ def _check_stable(gamma: float, etas: np.ndarray) -> None:
         )
 
 
+def check_prior(requirements: Requirements, calibrations: Sequence[Calibration]) -> None:
+    """Raises InputError where a floor on a share needs more divergence than the prior's budget has.
+
+    ``KL(q_1 || p) >= r log(r / F) + (1 - r) log((1 - r) / (1 - F))`` for a share r in what the pretrained one generates
+    and F in what this one does: data processing. ``calibrations``: measured under the pretrained weights.
+    """
+    pairs = list(zip(requirements.constraints.items(), calibrations, strict=True))
+    budgets = [
+        each.prior.max_kl for (_, each), _ in pairs if isinstance(each, Prior) and not isinstance(each.window, float)
+    ]
+    for (name, constraint), calibration in pairs:
+        r, floor = calibration.share, constraint.share
+        if not budgets or floor is None or not calibration.share_measured or r >= floor:
+            continue
+        least = r * math.log(r / floor) + (1 - r) * math.log((1 - r) / (1 - floor))
+        if least > min(budgets) + SEPARATED:  # of an automatic window, so much may be missing
+            raise InputError(
+                f"constraints.{name}: a share of {floor:g} is at least {least:.2f} nats from the pretrained model, "
+                f"whose samples have {r:.3g}; prior.max_kl is {min(budgets):g}"
+            )
+
+
+def share_at_budget(constraint: Constraint) -> float:
+    """``exp(-b)``, the share of what is generated at which a budget of b nats is just met, for samples unlike all
+    others; a half where the budget is not one of divergence."""
+    return 0.5 if constraint.budget_in_nats is None else math.exp(-constraint.budget_in_nats)
+
+
 def first_state(requirements: Requirements, config: DualConfig) -> DualState:
     """lambda = 0, or for shares the closed form, as if the classes were disjoint and the model exact."""
     lambdas = np.zeros(len(requirements.names))
-    wanted = {i: each for i, each in enumerate(requirements.constraints.values()) if each.share is not None}
+    # A budget in nats on samples outside of the objective's is a floor on their share, too: at 0 they are forgotten.
+    wanted = {
+        i: each
+        for i, each in enumerate(requirements.constraints.values())
+        if each.share is not None or (each.budget_in_nats is not None and not requirements.shares[i])
+    }
     if config.start == "closed_form" and wanted:
         chosen = np.array(list(wanted))
-        shares = np.array([each.share for each in wanted.values()], dtype=np.float64)
+        shares = np.array([share_at_budget(each) for each in wanted.values()])
         equal = np.array([each.equal for each in wanted.values()], dtype=bool)
         solution = solve_floors(requirements.shares[chosen], shares, equal)
         if solution is not None:
@@ -137,6 +170,8 @@ def sentence(row: dict[str, Any]) -> str:
         return f"{text}; the reference has {row['reference_loss']:.3f}"
     if row["warm_share"] is not None:
         return f"{text}; the warm model's share is {row['warm_share']:.4f}"
+    if not row["share_in_data"]:
+        return text
     return f"{text}; the warm model's own share was not measured, the data's ({row['share_in_data']:.4f}) stands for it"
 
 

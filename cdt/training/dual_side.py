@@ -28,6 +28,8 @@ class DualSide:
     def calibrate(self, network: nn.Module, windows: np.ndarray) -> list[dict[str, Any]]:
         """Thresholds from the warm model; what was found, constraint by constraint."""
         self.calibrations = self.statistics.calibrate(network, windows)
+        if not self._config.train.warm_steps:
+            calibrate.check_prior(self._requirements, self.calibrations)
         self.problem = self._pose()
         return calibrate.describe(self._requirements, self.calibrations, self.problem)
 

@@ -106,11 +106,22 @@ def start_deepspeed() -> None:
 class Engine:
     """The network under training: forward, backward, step, and its weights as fp32 fragments."""
 
-    def __init__(self, build: Callable[[], nn.Module], config: EngineConfig, train: TrainConfig, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        build: Callable[[], nn.Module],
+        config: EngineConfig,
+        train: TrainConfig,
+        ranks: Ranks,
+        weights: dict[str, Tensor] | None = None,
+    ) -> None:
+        """``weights``: those to begin with, in place of new ones."""
         import deepspeed
 
         self._deepspeed, self._build, self._config, self._ranks = deepspeed, build, config, ranks
-        self.module = build().to(ranks.device)
+        self.module = build()
+        if weights is not None:
+            self.module.load_state_dict(weights)
+        self.module.to(ranks.device)
         self._shapes = {name: tuple(weight.shape) for name, weight in self.module.named_parameters()}
         trained = [weight for weight in self.module.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay)
@@ -189,7 +200,7 @@ class Engine:
         Up to stage 2 it is a copy that lives as long as the context; at stage 3 a second partitioned network, so no
         rank ever holds all of it, and every rank must run equally many forwards.
         """
-        network = self._partitioned(weights) if self._config.zero_stage == 3 else self._copy(weights)
+        network = self._partitioned(weights) if self.partitioned else self._copy(weights)
         with torch.no_grad():
             yield network
 
@@ -201,17 +212,32 @@ class Engine:
 
     def _partitioned(self, weights: dict[str, Fragment]) -> nn.Module:
         if self._partitioned_network is None:
-            # Small weights would stay gathered after their first forward, and keep the values of that day.
-            zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
-            options = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero}
-            with contextlib.redirect_stdout(io.StringIO()):
-                network, *_ = self._deepspeed.initialize(model=self._build().to(self._ranks.device), config=options)
-            network.eval()
-            self._partitioned_network = network
+            self._partitioned_network = self._partition(self._build().to(self._ranks.device))
         for name, weight in self._partitioned_network.module.named_parameters():
             values = weights[name].values
             weight.ds_tensor.data.flatten()[: values.numel()] = values
         return self._partitioned_network
+
+    def _partition(self, network: nn.Module) -> Any:
+        """A second engine, which trains nothing: its weights are divided over the ranks."""
+        # Small weights would stay gathered after their first forward, and keep the values of that day.
+        zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
+        low = next(network.parameters()).dtype == torch.bfloat16
+        options = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero, "bf16": {"enabled": low}}
+        with contextlib.redirect_stdout(io.StringIO()):
+            wrapped, *_ = self._deepspeed.initialize(model=network, config=options)
+        wrapped.eval()
+        return wrapped
+
+    def beside(self, network: nn.Module, dtype: torch.dtype) -> nn.Module:
+        """A network that is never trained, for all of the run: on every rank, or divided over them at stage 3."""
+        network = network.to(self._ranks.device, dtype).eval()
+        return self._partition(network) if self.partitioned else network
+
+    @property
+    def partitioned(self) -> bool:
+        """Whether no rank holds whole weights: then every rank must run equally many forwards."""
+        return self._config.zero_stage == 3
 
     def save(self, directory: Path) -> None:
         """Weights and optimiser state, each rank its part. Raises OSError once all ranks are through."""

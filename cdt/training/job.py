@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cdt.config import RunConfig, check_batch
-from cdt.constraints import Population, Requirements
+from cdt.constraints import Population, Prior, Requirements
 from cdt.data.index import Index
+from cdt.data.joined import joined
 from cdt.diffusion.process import Process
 from cdt.diffusion.sampler import check_steps
 from cdt.dual import ESTIMATORS, Draws, largest_feasible_scale, shares_exist
@@ -21,7 +22,9 @@ from cdt.judges import load_judge
 from cdt.networks import build_network
 from cdt.training.generated import judged_columns
 from cdt.training.held_out import held_out_split
+from cdt.training.pretrained import Pretrained, check_continued, open_pretrained
 from cdt.training.reference import open_reference
+from cdt.training.replay import Replay
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,28 @@ class Prepared:
     """The parts of a job that are pure functions of its configuration and data."""
 
     index: Index
+    """The new data."""
     requirements: Requirements
     build: Callable[[], nn.Module]
+    """The network, its weights new."""
     period_steps: int
+    origin: Pretrained | None = None
+    """What training starts from, if not from new weights."""
+    replay: Replay | None = None
+    """Its samples, where they are trained on."""
+    replay_first: bool = False
+    """Whether they are the objective."""
+
+    def rows(self) -> Index:
+        """Every sample that may be drawn, the objective's first."""
+        if self.replay is None:
+            return self.index
+        replay = self.replay.index()
+        return joined(replay, self.index) if self.replay_first else joined(self.index, replay)
+
+    def first_weights(self) -> dict[str, Tensor] | None:
+        """What training starts from, where building the network does not load it."""
+        return None if self.origin is None else self.origin.weights()
 
     def mixture_of(self, estimator: str) -> Callable[[np.ndarray], Draws]:
         """What multipliers ask of the stream, under an estimator of the Lagrangian's gradient."""
@@ -64,9 +86,10 @@ def prepare(config: RunConfig) -> Prepared:
     index = Index.load(config.data.shards, config.data.split, config.data.allow_pipe)
     if not index.count:
         raise InputError(f"data.split: split {index.split} of {index.root} has no samples")
-    population = Population(index.classes, index.class_names, index.attributes, f"{index.root} ({index.split})")
-    requirements = Requirements.bind(config.constraints, population)
+    origin, replay = _open_origin(config, index)
+    requirements = Requirements.bind(config.constraints, _population(config, index, replay))
     _check_feasible(requirements)
+    _check_outside(config, requirements)
     _check_windows(config)
     _check_measurable(config, index)
 
@@ -76,10 +99,65 @@ def prepare(config: RunConfig) -> Prepared:
 
     with torch.device("meta"):
         build()
-    samples = config.data.epoch_samples or index.count
+    samples = config.data.epoch_samples or requirements.base
     epoch = -(-samples // config.train.batch_size)
     period = epoch if config.dual.period == "epoch" else config.dual.period
-    return Prepared(index, requirements, build, period)
+    return Prepared(index, requirements, build, period, origin, replay, config.replay.objective)
+
+
+def _open_origin(config: RunConfig, index: Index) -> tuple[Pretrained | None, Replay | None]:
+    """The pretrained model and its samples, where the run has them; whether they fit the data."""
+    if config.init is None:
+        return None, None
+    origin = open_pretrained(config.init)
+    origin.check_images(index.shape, index.dtype)
+    check_continued(origin, config.network, config.diffusion)
+    if not config.replays:
+        return origin, None
+    replay = Replay(origin, config.replay, index.shape, bounded=index.dtype == "uint8")
+    replay.check()
+    if not replay.missing:
+        joined(index, replay.index())
+    return origin, replay
+
+
+def _population(config: RunConfig, index: Index, replay: Replay | None) -> Population:
+    """Rows as ``Prepared.rows`` has them."""
+    count = 0 if replay is None else replay.count()
+    source = f"{index.root} ({index.split})"
+    first = count if config.replay.objective else 0
+    replayed = range(count) if first else range(index.count, index.count + count)
+    return Population(index.classes, index.class_names, index.attributes, source, first, replayed)
+
+
+def _check_outside(config: RunConfig, requirements: Requirements) -> None:
+    """Constraints on samples that lie outside of the objective's."""
+    for (name, constraint), share in zip(requirements.constraints.items(), requirements.shares, strict=True):
+        if share:
+            continue
+        if config.data.estimator == "reweight":
+            raise InputError(
+                f"data.estimator: reweight weighs samples of the objective, and those of {name} are not among them: "
+                "set resample"
+            )
+        if constraint.share is not None and constraint.judge is None:
+            raise InputError(
+                f"constraints.{name}.{constraint.budget}: it counts from the share that the pretrained model "
+                "generates: give `classifier`, or state generated_frequency, max_kl or max_loss"
+            )
+        if constraint.share is not None and config.dual.start != "closed_form":
+            raise InputError(
+                f"dual.start: the mass rule cannot lift the multiplier of {name} from 0, whose samples are not among "
+                "the objective's: set closed_form"
+            )
+    if config.dual.estimate == "training":
+        regressed = "distance" if config.replay.target == "teacher" else "loss"
+        for name, constraint in requirements.constraints.items():
+            if isinstance(constraint, Prior) and constraint.prior.statistic != regressed:
+                raise InputError(
+                    f"dual.estimate: training sees what is regressed onto replay.target {config.replay.target}, "
+                    f"which is not the {constraint.prior.statistic} that constraints.{name} asks for: set probe"
+                )
 
 
 def _check_measurable(config: RunConfig, index: Index) -> None:

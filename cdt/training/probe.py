@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from cdt.data.plan import SubsetOrder, stream_key
 from cdt.data.reader import Images, normalise
-from cdt.diffusion.loss import Network, nats, squared_error
+from cdt.diffusion.loss import Network, nats, predict_eps, squared_error
 from cdt.diffusion.noise import normals, stratified
-from cdt.diffusion.process import Process
+from cdt.diffusion.process import Process, alpha_sigma
 from cdt.dual import Sums
 from cdt.schema import Config
 from cdt.training.ranks import Ranks
@@ -45,6 +46,8 @@ class ProbeSet:
     rows: np.ndarray
     reader: Images
     window: float
+    of_teacher: bool = False
+    """Whether the loss is the distance to a teacher's prediction, not to the noise."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +78,35 @@ class Probe:
         self._images = np.array([len(rows) for rows in chosen], dtype=np.int64)  # of each constraint
         self._first = np.concatenate([[0], np.cumsum(self._images)])[:-1]
         self._set_of = np.repeat(np.arange(len(sets)), self._images)
+        self._taught: dict[int, Tensor] = {}
+
+    def teach(self, teacher: Network) -> None:
+        """Keeps what ``teacher`` predicts at the draws of the sets that are compared with it: [draws, C, H, W] each.
+
+        They are the same draws at every measurement. All ranks keep all of them, since which rank measures an image
+        depends on what else is measured.
+        """
+        draw = np.arange(self._draws)
+        for i in (i for i, each in enumerate(self._sets) if each.of_teacher):
+            parts = np.split(draw, range(self._chunk, self._draws, self._chunk))
+            self._taught[i] = torch.cat([self._predicted(teacher, i, part) for part in parts])
+
+    def _predicted(self, teacher: Network, i: int, draw: np.ndarray) -> Tensor:
+        x0, logsnr, eps, _ = self._drawn(np.full(len(draw), i), draw, self._image_of(i, draw))
+        a, s = (coefficient[:, None, None, None] for coefficient in alpha_sigma(logsnr))
+        with torch.no_grad():
+            return predict_eps(teacher, self._process, a * x0 + s * eps, logsnr, torch.float32)
+
+    def _image_of(self, sets: np.ndarray | int, draw: np.ndarray) -> np.ndarray:
+        # Neighbouring draws lie a golden section apart in noise level, so those of one image are spread.
+        return self._first[sets] + draw * self._images[sets] // self._draws
 
     def measure(self, network: Network, chosen: np.ndarray) -> Measured:
         """The constraints ``chosen`` (ascending positions). A collective at ZeRO stage 3."""
         world, G = self._ranks.world, len(self._rows)
         sets = np.repeat(chosen, self._draws)
         draw = np.tile(np.arange(self._draws), len(chosen))
-        # Neighbouring draws lie a golden section apart in noise level, so those of one image are spread.
-        image = self._first[sets] + draw * self._images[sets] // self._draws
+        image = self._image_of(sets, draw)
         rank = np.unique(image, return_inverse=True)[1] % world
         longest = int(np.bincount(rank, minlength=world).max(initial=0))
         mine = np.flatnonzero(rank == self._ranks.rank)
@@ -98,15 +122,23 @@ class Probe:
         return Measured(np.divide(total, count, out=np.zeros(G), where=count > 0), count > 0)
 
     def _losses(self, network: Network, sets: np.ndarray, draw: np.ndarray, image: np.ndarray) -> np.ndarray:
+        x0, logsnr, eps, high = self._drawn(sets, draw, image)
+        target = eps.clone()
+        for i, predicted in self._taught.items():
+            here = np.flatnonzero(sets == i)
+            target[here] = predicted[draw[here]]
+        error = squared_error(network, self._process, x0, logsnr, eps, target=lambda x, logsnr, eps: target)
+        return nats(error, x0[0].numel(), self._process.logsnr_min, high).cpu().numpy()
+
+    def _drawn(self, sets: np.ndarray, draw: np.ndarray, image: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Images, log-SNRs and noise of some draws, and the ends of their windows."""
         device = self._ranks.device
         x0 = torch.as_tensor(self._read(sets, image), device=device)
         position = torch.as_tensor(sets * self._draws + draw, device=device)
         high = torch.as_tensor(self._windows[sets], device=device)
         low = self._process.logsnr_min
         logsnr = low + stratified(self._key, position, self._draws) * (high - low).float()
-        eps = normals(self._key, position, tuple(x0.shape[1:]))
-        error = squared_error(network, self._process, x0, logsnr, eps)
-        return nats(error, x0[0].numel(), low, high).cpu().numpy()
+        return x0, logsnr, normals(self._key, position, tuple(x0.shape[1:])), high
 
     def _read(self, sets: np.ndarray, image: np.ndarray) -> np.ndarray:
         images = [self._sets[i].reader.images(self._rows[image[sets == i]]) for i in np.unique(sets)]

@@ -9,13 +9,14 @@ import numpy as np
 from torch import nn
 
 from cdt.config import RunConfig
-from cdt.constraints import Calibration, Requirements
+from cdt.constraints import Calibration, Prior, Requirements
 from cdt.data.index import Index
-from cdt.data.reader import Images
+from cdt.data.reader import ImageReader, Images
 from cdt.diffusion.process import Process
 from cdt.dual import DualProblem, DualState, Sums, measured_next
 from cdt.training.generated import GeneratedShares
 from cdt.training.held_out import held_out
+from cdt.training.pretrained import Pretrained
 from cdt.training.probe import Probe, ProbeSet
 from cdt.training.ranks import Ranks
 from cdt.training.reference import Reference
@@ -32,7 +33,12 @@ class Statistics:
         requirements: Requirements,
         process: Process,
         ranks: Ranks,
+        origin: Pretrained | None = None,
+        fresh: Index | None = None,
     ) -> None:
+        """``index`` is the data's, ``reader`` has all rows; training began at ``origin``, whose ``fresh`` samples are
+        not trained on."""
+        self._origin = origin
         self._config, self._index, self._reader = config, index, reader
         self._requirements, self._process, self._ranks = requirements, process, ranks
         self._chunk = max(1, config.train.batch_size // ranks.world)
@@ -50,11 +56,28 @@ class Statistics:
         )
         self.baseline = np.zeros(0)
         self.held_out = held_out(config, index, constraints)
+        self._apart = self._held_out_samples(fresh)
+
+    def _held_out_samples(self, fresh: Index | None) -> dict[str, tuple[np.ndarray, Images]]:
+        """Rows and their reader by constraint: of the data's other split, and of replay that is not trained on."""
+        apart: dict[str, tuple[np.ndarray, Images]] = {}
+        if self.held_out is not None:
+            apart |= {name: (rows, self.held_out.reader) for name, rows in self.held_out.rows.items()}
+        if fresh is not None:
+            reader, rows = ImageReader(fresh, self._config.data.cache_mb), np.arange(fresh.count)
+            priors = [name for name, each in self._requirements.constraints.items() if isinstance(each, Prior)]
+            apart |= dict.fromkeys(priors, (rows, reader))
+        return apart
 
     @property
     def room(self) -> int:
         """How many constraints one probe measures."""
         return max(1, self._config.probe.limit // self._config.probe.draws)
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether a constraint is measured on samples that are not trained on."""
+        return bool(self._apart)
 
     def set_windows(self, windows: np.ndarray) -> None:
         """Makes the probe, on log-SNR windows [m]; a function of data and seed, so a restarted worker has the same."""
@@ -62,18 +85,21 @@ class Statistics:
         self._probe = self._make_probe([self._samples(i, apart=self._is_held_out(i)) for i in self._by_loss.tolist()])
 
     def _is_held_out(self, i: int) -> bool:
-        return self.held_out is not None and self._requirements.names[i] in self.held_out.rows
+        return self._requirements.names[i] in self._apart
 
     def _samples(self, i: int, *, apart: bool) -> ProbeSet:
         """What constraint i is measured on: held-out samples (``apart``) or those that are trained on."""
         name = self._requirements.names[i]
-        if apart and self.held_out:
-            return ProbeSet(name, self.held_out.rows[name], self.held_out.reader, float(self._windows[i]))
-        return ProbeSet(name, self._requirements.rows[name], self._reader, float(self._windows[i]))
+        rows, reader = self._apart[name] if apart else (self._requirements.rows[name], self._reader)
+        of_teacher = self._requirements.constraints[name].of_teacher
+        return ProbeSet(name, rows, reader, float(self._windows[i]), of_teacher)
 
     def _make_probe(self, sets: list[ProbeSet]) -> Probe:
         draws, seed = self._config.probe.draws, self._config.run.seed
-        return Probe(sets, draws, self._process, self._ranks, seed=seed, chunk=self._chunk)
+        probe = Probe(sets, draws, self._process, self._ranks, seed=seed, chunk=self._chunk)
+        if self._origin is not None and any(each.of_teacher for each in sets):
+            probe.teach(self._origin.build(self._index.shape).to(self._ranks.device))
+        return probe
 
     def _sums_on(self, sets: list[ProbeSet], network: nn.Module) -> Sums:
         """Losses in nats on a probe of one occasion. A collective."""
@@ -132,6 +158,9 @@ class Statistics:
             match constraint.compared_with:
                 case Path() as path:
                     by_path.setdefault(path, []).append(i)
+                case "init":
+                    assert self._config.init is not None
+                    by_path.setdefault(self._config.init, []).append(i)
                 case "base":
                     on_all.append(i)
                 case _:
@@ -143,7 +172,7 @@ class Statistics:
             losses = self._spread(self._probe.sums(measured).mean(), fill=np.nan)
             found |= {i: float(losses[i]) for i in chosen}
         if on_all:
-            rows = np.arange(self._index.count)
+            rows = np.arange(self._requirements.base)
             sets = [ProbeSet(f"all {i}", rows, self._reader, float(windows[i])) for i in on_all]
             means = self._sums_on(sets, network).mean()
             found |= dict(zip(on_all, means.tolist(), strict=True))

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from cdt.data.stream import Batch
-from cdt.diffusion.loss import Diffusion
+from cdt.diffusion.loss import Diffusion, noise
 from cdt.diffusion.noise import normals, stratified
 from cdt.training.engine import Engine
 from cdt.training.sums import PeriodSums
+from cdt.training.teacher import Teacher
 
 
 def train_step(
@@ -17,17 +18,22 @@ def train_step(
     diffusion: Diffusion,
     batch: Batch,
     sums: PeriodSums,
+    teacher: Teacher | None = None,
     *,
     learning_rate: float,
     seed: int,
     batch_size: int,
 ) -> Tensor:
-    """Forward, backward and update on this rank's share of a global batch; the mean primal loss, on the device."""
+    """Forward, backward and update on this rank's share of a global batch; the mean primal loss, on the device.
+
+    Replayed samples regress onto what ``teacher`` predicts, all others onto their noise.
+    """
     total = torch.zeros((), device=batch.images.device)
     for micro in batch.split(engine.accumulation):
         u = stratified(seed, micro.positions, batch_size)
         eps = normals(seed, micro.positions, tuple(micro.images.shape[1:]))
-        losses = diffusion.losses(engine.network, micro.images, u, eps, engine.dtype)
+        target = noise if teacher is None else teacher.target(micro.cells)
+        losses = diffusion.losses(engine.network, micro.images, u, eps, engine.dtype, target)
         loss = (micro.weights * losses.primal).mean()
         engine.backward(loss)
         engine.step(learning_rate)

@@ -29,6 +29,7 @@ from cdt.training.schedule import Phase
 from cdt.training.statistics import Statistics
 from cdt.training.step import train_step
 from cdt.training.sums import PeriodSums, constraint_sums
+from cdt.training.teacher import Teacher
 
 
 class Coordinator(Protocol):
@@ -58,10 +59,12 @@ class Worker:
         self.job, self.config, self.coordinator = job, job.config, coordinator
         config, ranks = job.config, Ranks.current()
         self.train, self.ranks, self.prepared = config.train, ranks, prepare(config)
-        self.index, self.requirements = self.prepared.index, self.prepared.requirements
-        self.epoch = config.data.epoch_samples or self.index.count
+        self.index, self.requirements = self.prepared.rows(), self.prepared.requirements
+        self.epoch = config.data.epoch_samples or self.requirements.base
         self.diffusion = Diffusion(config.diffusion)
-        self.engine = Engine(self.prepared.build, config.engine, config.train, ranks)
+        weights = self.prepared.first_weights() if job.checkpoint is None else None
+        self.engine = Engine(self.prepared.build, config.engine, config.train, ranks, weights)
+        self.teacher = self._teacher()
         self.ema = Ema(self.engine)
         self.stream = MixtureStream(
             config.data,
@@ -69,14 +72,25 @@ class Worker:
             self.requirements.rows,
             self.requirements.cells,
             self.prepared.mixture_of(config.data.estimator),
-            lambdas=np.zeros(len(self.requirements.names)),
+            lambdas=self._first_lambdas(),
             batch_size=config.train.batch_size,
             seed=config.run.seed,
             rank=ranks.rank,
             world=ranks.world,
         )
         process = self.diffusion.process
-        statistics = Statistics(config, self.index, self.stream.reader, self.requirements, process, ranks)
+        origin, replay = self.prepared.origin, self.prepared.replay
+        fresh = None if replay is None else replay.fresh()
+        statistics = Statistics(
+            config,
+            self.prepared.index,
+            self.stream.reader,
+            self.requirements,
+            process,
+            ranks,
+            origin=origin,
+            fresh=fresh,
+        )
         self.dual = DualSide(config, self.requirements, statistics)
         self.sums = self._period_sums(np.full(len(self.requirements.names), process.logsnr_max))
         self.step = 0
@@ -108,6 +122,7 @@ class Worker:
                 self.diffusion,
                 batch,
                 self.sums,
+                self.teacher,
                 learning_rate=self.train.learning_rate(self.step),
                 seed=config.run.seed,
                 batch_size=config.train.batch_size,
@@ -126,6 +141,22 @@ class Worker:
             if due:
                 self._save()
         self._end()
+
+    def _first_lambdas(self) -> np.ndarray:
+        """0 in a warm start; without one the dual side's first, from the first batch on."""
+        if self.train.warm_steps:
+            return np.zeros(len(self.requirements.names))
+        return calibrate.first_state(self.requirements, self.config.dual).lambdas
+
+    def _teacher(self) -> Teacher | None:
+        """The pretrained network beside the engine, where replayed samples regress onto its predictions."""
+        origin, settings = self.prepared.origin, self.config.replay
+        if origin is None or self.prepared.replay is None or settings.target == "noise":
+            return None
+        dtype = torch.bfloat16 if settings.teacher_precision == "bf16" else torch.float32
+        network = self.engine.beside(origin.build(self.index.shape), dtype)
+        replayed = torch.as_tensor(self.requirements.replayed, device=self.ranks.device)
+        return Teacher(network, origin.process, replayed, dtype, partitioned=self.engine.partitioned)
 
     def _period_sums(self, windows: np.ndarray) -> PeriodSums:
         process, requirements = self.diffusion.process, self.requirements
@@ -186,6 +217,9 @@ class Worker:
         if not np.isfinite(values["loss"]):
             raise RunError(f"the loss is not finite at step {self.step}: lower train.lr (now {self.config.train.lr:g})")
         values |= {"grad_norm": self.engine.gradient_norm(), "lr": self.train.learning_rate(self.step - 1)}
+        if self.teacher is not None:
+            steps = self.train.log_steps
+            values["teacher_s"] = float(self.ranks.sum(np.array(self.teacher.time.take()))) / self.ranks.world / steps
         if self.recorder:
             self.recorder.metrics(self.step, {"epoch": self.step * self.train.batch_size / self.epoch, **values})
             self._say(phase, loss=values["loss"], samples_per_s=values["samples_per_s"])
@@ -230,7 +264,7 @@ class Worker:
 
     def _compare_held_out(self) -> None:
         """How much better the model knows the samples that it trains on, for constraints that are held out."""
-        if self.dual.problem is None or self.dual.statistics.held_out is None:
+        if self.dual.problem is None or not self.dual.statistics.holds_out:
             return
         with self.engine.network_with(self.ema.fragments) as network:
             gaps = self.dual.statistics.held_out_gaps(network, self.dual.state.lambdas)

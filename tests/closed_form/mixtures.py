@@ -137,3 +137,23 @@ def exemplars(mixture: Mixture, classes: list[int]) -> np.ndarray:
     counts = (1000 * shares).round().long().tolist()
     draws = [mixture.sample(c, normals(2 + c, torch.arange(n), (D,))) for c, n in zip(classes, counts, strict=True)]
     return torch.cat(draws).numpy()
+
+
+def mixture_divergence(mixture: Mixture, model: Mixture, level: float) -> float:
+    """``KL(q * N_l || p * N_l)`` of two mixtures, by quadrature over each component of the first."""
+    z, weights = hermite(60)
+    logsnr = torch.full((len(z),), level)
+    a, s = (coefficient[:, None] for coefficient in alpha_sigma(logsnr.double()))
+    total = 0.0
+    for c, share in enumerate(mixture.shares.tolist()):
+        x = a * mixture.means[c] + (a**2 * mixture.variances[c] + s**2).sqrt() * z
+        own, theirs = (each.log_densities(x, logsnr).logsumexp(dim=1) for each in (mixture, model))
+        total += share * float(weights @ (own - theirs))
+    return total
+
+
+def mixture_samples(mixture: Mixture, count: int) -> Tensor:
+    """Samples [count, 1, 1, D] with classes in their shares."""
+    ends = (mixture.shares.cumsum(0) * count).round().long()
+    classes = torch.searchsorted(ends, torch.arange(count), right=True).clamp(max=len(ends) - 1)
+    return mixture.sample(classes, normals(7, torch.arange(count), (D,)))

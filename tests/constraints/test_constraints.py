@@ -91,7 +91,7 @@ def test_the_table_is_keyed_by_budget_and_each_kind_has_a_rule_that_exists() -> 
     assert all(kind.budget == name for name, kind in BUDGETS.items())
     assert all(kind.rule in RULES for kind in BUDGETS.values())
     assert list(BUDGETS) == [
-        "min_frequency", "frequency", "generated_frequency", "max_kl", "max_excess", "max_loss",
+        "min_frequency", "frequency", "generated_frequency", "max_kl", "prior", "max_excess", "max_loss",
     ]  # fmt: skip
 
 

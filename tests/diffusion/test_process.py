@@ -118,7 +118,7 @@ LINEAR_BETA = "linear_beta fixes the log-SNR range: drop logsnr_min, logsnr_max,
         ),
         ({"logsnr_min": math.nan}, "logsnr_min: got NaN; must be null or a finite number"),
         ({"timesteps": 1}, "timesteps: got 1; must be an integer >= 10 and <= 100000"),
-        ({"prediction": "x0"}, 'prediction: got "x0"; must be epsilon or v_prediction'),
+        ({"prediction": "x0"}, 'prediction: got "x0"; must be epsilon, v_prediction or sample'),
         ({"weighting": "minsnr"}, 'weighting: got "minsnr"; must be elbo, simple or min_snr; did you mean min_snr?'),
     ],
 )

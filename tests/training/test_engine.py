@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from two_ranks import CASES
+from two_ranks import CASES, build
 
 from cdt.training.engine import EngineConfig, _without_enums, deepspeed_options
 from cdt.training.schedule import TrainConfig
@@ -53,6 +53,19 @@ def test_a_network_with_other_weights_is_that_network(two_ranks: list[dict[str, 
     for rank in two_ranks:
         assert max(rank["cases"][case]["forward_errors"]) < 1e-6
         assert rank["cases"][case]["untouched"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_frozen_network_stands_beside_the_trained_one(two_ranks: list[dict[str, Any]], case: str) -> None:
+    """At every stage and precision: it answers as it did alone, and a training step does not touch it."""
+    stage, precision, _ = CASES[case]
+    whole = sum(weight.numel() for weight in build().parameters())
+    for rank in two_ranks:
+        told = rank["cases"][case]
+        assert told["beside_error"] < (1e-6 if precision == "fp32" else 0.02)
+        assert told["beside_unchanged"]
+        # At stage 3 a rank holds nothing between two forwards but its part, which is not among the parameters' values.
+        assert told["beside_holds"] == (0 if stage == 3 else whole)
 
 
 def test_what_cdt_sets_cannot_be_contradicted() -> None:

@@ -111,3 +111,31 @@ def test_without_constraints_nothing_is_measured(alone: Ranks) -> None:
 
     measured = probe.measure(never, np.arange(0))
     assert measured.values.shape == probe.gather(measured).shape == probe.sums(measured).count.shape == (0,)
+
+
+def test_sets_of_a_teacher_measure_the_distance_to_what_it_predicted(digits: Index, alone: Ranks) -> None:
+    """The same draws as before, with the teacher's eps for the noise's; it is asked once, however often is measured."""
+    plain, taught = of_classes(digits, {"0": 4.0, "1": 4.0}, 5)
+    sets = [plain, ProbeSet(taught.name, taught.rows, taught.reader, taught.window, of_teacher=True)]
+    probe = Probe(sets, 12, PROCESS, alone, seed=3, chunk=5)
+    asked = 0
+
+    def gain(factor: float, x: torch.Tensor) -> torch.Tensor:
+        return factor * x
+
+    def teacher(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        nonlocal asked
+        asked += len(x)
+        return gain(0.7, x)
+
+    probe.teach(teacher)
+    assert asked == 12
+    same = probe.sums(probe.measure(lambda x, timestep: gain(0.7, x), np.arange(2))).mean()
+    assert same[1] == pytest.approx(0, abs=1e-9)
+    assert same[0] > 1
+    halfway, away = (
+        probe.sums(probe.measure(lambda x, timestep, f=factor: gain(f, x), np.array([1]))).mean()[1]
+        for factor in (0.6, 0.5)
+    )
+    assert away == pytest.approx(4 * halfway, rel=1e-4)
+    assert asked == 12

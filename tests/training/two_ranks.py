@@ -5,6 +5,7 @@ Each rank writes what it measured to ``FOLDER/rank-RANK.json``; conftest.py runs
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import errno
 import json
@@ -237,6 +238,7 @@ class Case:
             self._against_plain(engine, norms, first, second)
         self._against_forward_weights(engine)
         self._resume(steps, whole(engine), whole(engine, ema.fragments))
+        self._beside(engine)
         return engine
 
     def _against_plain(self, engine: Engine, norms: list[float], *parts: dict[str, Any]) -> None:
@@ -259,6 +261,26 @@ class Case:
             self.told["rounded"] = same({name: masters[name].to(engine.dtype).float() for name in masters}, low)
         trained = torch.cat([weight.flatten() for name, weight in masters.items() if name != "gain"])
         self.told["finer_than_bf16"] = float((trained.bfloat16().float() != trained).float().mean())
+
+    def _beside(self, engine: Engine) -> None:
+        """A frozen network for all of the run: what it answers, that nothing trains it, that steps go on unchanged."""
+        low = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+        frozen = build().requires_grad_(False)
+        for place, weight in enumerate(frozen.parameters()):  # a new DiT answers 0
+            weight += normals(place, torch.arange(1), tuple(weight.shape))[0] / 10
+        x, timestep = normals(8, torch.arange(3), SHAPE), torch.tensor([1.5, 400.0, 990.0])
+        teacher = engine.beside(copy.deepcopy(frozen), low)
+
+        @torch.no_grad()
+        def answered(network: nn.Module, dtype: torch.dtype) -> Tensor:
+            return network(x.to(dtype), timestep).float()
+
+        expected, answers = answered(frozen.eval(), torch.float32), [answered(teacher, low)]
+        train(engine, self.ranks, 0, 1, lambda step: None)
+        answers.append(answered(teacher, low))
+        self.told["beside_error"] = float((answers[0] - expected).norm() / expected.norm())
+        self.told["beside_unchanged"] = bool(torch.equal(*answers))
+        self.told["beside_holds"] = sum(weight.numel() for weight in teacher.parameters())
 
     def _save(self, engine: Engine, ema: Ema, step: int) -> None:
         path = checkpoint.save(self.folder, state_at(step, self.ranks), engine, ema, self.ranks)

@@ -1,0 +1,80 @@
+"""``prior: {max_kl: b}``: the model stays within b nats of the pretrained one that it started from."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, FiniteFloat, model_validator
+
+from cdt.constraints.constraint import Calibration, Constraint, Population
+from cdt.schema import Config
+
+
+class PriorBudget(Config):
+    max_kl: FiniteFloat = Field(gt=0)
+    """b, nats."""
+    statistic: Literal["distance", "loss"] = "distance"
+    """What measures the divergence: the distance to the teacher's prediction, or how much larger the denoising loss is
+    than the teacher's own."""
+
+
+class Prior(Constraint):
+    """``KL(q_1 || p) <= b`` with q_1 what the pretrained model generates, on its replayed samples.
+
+    distance   ``D (l - l_min) / 2 * mean (eps_pre - eps_theta)^2``: the floor is 0
+    loss       ``D (l - l_min) / 2 * mean (eps - eps_theta)^2``: the floor is the pretrained model's own loss
+
+    Where the pretrained network is the exact conditional mean, both are the divergence plus their floor.
+    """
+
+    budget: ClassVar[str] = "prior"
+    rule: ClassVar[str] = "ascent"
+
+    prior: PriorBudget
+    window: Literal["auto"] | FiniteFloat | None = "auto"
+    """Upper end of the log-SNR window; ``auto``: where the pretrained model's samples and the new data separate."""
+
+    @model_validator(mode="after")
+    def _selects_something(self) -> Prior:
+        if self.classes or self.where:
+            raise ValueError("prior speaks of what the pretrained model generates: drop class and where")
+        return self
+
+    def threshold(self, calibration: Calibration) -> float:
+        if self.of_teacher:
+            return self.prior.max_kl
+        assert calibration.reference is not None
+        return calibration.reference + self.prior.max_kl
+
+    def describe(self) -> str:
+        return f"{self.population()}: within {self.prior.max_kl:g} nats"
+
+    @property
+    def budget_path(self) -> str:
+        return f"{self.budget}.max_kl"
+
+    @property
+    def budget_in_nats(self) -> float:
+        return self.prior.max_kl
+
+    @property
+    def eta(self) -> float:
+        """A tenth of Newton's step where ``log(1 + 1 / lambda) = b`` falls by ``1 / (lambda (1 + lambda))``."""
+        lambda_ = 1 / math.expm1(self.prior.max_kl)
+        return 0.1 * lambda_ * (1 + lambda_)
+
+    @property
+    def of_teacher(self) -> bool:
+        return self.prior.statistic == "distance"
+
+    @property
+    def compared_with(self) -> Literal["init"] | None:
+        return None if self.of_teacher else "init"
+
+    def population(self) -> str:
+        return "what the pretrained model generates"
+
+    def matching(self, name: str, population: Population) -> np.ndarray:
+        return np.asarray(population.replay, dtype=np.int64)
