@@ -41,6 +41,7 @@ def describe_plan(config: RunConfig) -> str:
         f"data         {prepared.index.count:,} samples of {list(prepared.index.shape)}, epochs of {samples:,}",
         "phases       " + ", ".join(f"{name} {steps:,} steps" for name, steps in phases.items()),
         f"dual steps   every {prepared.period_steps:,} training steps, {len(config.constraints)} constraints"
+        + f", once {prepared.settling_steps:,} have settled the first multipliers" * bool(prepared.settling_steps)
         if config.constraints
         else "dual steps   none: there are no constraints",
         f"workers      {world}{' (this process)' * (config.run.workers == 0)}, "

@@ -54,12 +54,18 @@ class Prepared:
     build: Callable[[], nn.Module]
     """The network, its weights new."""
     period_steps: int
+    settling_steps: int
+    """Of dual training, before the multipliers first move."""
     origin: Pretrained | None = None
     """What training starts from, if not from new weights."""
     replay: Replay | None = None
     """Its samples, where they are trained on."""
     replay_first: bool = False
     """Whether they are the objective."""
+
+    def moves_multipliers(self, steps: int) -> bool:
+        """Whether a dual step is due when so many steps of dual training are done."""
+        return steps >= self.settling_steps and steps % self.period_steps == 0
 
     def rows(self) -> Index:
         """Every sample that may be drawn, the objective's first."""
@@ -102,7 +108,18 @@ def prepare(config: RunConfig) -> Prepared:
     samples = config.data.epoch_samples or requirements.base
     epoch = -(-samples // config.train.batch_size)
     period = epoch if config.dual.period == "epoch" else config.dual.period
-    return Prepared(index, requirements, build, period, origin, replay, config.replay.objective)
+    return Prepared(index, requirements, build, period, _settling(config), origin, replay, config.replay.objective)
+
+
+def _settling(config: RunConfig) -> int:
+    """Steps until the EMA weights show what the first multipliers do: twice their memory, at most a third of the phase.
+
+    Measured sooner, generated shares are those of the warm model, and the multipliers wind up for nothing. A loss moves
+    them too little for that.
+    """
+    if not any(constraint.generated for constraint in config.constraints.values()):
+        return 0
+    return min(round(2 / (1 - config.train.ema_decay)), config.train.dual_steps // 3)
 
 
 def _open_origin(config: RunConfig, index: Index) -> tuple[Pretrained | None, Replay | None]:

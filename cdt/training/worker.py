@@ -131,7 +131,7 @@ class Worker:
             self.step += 1
             self.account.after(self.step, self.step == self.train.total_steps, self.recorder)
             meter.count(loss, waited)
-            if phase == "dual" and (self.step - self.train.warm_steps) % self.prepared.period_steps == 0:
+            if phase == "dual" and self.prepared.moves_multipliers(self.step - self.train.warm_steps):
                 self._dual_step()
             due = self.train.saves_after(self.step)
             if self.step % self.train.log_steps == 0 or self.step == self.train.total_steps:

@@ -17,6 +17,7 @@ from cdt.constraints import (
     MaxLoss,
     MinFrequency,
     Population,
+    Prior,
     Requirements,
 )
 from cdt.constraints.window import auto_window
@@ -25,7 +26,7 @@ from cdt.data.reader import ImageReader, normalise
 from cdt.diffusion.process import DiffusionConfig, Process
 from cdt.dual import DEFAULT_ETA, DualConfig, DualProblem
 from cdt.errors import InputError
-from cdt.training.calibrate import describe, find_windows, first_state, pose_problem
+from cdt.training.calibrate import check_prior, describe, find_windows, first_state, pose_problem
 from cdt.training.ranks import Ranks
 
 PROCESS = Process.from_config(DiffusionConfig())
@@ -75,6 +76,37 @@ def test_a_measured_share_of_the_warm_model_counts() -> None:
     measured = [replace(CALIBRATIONS[0], share=0.02, share_measured=True), *CALIBRATIONS[1:]]
     problem = pose_problem(REQUIREMENTS, measured, DualConfig(), 9)
     np.testing.assert_allclose(problem.thresholds[0], 9 - math.log(0.3 / 0.02))
+
+
+@pytest.mark.parametrize(
+    ("share", "measured", "window", "max_kl", "refused"),
+    [
+        (0.02, True, "auto", 0.5, False),  # .02 -> .3 costs .02 log(.02/.3) + .98 log(.98/.7) = 0.276 nats
+        (0.02, True, "auto", 0.2, True),
+        (0.02, True, None, 0.2, True),
+        (0.02, True, 0.5, 0.2, False),  # of a window that may see less
+        (0.02, False, "auto", 0.2, False),
+        (0.31, True, "auto", 0.2, False),
+    ],
+)
+def test_a_floor_that_costs_more_than_the_priors_budget_is_refused(
+    share: float, measured: bool, window: float | str | None, max_kl: float, refused: bool
+) -> None:
+    judged = {"class": "c", "generated_frequency": {"min": 0.3, "classifier": "judge.safetensors"}}
+    constraints = {
+        "rare": GeneratedFrequency.model_validate(judged),
+        "old": Prior.model_validate({"prior": {"max_kl": max_kl}, "window": window}),
+    }
+    classes = np.append(POPULATION.classes, np.full(5, 3))
+    population = replace(POPULATION, classes=classes, class_names=["a", "b", "c", "old"], replay=np.arange(100, 105))
+    calibrations = [Calibration(1.0, share, 0.5, share_measured=measured), Calibration(0.0, 0.0, 0.5)]
+    requirements = Requirements.bind(constraints, population)
+    if not refused:
+        check_prior(requirements, calibrations)
+        return
+    told = r"constraints.rare: a share of 0.3 is at least 0.28 nats from the pretrained model, whose samples have 0.02"
+    with pytest.raises(InputError, match=told):
+        check_prior(requirements, calibrations)
 
 
 def test_budgets_relative_to_references() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from cdt.config import RunConfig
 from cdt.data.index import Index
 from cdt.errors import InputError
+from cdt.measure import classifier_of
 from cdt.training.job import prepare
 
 
@@ -32,6 +34,21 @@ def test_a_period_is_an_epoch_unless_it_is_counted_in_steps(digits: Index) -> No
     assert prepare(config(digits)).period_steps == -(-digits.count // 50)
     assert prepare(config(digits, data={"epoch_samples": 101})).period_steps == 3
     assert prepare(config(digits, dual={"period": 7})).period_steps == 7
+
+
+def test_multipliers_rest_until_generated_shares_show_what_the_first_ones_do(digits: Index, tmp_path: Path) -> None:
+    judge = tmp_path / "judge.safetensors"
+    classifier_of(digits, steps=2).save(judge)
+    shares = {"four": {"class": 4, "generated_frequency": {"min": 0.1, "classifier": str(judge)}}}
+
+    def due(dual_steps: int, **constraints: Any) -> list[int]:
+        train = {"dual_steps": dual_steps, "ema_decay": 0.9}
+        prepared = prepare(config(digits, dual={"period": 7}, train=train, **constraints))
+        return [step for step in range(1, dual_steps + 1) if prepared.moves_multipliers(step)]
+
+    assert due(70) == [7 * k for k in range(1, 11)]
+    assert due(70, constraints=shares) == [7 * k for k in range(3, 11)]  # twice a memory of 10 steps
+    assert due(42, constraints=shares) == [7 * k for k in range(2, 7)]  # a third of the phase
 
 
 def test_networks_are_built_from_the_seed(digits: Index) -> None:
