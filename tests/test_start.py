@@ -355,7 +355,10 @@ def test_the_probe_takes_held_out_samples_where_there_are_enough(tmp_path: Path)
             {"constraints": {"a": {"class": 4, "min_frequency": 0.1, "classifier": "none.safetensors"}}},
             "none.safetensors",
         ),
-        ({"constraints": {"a": {"class": 4, "max_kl": 0.1, "reference": "nowhere"}}}, "nowhere is no run directory"),
+        (
+            {"constraints": {"a": {"class": 4, "max_kl": 0.1, "reference": "nowhere"}}},
+            "reference: no such directory: nowhere",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is_written(

@@ -97,7 +97,7 @@ class Pretrained:
 def open_pretrained(directory: Path, setting: str = "init") -> Pretrained:
     """Raises InputError when ``directory`` is neither a run with a checkpoint nor a pipeline of diffusers."""
     if not directory.is_dir():
-        raise InputError(f"init: no such directory: {directory}")
+        raise InputError(f"{setting}: no such directory: {directory}")
     if (directory / "config.yaml").is_file():
         tree = load_yaml(directory / "config.yaml")
         origin = parse(_Origin, tree, where=f"{setting}: {directory / 'config.yaml'}")

@@ -38,6 +38,7 @@ def test_journal_rows_name_what_the_journal_promises() -> None:
         "threshold": 28.0,
         "slack": -1.0,
         "satisfied": False,
+        "share": None,
     }
     assert [set(row) for row in rows] == [set(rows[0])] * 3
     assert (rows[1]["slack"], rows[1]["satisfied"]) == (0.0, True)
