@@ -61,5 +61,5 @@ def end_of_training(directory: Path, rows: Sequence[Mapping[str, Any]], bad: Seq
 
 def _share(row: Mapping[str, Any]) -> str:
     """A loss that is satisfied says nothing certain about samples; where they were counted, with the standard error."""
-    share = row["share"]
+    share = row.get("share")
     return "not measured" if share is None else f"{share:.3f} ± {share * (row['stderr'] or 0.0):.3f}"
