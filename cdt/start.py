@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from cdt.cluster.trainer import check_slots, launch, set_environment
+from cdt.cluster.session import check_slots, set_environment
+from cdt.cluster.trainer import launch
 from cdt.config import RunConfig
 from cdt.data.header import read_header
 from cdt.errors import InputError, RunError

@@ -17,6 +17,7 @@ import pytest
 import tiny
 import torch
 
+from cdt.cluster.restarts import WorkerDiedError, persist
 from cdt.config import RunConfig
 from cdt.errors import InputError, RunError, Terminated
 from cdt.presence import SIGN, SILENT_S, at_work, check_idle, who_works
@@ -24,6 +25,7 @@ from cdt.run import Run
 from cdt.start import resume, train
 from cdt.status import describe_status
 from cdt.training.checkpoint import complete_checkpoints, damage, newest_sound, read_weights
+from cdt.training.job import Job
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -99,6 +101,47 @@ def test_a_run_does_not_begin_anew_because_all_its_checkpoints_are_damaged(whole
         flip(path / "state.json")
     with pytest.raises(RunError, match=r"no checkpoint is sound; step-000000008 is damaged: state.json"):
         resume(whole)
+
+
+def attempts_that_die(whole: Path, run: Path, reached: list[int | None]) -> tuple[Callable[[Job], bool], list[Job]]:
+    """Attempts that save at the given steps, or not at all, and die; what they were given."""
+    given: list[Job] = []
+
+    def attempt(job: Job) -> bool:
+        given.append(job)
+        step = reached[len(given) - 1]
+        if step is not None:
+            shutil.copytree(whole / f"checkpoints/step-{step:09d}", run / f"checkpoints/step-{step:09d}")
+        raise WorkerDiedError("worker 1 died")
+
+    return attempt, given
+
+
+@pytest.mark.parametrize(
+    ("fork", "reached"),
+    [
+        (False, [None] * 3),
+        (True, [None] * 3),
+        (True, [None, 4, None, None]),
+        (False, [None, None, 2, None, 4, 6, None, None]),
+    ],
+)
+def test_a_run_begins_again_until_it_has_died_too_often_without_a_new_checkpoint(
+    whole: Path, tmp_path: Path, other: Callable[..., RunConfig], fork: bool, reached: list[int | None]
+) -> None:
+    origin = whole / "checkpoints" / "step-000000002" if fork else None
+    job = Job(other(run={"max_restarts": 2}), tmp_path / "run", origin, fork)
+    attempt, given = attempts_that_die(whole, tmp_path / "run", reached)
+    told: list[str] = []
+    with pytest.raises(WorkerDiedError, match="worker 1 died"):
+        persist(job, attempt, told.append)
+    assert len(given) == len(reached) == len(told) + 1
+    newest = None
+    for step, again, line in zip(reached, given[1:], told, strict=False):
+        newest = step or newest
+        path = origin if newest is None else tmp_path / f"run/checkpoints/step-{newest:09d}"
+        assert (again.checkpoint, again.fork) == (path, fork and newest is None)
+        assert line.endswith("the beginning" if newest is None else f"step-{newest:09d}")
 
 
 def test_the_newest_the_best_and_the_ends_of_phases_are_kept(other: Callable[..., RunConfig]) -> None:

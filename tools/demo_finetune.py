@@ -41,7 +41,7 @@ def demo(out: Path, seed: int, samples: int, overrides: list[str]) -> None:
     console, started = Console(), time.monotonic()
     with console.status("loading Ray, PyTorch and DeepSpeed"):
         import cdt
-        from cdt.cluster.trainer import local_ray
+        from cdt.cluster.session import local_ray
         from cdt.data.index import Index
         from cdt.data.shard import shard
         from cdt.data.sources import SOURCES

@@ -33,7 +33,6 @@ class Coordinator:
     ) -> None:
         self._on_progress = on_progress
         self._notice = notice or threading.Event()
-        self._left = False
         self._directory = directory
         self._report: dict[str, Any] = {}
         self._failures: list[Failure] = []
@@ -56,13 +55,6 @@ class Coordinator:
 
     def leaving(self) -> bool:
         return self._notice.is_set()
-
-    def leave(self) -> None:
-        """The workers have saved, and end before their work is done."""
-        self._left = True
-
-    def left(self) -> bool:
-        return self._left
 
     def latest(self) -> dict[str, Any]:
         """The newest value of everything that was reported."""
@@ -104,12 +96,6 @@ class RemoteCoordinator:
 
     def leaving(self) -> bool:
         return ray.get(self._actor.leaving.remote())
-
-    def leave(self) -> None:
-        ray.get(self._actor.leave.remote())
-
-    def left(self) -> bool:
-        return ray.get(self._actor.left.remote())
 
     def latest(self) -> dict[str, Any]:
         return ray.get(self._actor.latest.remote())

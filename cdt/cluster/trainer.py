@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import logging
 import os
 import shutil
-import signal
-import sys
 import threading
 import traceback
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, wait
-from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 import torch.distributed as dist
-from ray._private import worker as ray_worker
 from ray.exceptions import RayError
 from ray.train import RunConfig as RayRunConfig
 from ray.train import ScalingConfig, TrainingFailedError
@@ -29,8 +21,9 @@ from torch._C._distributed_c10d import HashStore
 
 from cdt.cluster.coordinator import Coordinator, Failure, RemoteCoordinator
 from cdt.cluster.notice import notice
-from cdt.errors import CdtError, InputError, RunError, Terminated
-from cdt.training.checkpoint import newest_sound
+from cdt.cluster.restarts import WorkerDiedError, persist
+from cdt.cluster.session import local_ray, set_environment
+from cdt.errors import CdtError, RunError, Terminated
 from cdt.training.engine import start_deepspeed
 from cdt.training.job import Job
 from cdt.training.worker import Worker
@@ -38,10 +31,6 @@ from cdt.training.worker import Worker
 OnProgress = Callable[[dict[str, Any]], None]
 RAY_FOLDER = ".ray"
 """Where Ray checks that all nodes see the run directory; it leaves nothing else there."""
-
-
-class WorkerDiedError(RunError):
-    """A process is gone, and nothing says that it would not work the next time."""
 
 
 def launch(job: Job, on_progress: OnProgress) -> None:
@@ -58,68 +47,6 @@ def launch(job: Job, on_progress: OnProgress) -> None:
             raise Terminated
 
 
-def slots() -> int:
-    """How many workers this machine runs at once: one per accelerator, else one per core."""
-    return torch.cuda.device_count() or os.cpu_count() or 1
-
-
-def check_slots(workers: int) -> None:
-    """Raises InputError when there are more workers than the machine has room for."""
-    if workers > slots():
-        what = "accelerators" if torch.cuda.is_available() else "cores"
-        raise InputError(f"run.workers: {workers} workers, but this machine has slots for {slots()} ({what})")
-
-
-def set_environment() -> None:
-    """What DeepSpeed's just-in-time build needs, here and in the workers that inherit it."""
-    binaries = str(Path(sys.prefix) / "bin")
-    if binaries not in os.environ["PATH"].split(os.pathsep):
-        os.environ["PATH"] = os.pathsep.join([binaries, os.environ["PATH"]])
-    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_V2", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
-
-@contextlib.contextmanager
-def local_ray() -> Iterator[None]:
-    """A Ray of our own for as long as the context lives, or the one that runs already in this process."""
-    if ray.is_initialized():
-        yield
-        return
-    set_environment()
-    # What Ray would still print with log_to_driver=False: paragraphs on each worker that died.
-    ray_worker._worker_logs_enabled = False
-    try:
-        with warnings.catch_warnings(), _own_signals():
-            warnings.simplefilter("ignore")
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                num_cpus=slots(),
-            )
-    except Exception as error:  # of a machine that does not suit it, Ray raises nearly anything
-        raise RunError(f"Ray does not start on this machine: {error}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Ray takes SIGTERM for itself, and ends with a stack; who called decides what it means."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
-
-
 def _run_here(job: Job, on_progress: OnProgress, given: threading.Event) -> bool:
     """Whether it came to its end."""
     os.environ.setdefault("LOCAL_RANK", "0")
@@ -129,50 +56,38 @@ def _run_here(job: Job, on_progress: OnProgress, given: threading.Event) -> bool
     coordinator = Coordinator(job.directory, on_progress, given)
     try:
         start_deepspeed()
-        Worker(job, coordinator).run()
+        return Worker(job, coordinator).run()
     except Exception as error:
         told = _in_our_words(error)
         coordinator.note("failed", str(told))
         raise told from (None if told is error else error)
-    return not coordinator.left()
 
 
 def _run_under_ray(job: Job, on_progress: OnProgress, given: threading.Event) -> bool:
     """Whether it came to its end."""
     with local_ray():
         coordinator = RemoteCoordinator.start(job.directory)
+
+        def attempt(job: Job) -> bool:
+            try:
+                return _fit(_trainer(job, coordinator), coordinator, on_progress, given)
+            except TrainingFailedError as error:
+                raise _cause(error, coordinator.failures()) from None
+
+        def tell(text: str) -> None:
+            coordinator.note("restart", text)
+            on_progress({"said": text})
+
         try:
-            _persist(job, coordinator, on_progress, given)
-            return not coordinator.left()
+            return persist(job, attempt, tell)
         except RayError as error:
             raise RunError(f"Ray failed: {error}") from error
+        except CdtError as error:
+            coordinator.note("failed", str(error))
+            raise
         finally:
             coordinator.stop()
             shutil.rmtree(job.directory / RAY_FOLDER, ignore_errors=True)
-
-
-def _persist(job: Job, coordinator: RemoteCoordinator, on_progress: OnProgress, given: threading.Event) -> None:
-    """Trains to the end, and begins again at the newest sound checkpoint whenever a worker has died.
-
-    Ray could restart workers as well, but any failure alike: bad data, say, would fail as often as it is tried.
-    """
-    barren = 0
-    while True:
-        try:
-            _fit(_trainer(job, coordinator), coordinator, on_progress, given)
-            return
-        except TrainingFailedError as error:
-            cause = _cause(error, coordinator.failures())
-        found, passed_over = newest_sound(job.directory / "checkpoints")
-        barren = 1 if found != job.checkpoint else barren + 1
-        if not isinstance(cause, WorkerDiedError) or barren > job.config.run.max_restarts:
-            coordinator.note("failed", str(cause))
-            raise cause
-        job = job.again(found)
-        place = "the beginning" if found is None else found.name
-        told = "; ".join([str(cause), *passed_over, f"again from {place}"])
-        coordinator.note("restart", told)
-        on_progress({"said": told})
 
 
 def _trainer(job: Job, coordinator: RemoteCoordinator) -> TorchTrainer:
@@ -193,13 +108,13 @@ def _trainer(job: Job, coordinator: RemoteCoordinator) -> TorchTrainer:
     )
 
 
-def _work(arguments: dict[str, Any]) -> None:
-    """What Ray runs on each worker."""
+def _work(arguments: dict[str, Any]) -> bool:
+    """What Ray runs on each worker; whether the run came to its end."""
     job, coordinator = arguments["job"], arguments["coordinator"]
     try:
         torch.set_num_threads(arguments["threads"])
         start_deepspeed()
-        Worker(job, coordinator).run()
+        return Worker(job, coordinator).run()
     except Exception as error:
         coordinator.failed(Failure(dist.get_rank(), _in_our_words(error)))
         raise
@@ -227,28 +142,27 @@ def _cause(error: TrainingFailedError, failures: list[Failure]) -> CdtError:
 
 def _fit(
     trainer: TorchTrainer, coordinator: RemoteCoordinator, on_progress: OnProgress, given: threading.Event
-) -> None:
+) -> bool:
     """Trains in a thread of its own; this one passes on what the coordinator hears, four times a second.
 
-    In the main thread, Ray would take Ctrl-C for itself, and answer only once all workers are up.
+    In the main thread, Ray would take Ctrl-C for itself, and answer only once all workers are up. Returns what the
+    first rank does: whether the run came to its end.
     """
-    result: Future[None] = Future()
+    result: Future[bool] = Future()
 
     def fit() -> None:
         try:
-            trainer.fit()
-            result.set_result(None)
+            result.set_result(bool(trainer.fit().return_value))
         except BaseException as error:
             result.set_exception(error)
 
     threading.Thread(target=fit, daemon=True).start()
-    asked = False
     while not wait([result], timeout=0.25).done:
-        if given.is_set() and not asked:
+        if given.is_set():
+            # Each time: a coordinator that began again has forgotten it.
             coordinator.ask_to_leave()
-            asked = True
         if report := coordinator.latest():
             on_progress(report)
     if report := coordinator.latest():
         on_progress(report)
-    result.result()
+    return result.result()

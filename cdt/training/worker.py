@@ -47,10 +47,6 @@ class Coordinator(Protocol):
         """Whether the run was asked to save and end."""
         ...
 
-    def leave(self) -> None:
-        """Takes note that it does."""
-        ...
-
 
 class Worker:
     """Every rank runs the same phases; rank 0 also records and speaks with the coordinator."""
@@ -104,7 +100,8 @@ class Worker:
             self.stream, ranks, batch_size=self.train.batch_size, epoch=self.epoch, log_steps=self.train.log_steps
         )
 
-    def run(self) -> None:
+    def run(self) -> bool:
+        """Whether it came to its end; it was asked to leave before, and saved, if not."""
         config, constrained = self.config, bool(self.requirements.names)
         self._event("start", f"step {self.step} of {self.train.total_steps} on {self.ranks.world} workers")
         meter, leaving = Meter(config.train.batch_size), False
@@ -141,6 +138,7 @@ class Worker:
             if due:
                 self._save()
         self._end()
+        return self.step == self.train.total_steps
 
     def _first_lambdas(self) -> np.ndarray:
         """0 in a warm start; without one the dual side's first, from the first batch on."""
@@ -235,7 +233,6 @@ class Worker:
             return
         if self.step < self.train.total_steps:
             self._event("left", f"asked to leave: saved after {self.step} of {self.train.total_steps} steps")
-            self.coordinator.leave()
         else:
             self._event("end", f"{self.step} steps done")
         self.recorder.close()

@@ -14,7 +14,7 @@ import pytest
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
-from cdt.cluster.trainer import set_environment
+from cdt.cluster.session import set_environment
 from cdt.data.index import Index
 from cdt.data.shard import shard
 from cdt.data.sources import SOURCES
