@@ -1,17 +1,17 @@
-"""Shards in Google Cloud Storage and on the Hugging Face hub: their libraries against servers on the loopback address.
+"""Shards in S3, in Google Cloud Storage and on the Hugging Face hub, through fsspec; the packages are extras.
 
-The servers say what the libraries ask of the JSON API of the store and of the hub's; the packages are extras.
+All on the loopback address: a real S3 API, and servers that say what the libraries ask of the other two.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -125,32 +125,68 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(params=["gs", "hf"])
-def store(
-    request: pytest.FixtureRequest, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[str, type[Store]]]:
-    """The URL of a folder and the class that answers for it."""
-    package = {"gs": "gcsfs", "hf": "huggingface_hub"}[request.param]
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
-    kind = {"gs": Google, "hf": Hub}[request.param]
-    handler: Any = type("Handler", (kind,), {"root": shards.parent, "failures": []})
+class There(NamedTuple):
+    """A folder of shards in a store."""
+
+    url: str
+    failures: list[int]
+    """Statuses that the store is to answer first."""
+
+
+def google_or_hub(scheme: str, shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[There]:
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # read at import: the HTTP API alone
+    pytest.importorskip({"gs": "gcsfs", "hf": "huggingface_hub"}[scheme])
+    failures: list[int] = []
+    handler: Any = type("Handler", ({"gs": Google, "hf": Hub}[scheme],), {"root": shards.parent, "failures": failures})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setenv("CDT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # of the HTTP API alone
-    monkeypatch.setattr(remote, "BACK_OFF_S", 0.001)
     settings = {"gs": {"token": "anon", "endpoint_url": url}, "hf": {"endpoint": url, "token": False}}
-    monkeypatch.setitem(fsspec_settings, request.param, settings[request.param])
-    remote._transport.cache_clear()
-    yield {"gs": "gs://data/digits", "hf": "hf://datasets/user/data/digits"}[request.param], handler
-    remote._transport.cache_clear()
+    monkeypatch.setitem(fsspec_settings, scheme, settings[scheme])
+    yield There({"gs": "gs://data/digits", "hf": "hf://datasets/user/data/digits"}[scheme], failures)
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+def s3_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+def s3(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[There]:
+    pytest.importorskip("s3fs")
+    boto3, moto_server = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    s3_at(f"http://{host}:{port}", monkeypatch)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="data")
+    for path in shards.rglob("*.*"):
+        client.upload_file(str(path), "data", f"digits/{path.relative_to(shards).as_posix()}")
+    yield There("s3://data/digits", [])
+    client.close()
+    server.stop()
+
+
+@pytest.fixture(params=["s3", "gs", "hf"])
+def store(
+    request: pytest.FixtureRequest, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[There]:
+    monkeypatch.setenv("CDT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote, "BACK_OFF_S", 0.001)
+    remote._transport.cache_clear()
+    scheme = request.param
+    yield from s3(shards, monkeypatch) if scheme == "s3" else google_or_hub(scheme, shards, monkeypatch)
+    remote._transport.cache_clear()
 
 
 def make(index: Index, workers: int = 0) -> MixtureStream:
@@ -167,38 +203,46 @@ def make(index: Index, workers: int = 0) -> MixtureStream:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_stream_is_that_of_the_same_shards_on_disk(
-    store: tuple[str, type[Store]], shards: Path, workers: int
-) -> None:
-    url, handler = store
-    local, there = make(Index.load(shards)), make(Index.load(url), workers)
-    handler.failures.append(503)
-    for _ in range(5):
+def test_the_stream_is_that_of_the_same_shards_on_disk(store: There, shards: Path, workers: int) -> None:
+    local, there = make(Index.load(shards)), make(Index.load(store.url), workers)
+    store.failures.append(503)
+    for _ in range(12):
         assert torch.equal(next(local).images, next(there).images)
     assert not there.ledger.bad
 
 
-def test_ranges_are_read(store: tuple[str, type[Store]], shards: Path) -> None:
-    url, _ = store
+def test_ranges_are_read(store: There, shards: Path) -> None:
     content = (shards / "train/000000.tar").read_bytes()
-    assert remote.size_of(f"{url}/train/000000.tar") == len(content)
-    assert remote.read(f"{url}/train/000000.tar", 700, 1000) == content[700:1700]
+    assert remote.size_of(f"{store.url}/train/000000.tar") == len(content)
+    assert remote.read(f"{store.url}/train/000000.tar", 700, 1000) == content[700:1700]
 
 
-def test_what_is_not_there(store: tuple[str, type[Store]]) -> None:
-    url, _ = store
+def test_what_is_not_there(store: There) -> None:
     with pytest.raises(InputError, match="has no index that can be read"):
-        Index.load(url.replace("digits", "nothing"))
+        Index.load(store.url.replace("digits", "nothing"))
     with pytest.raises(BadDataError) as caught:
-        remote.read(f"{url}/no.tar", 0, 10)
+        remote.read(f"{store.url}/no.tar", 0, 10)
     assert caught.value.kind == "missing shard"
 
 
-def test_an_index_of_shards_in_the_store(store: tuple[str, type[Store]], shards: Path, tmp_path: Path) -> None:
-    url, _ = store
+def test_an_index_of_shards_in_the_store(store: There, shards: Path, tmp_path: Path) -> None:
     count = len(Index.load(shards).shards)
-    index_shards([f"{url}/train/{{000000..{count - 1:06d}}}.tar"], tmp_path / "out")
+    index_shards([f"{store.url}/train/{{000000..{count - 1:06d}}}.tar"], tmp_path / "out")
     index = Index.load(tmp_path / "out")
-    assert index.base == f"{url}/train"
+    assert index.base == f"{store.url}/train"
     assert sorted(index.keys()) == sorted(Index.load(shards).keys())
     assert next(make(index)).images.shape == (16, 1, 8, 8)
+
+
+def test_a_store_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("s3fs")
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        s3_at(f"http://127.0.0.1:{deaf.getsockname()[1]}", monkeypatch)
+        monkeypatch.setattr(remote, "BACK_OFF_S", 0.001)
+        monkeypatch.setattr(remote, "TIMEOUT_S", 0.2)
+        monkeypatch.setattr(remote, "TRIES", 2)
+        remote._transport.cache_clear()
+        with pytest.raises(BadDataError, match="2 tries failed") as caught:
+            remote.read("s3://data/x.tar", 0, 10)
+        assert caught.value.kind == "unreadable shard"
+    remote._transport.cache_clear()
