@@ -1,4 +1,4 @@
-"""The mixture stream measured: speed against a plain loop, bytes fetched, open files, memory, and the time to seek.
+"""The mixture stream measured: speed against a plain loop, bytes fetched, open files, memory, seeking, waiting for it.
 
     python tools/bench/stream.py [--seconds 2] [--repeats 5] [--json FILE]
 
@@ -240,6 +240,31 @@ def fetched(folder: Path) -> dict[str, Any]:
     return results
 
 
+def waiting(folder: Path, repeats: int) -> dict[str, Any]:
+    """Share of a training step that is spent waiting for data, at MNIST's size, nothing kept in memory."""
+    import cdt
+
+    root = folder / "mnist-size"
+    shard(synthetic(60_000, (1, 28, 28), 10), root, pack=True)
+    results = {}
+    for channels in ([16, 32, 64], [32, 64, 64]):
+        shares = []
+        for repeat in range(repeats):
+            tree = {
+                "data": {"shards": str(root), "cache_mb": 0},
+                "network": {"kind": "unet", "channels": channels},
+                "train": {"warm_steps": 0, "dual_steps": 8, "log_steps": 4, "batch_size": 64, "grid_images": 0},
+                "constraints": {"class 4": {"class": 4, "min_frequency": 0.2, "window": 0.0}},
+                "dual": {"estimate": "training"},
+                "run": {"workers": 0, "threads": 1, "dir": str(folder / "runs"), "name": f"{channels[0]}-{repeat}"},
+            }
+            run = cdt.train(cdt.RunConfig.model_validate(tree))
+            last = json.loads((run.directory / "metrics.jsonl").read_text().splitlines()[-1])
+            shares.append(100 * last["data_wait_s"] * last["samples_per_s"] / 64)
+        results[f"UNet of {channels}"] = spread(shares, "%")
+    return results
+
+
 def show(name: str, result: Any, depth: int = 0) -> None:
     indent = "  " * depth
     if isinstance(result, dict) and "median" in result:
@@ -256,7 +281,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement (2)")
     parser.add_argument("--repeats", type=int, default=5, help="(5)")
-    parser.add_argument("--only", nargs="*", help="parts: speed, seek, constraints, fetched")
+    parser.add_argument("--only", nargs="*", help="parts: speed, seek, constraints, fetched, waiting")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     parser.add_argument("--measure-memory", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -273,6 +298,7 @@ def main() -> None:
             "seek": lambda: seek(arguments.repeats),
             "constraints": lambda: constraints(folder),
             "fetched": lambda: fetched(folder),
+            "waiting": lambda: waiting(folder, arguments.repeats),
         }
         for name, part in parts.items():
             if not arguments.only or name in arguments.only:
