@@ -31,11 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments.verb(arguments, Console())
     except CdtError as error:
-        print(f"cdt {arguments.name}: {error}", file=sys.stderr)
+        print(f"cdt {arguments.name}: {_printable(str(error))}", file=sys.stderr)
         return error.exit_status
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else error
-        print(f"cdt {arguments.name}: {reason}", file=sys.stderr)
+        print(f"cdt {arguments.name}: {_printable(str(reason))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
         terminated = isinstance(interrupt, Terminated)
@@ -215,7 +215,12 @@ def export(arguments: argparse.Namespace, console: Console) -> None:
 
 def _say(console: Console, *lines: str) -> None:
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(_printable(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def _printable(text: str) -> str:
+    """Names in data may hold anything, a terminal's control sequences too."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 
 def build_parser() -> argparse.ArgumentParser:

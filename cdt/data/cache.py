@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from cdt.data.header import ShardInfo
@@ -40,27 +41,28 @@ class ShardCache:
         return path
 
     def add(self, url: str, info: ShardInfo) -> Path | None:
-        """Fetch a shard unless it is there or another process fetches it already; None for one beyond the limit.
+        """Fetch a shard unless it is there or another process fetches it already; None for one beyond the limit. One
+        whose hash is not known is fetched anew: what lies at a URL may have changed.
 
         Raises BadDataError, also when what came is not what the index says.
         """
-        path = self._path(url, info)
         if info.bytes > self._limit:
             return None
-        with path.with_suffix(".lock").open("w") as held:
+        partial = self._path(url, info).with_suffix(".partial")
+        with partial.with_suffix(".lock").open("w") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
-            if found := self.find(url, info):
+            if info.sha256 and (found := self.find(url, info)):
                 return found
             self._make_room(info.bytes)
-            partial = path.with_suffix(".partial")
             try:
-                self._download(url, info, partial)
+                path = self._path(url, replace(info, sha256=self._download(url, info, partial)))
                 partial.rename(path)
             finally:
                 partial.unlink(missing_ok=True)
         return path
 
-    def _download(self, url: str, info: ShardInfo, partial: Path) -> None:
+    def _download(self, url: str, info: ShardInfo, partial: Path) -> str:
+        """The file's hash."""
         digest = hashlib.sha256()
         with partial.open("wb") as file:
 
@@ -71,6 +73,7 @@ class ShardCache:
             fetch(url, 0, info.bytes, sink)
         if info.sha256 and digest.hexdigest() != info.sha256:
             raise BadDataError("wrong checksum", f"{url} is not the file that was indexed")
+        return digest.hexdigest()
 
     def _make_room(self, needed: int) -> None:
         files = []
@@ -86,7 +89,7 @@ class ShardCache:
             total -= size
 
     def _path(self, url: str, info: ShardInfo) -> Path:
-        name = hashlib.sha256(f"{url} {info.bytes}".encode()).hexdigest()[:32]
+        name = hashlib.sha256(f"{url} {info.bytes} {info.sha256}".encode()).hexdigest()[:32]
         return self._directory / f"{name}.tar"
 
 

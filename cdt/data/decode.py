@@ -80,13 +80,18 @@ def pixels(image: Image.Image) -> np.ndarray:
 
     Raises ValueError for transparency and for more than 8 bits: dropping either would change the picture silently.
     """
+    check_mode(image)
+    grey = image.mode in ("1", "L")
+    array = np.array(image.convert("L" if grey else "RGB"))
+    return array[None] if grey else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def check_mode(image: Image.Image) -> None:
+    """Raise ValueError where ``pixels`` would, from the header alone."""
     if image.has_transparency_data:
         raise ValueError("the image has transparency; expected grey or RGB without alpha")
     if image.mode not in ("1", "L", "RGB", "P", "CMYK", "YCbCr"):
         raise ValueError(f"the image has mode {image.mode}; expected grey or RGB with 8 bits per channel")
-    grey = image.mode in ("1", "L")
-    array = np.array(image.convert("L" if grey else "RGB"))
-    return array[None] if grey else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
 def _decode_npy(payload: bytes) -> np.ndarray:

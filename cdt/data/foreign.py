@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import numpy as np
-from braceexpand import braceexpand
 
 from cdt.data.cache import ShardCache, cache_directory
 from cdt.data.files import DEFAULT_CACHE_GB
-from cdt.data.header import SAFE_NAME, Header, ShardInfo
+from cdt.data.header import MAX_VALUES, SAFE_NAME, Header, ShardInfo
 from cdt.data.index import Row, write_index
 from cdt.data.kinds import BadDataError
+from cdt.data.places import expand
 from cdt.data.remote import is_remote, size_of
 from cdt.data.scan import Found, Scan, scan_tar, spelled
 from cdt.data.tar import Problems
 from cdt.errors import InputError, RunError
+
+T = TypeVar("T")
 
 
 def index_shards(
@@ -73,51 +77,40 @@ def index_shards(
     return header, said
 
 
-def expand(urls: Iterable[str]) -> list[str]:
-    """Places of tars from patterns and lists. Raises InputError for an empty or repeated one."""
-    places: list[str] = []
-    for url in urls:
-        is_remote(url)
-        if url.startswith("@"):
-            path = Path(url[1:])
-            if not path.is_file():
-                raise InputError(f"no such file: {path}")
-            places += expand(line.strip() for line in path.read_text().splitlines() if line.strip())
-        else:
-            places += braceexpand(url)
-    if not places:
-        raise InputError("no shards were named")
-    if (repeated := Counter(places).most_common(1)[0])[1] > 1:
-        raise InputError(f"{repeated[0]} is named {repeated[1]} times")
-    return places
-
-
 def _scanned(place: str, notes: Path, class_field: str | None, remote: bool) -> Scan:
     """A scan from the notes of an interrupted run, or a new one that is noted."""
+    path = Path(place)
     if remote:
-        try:
-            info = ShardInfo(place, 0, size_of(place), "")
-            path = ShardCache(cache_directory() / "shards", int(DEFAULT_CACHE_GB * 1e9)).add(place, info)
-        except BadDataError as error:
-            raise RunError(f"{error}; what was scanned is kept, the same command continues") from error
-        if path is None:
-            raise InputError(f"{place} has {info.bytes} bytes, more than the cache of {DEFAULT_CACHE_GB:g} GB")
-        stamp = f"{place} {info.bytes}"
+        stamp = f"{place} {(size := _reached(lambda: size_of(place)))}"
+    elif path.is_file():
+        size = path.stat().st_size
+        stamp = f"{path.resolve()} {size} {path.stat().st_mtime_ns}"
     else:
-        path = Path(place)
-        if not path.is_file():
-            raise InputError(f"no such file: {path}")
-        stamp = f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}"
+        raise InputError(f"no such file: {path}")
     note = notes / f"{sha256(f'{stamp} {class_field}'.encode()).hexdigest()[:32]}.json"
     if note.is_file():
         raw = json.loads(note.read_text())
         samples = [Found(**sample | {"shape": tuple(sample["shape"])}) for sample in raw["samples"]]
         return Scan(raw["bytes"], raw["sha256"], samples, Problems(**raw["problems"]))
-    scan = scan_tar(path, place, class_field)
+    scan = scan_tar(_fetched(place, size) if remote else path, place, class_field)
     partial = note.with_suffix(".partial")
     partial.write_text(json.dumps(asdict(scan)))
     partial.rename(note)
     return scan
+
+
+def _fetched(place: str, size: int) -> Path:
+    cache = ShardCache(cache_directory() / "shards", int(DEFAULT_CACHE_GB * 1e9))
+    if (path := _reached(lambda: cache.add(place, ShardInfo(place, 0, size, "")))) is None:
+        raise InputError(f"{place} has {size} bytes, more than the cache of {DEFAULT_CACHE_GB:g} GB")
+    return path
+
+
+def _reached(ask: Callable[[], T]) -> T:
+    try:
+        return ask()
+    except BadDataError as error:
+        raise RunError(f"{error}; what was scanned is kept, the same command continues") from error
 
 
 def _names(places: list[str], out: Path, split: str, remote: bool) -> tuple[str | None, list[str]]:
@@ -129,13 +122,21 @@ def _names(places: list[str], out: Path, split: str, remote: bool) -> tuple[str 
         host = hosts.pop()
         folder = os.path.commonpath([place.removeprefix(host).rpartition("/")[0] or "/" for place in places])
         base = host + folder.rstrip("/")
-        return base, [place.removeprefix(f"{base}/") for place in places]
+        names = [place.removeprefix(f"{base}/") for place in places]
+        for place, name in zip(places, names, strict=True):
+            if f"{base}/{name}" != place or name.startswith("/") or ".." in PurePosixPath(name).parts:
+                raise InputError(f"{place}: a folder of its path is empty or ..; name it without")
+        return base, names
     root = out.resolve()
     paths = [Path(place).resolve() for place in places]
+    if (repeated := Counter(paths).most_common(1)[0])[1] > 1:
+        raise InputError(f"{repeated[0]} is named {repeated[1]} times, by different paths")
     if all(path.is_relative_to(root) for path in paths):
         return None, [path.relative_to(root).as_posix() for path in paths]
     (out / split).mkdir(exist_ok=True)
     names = [f"{split}/{number:06d}.tar" for number in range(len(paths))]
+    if taken := next((name for name in names if (out / name).exists() and not (out / name).is_symlink()), None):
+        raise InputError(f"{out / taken} stands where a link would; name an OUT of its own, or shards in {out} alone")
     for name, path in zip(names, paths, strict=True):
         (out / name).unlink(missing_ok=True)
         (out / name).symlink_to(path)
@@ -184,6 +185,8 @@ def _write(
     class_names = _class_names(samples)
     position = {name: number for number, name in enumerate(class_names)}
     shape = _shape(samples, resize)
+    if math.prod(shape) > MAX_VALUES:
+        raise InputError(f"--resize: images of shape {list(shape)} have more than {MAX_VALUES:,} values")
     rows = [
         Row(split, number, s.key, s.ext, s.offset, s.size, position[spelled(s.label)], s.crc)
         for number, shard in enumerate(kept)

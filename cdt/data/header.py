@@ -108,10 +108,18 @@ def _contradictions(header: Header) -> Iterator[str]:
             yield f"split name {split!r} has other characters than letters, digits, - and _"
         if len(info.class_counts) != len(header.class_names) or sum(info.class_counts) != info.count:
             yield f"split {split}: class_counts are not {info.count} samples of {len(header.class_names)} classes"
-        if sum(shard.count for shard in info.shards) != info.count:
-            yield f"split {split}: the shards' counts do not add up to {info.count} samples"
-        if any(not 0 <= number < 2**62 for shard in info.shards for number in (shard.count, shard.bytes)):
-            yield f"split {split}: a shard has a negative or an absurd number of samples or bytes"
-        for name in (shard.name for shard in info.shards):
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                yield f"split {split}: shard {name!r} lies outside the directory"
+        yield from (f"split {split}: {problem}" for problem in _wrong_shards(info))
+
+
+def _wrong_shards(info: SplitInfo) -> Iterator[str]:
+    if sum(shard.count for shard in info.shards) != info.count:
+        yield f"the shards' counts do not add up to {info.count} samples"
+    if any(not 0 <= number < 2**62 for shard in info.shards for number in (shard.count, shard.bytes)):
+        yield "a shard has a negative or an absurd number of samples or bytes"
+    for name in (shard.name for shard in info.shards):
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            yield f"shard {name!r} lies outside the directory"
+        if "\0" in name:
+            yield f"the name of shard {name!r} has a zero byte"
+    if len({shard.name for shard in info.shards}) < len(info.shards):
+        yield "a shard is there twice"

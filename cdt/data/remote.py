@@ -75,6 +75,8 @@ class Http(Transport):
     def chunks(self, url: str, offset: int, size: int) -> Iterator[bytes]:
         answer = self._get(url, offset, size)
         try:
+            if answer.status == 206 and not answer.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
+                raise ConnectionError("the server sends another range than it was asked for")
             skip = offset if answer.status == 200 else 0  # a server without ranges sends all
             deadline = time.monotonic() + TIMEOUT_S + (skip + size) / SLOWEST
             while size and (chunk := answer.read1(CHUNK)):
@@ -94,9 +96,11 @@ class Http(Transport):
     def size(self, url: str) -> int:
         answer = self._get(url, 0, 1)
         answer.close()
-        if answer.status == 200:
-            return int(answer.headers["Content-Length"])
-        return int(answer.headers["Content-Range"].rpartition("/")[2])
+        header = "Content-Length" if answer.status == 200 else "Content-Range"
+        told = answer.headers.get(header, "").rpartition("/")[2]
+        if not (told.isascii() and told.isdigit()):
+            raise BadDataError("unreadable shard", f"{url}: the server does not say how long the file is")
+        return int(told)
 
     def _get(self, url: str, offset: int, size: int) -> urllib3.BaseHTTPResponse:
         span = f"bytes={offset}-{offset + size - 1}"

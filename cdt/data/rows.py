@@ -75,9 +75,15 @@ def read_rows(root: Path, wanted: Callable[[str], bool]) -> pa.Table:
             table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are no UTF-8
         raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    if empty := [name for name in table.column_names if table[name].null_count]:
+    table = table.unify_dictionaries()
+    if empty := [name for name in table.column_names if _has_nulls(table[name])]:
         raise InputError(f"{path} is not a valid index: column {empty[0]} has empty cells")
-    return table.unify_dictionaries()
+    return table
+
+
+def _has_nulls(column: pa.ChunkedArray) -> bool:
+    words = any(pa.types.is_dictionary(column.type) and chunk.dictionary.null_count for chunk in column.chunks)
+    return bool(column.null_count or words)
 
 
 def _memory() -> int:
@@ -88,6 +94,8 @@ def _memory() -> int:
 def _wrong_schema(schema: pa.Schema) -> str | None:
     if missing := [name for name in COLUMNS if name not in (*schema.names, *OPTIONAL)]:
         return f"no column {', '.join(missing)}"
+    if len(set(schema.names)) < len(schema.names):
+        return "two columns have one name"
     for name, kind in zip(schema.names, schema.types, strict=True):
         expected = ATTRIBUTE_TYPES if name.startswith(ATTRIBUTE) else (COLUMNS.get(name, kind),)
         if kind not in expected:

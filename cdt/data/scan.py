@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cdt.data.decode import EXTENSIONS, PIL_FORMATS, check_chunks, check_pixels, npy_header, reason
+from cdt.data.decode import EXTENSIONS, PIL_FORMATS, check_chunks, check_mode, check_pixels, npy_header, reason
 from cdt.data.tar import Member, Problems, Tar
 
 MAX_IMAGE, MAX_JSON, MAX_LABEL = 1 << 26, 1 << 20, 200
@@ -96,7 +96,7 @@ def _found(tar: Tar, key: str, members: dict[str, Member], class_field: str | No
     attributes: dict[str, float] = {
         name: value
         for name, value in record.items()
-        if name != class_field and isinstance(value, int | float) and abs(value) < 2**31
+        if name != class_field and name.isprintable() and isinstance(value, int | float) and abs(value) < 2**31
     }
     return Found(key, ext, member.offset, member.size, label, zlib.crc32(payload), shape, dtype, attributes)
 
@@ -154,6 +154,7 @@ def image_header(payload: bytes, ext: str) -> tuple[tuple[int, int, int], str]:
         return shape, np.dtype(dtype).name
     with Image.open(io.BytesIO(payload), formats=[PIL_FORMATS[ext]]) as image:
         check_pixels(image.width, image.height)
+        check_mode(image)
         if ext == "png":
             check_chunks(payload)
         return (1 if image.mode in ("1", "L") else 3, image.height, image.width), "uint8"

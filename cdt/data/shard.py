@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from cdt.data.header import SAFE_NAME, Header, ShardInfo
+from cdt.data.header import MAX_VALUES, SAFE_NAME, Header, ShardInfo
 from cdt.data.index import Row, write_index
 from cdt.data.pack import PACK_BELOW, Sample, bundled, by_size, encoded, packed, resized
 from cdt.data.select import choose
@@ -180,6 +180,10 @@ def _common_shape(source: Source, positions: np.ndarray, resize: int | None) -> 
             f"{source.path(other)} has {sides[1]}, and {len(others)} of {len(shapes)} differ from the first{remedy}"
         )
     channels, height, width = map(int, shapes[0])
+    if channels * height * width > MAX_VALUES:
+        raise InputError(
+            f"images of shape {[channels, height, width]} have more than {MAX_VALUES:,} values; --resize N"
+        )
     return channels, height, width
 
 

@@ -15,6 +15,10 @@ from pathlib import Path, PurePosixPath
 from webdataset.tariterators import base_plus_ext
 
 BLOCK = tarfile.BLOCKSIZE
+WITHOUT_DATA = (
+    tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE
+)  # fmt: skip
+"""Nothing follows their headers, whatever size these state (POSIX pax, "ustar Interchange Format")."""
 MAX_PAX = 1 << 16
 MAX_FILES = 64
 """Of one sample; those beyond are not looked at."""
@@ -109,6 +113,8 @@ class Tar:
                 self._problems.add("zeros within the tar", f"{self._name}: before byte {place}")
                 closed = False
             data = place + BLOCK
+            if header.type in WITHOUT_DATA:
+                header.size = 0
             if not 0 <= header.size <= self._end - data:
                 told = f"{self._name}: {header.name} at byte {place} leads beyond the end"
                 self._problems.add("truncated tar", told)

@@ -39,7 +39,7 @@ def unpacked_bytes(path: Path) -> int:
                         file.seek(place + metadata_size + offset)
                         (unpacked,) = struct.unpack("<q", file.read(8))
                         length = max(unpacked, length - 8)
-                    total += length
+                    total += max(length, 0)
                 if buffers > _MOST_BUFFERS:
                     raise ValueError(f"it has more than {_MOST_BUFFERS} buffers")
         except (struct.error, OSError, OverflowError) as error:

@@ -84,8 +84,8 @@ def verify(root: str | Path, progress: Callable[[int, int], None] | None = None)
 
 
 def _rows_by_shard(index: Index) -> list[np.ndarray]:
-    counts = [info.count for info in index.shards]
-    return np.split(np.argsort(index.shard, kind="stable"), np.cumsum(counts)[:-1])
+    ends = np.cumsum([info.count for info in index.shards])
+    return np.split(np.argsort(index.shard, kind="stable"), ends)[:-1]
 
 
 @dataclass
@@ -148,7 +148,7 @@ class _Check:
                     continue
                 try:
                     yield from self._images_of(members)
-                except (ValueError, KeyError, TypeError, RecursionError) as error:
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                     self.report.add("damaged bundle", f"{name}: {key}: {reason(error)}")
 
     def _images_of(self, members: Members) -> Iterator[tuple[str, Members]]:
@@ -194,7 +194,7 @@ class _Check:
         if (class_field := self.source.get("class_field")) is None:
             self._label(row, members.get("cls", (0, b""))[1].decode("utf-8", "replace"), place)
         else:
-            self._label(row, str(record.get(class_field, "")), place)
+            self._label(row, str(record.get(str(class_field), "")), place)
         promised = {name: values[row].item() for name, values in index.attributes.items()}
         found = {name: record.get(name) for name in promised}
         if not all(_same(found[name], promised[name]) for name in promised):

@@ -14,7 +14,8 @@ from typing import Any
 
 @dataclass
 class Server:
-    """``faults`` are used up, one by a request: ``drop``, ``half``, ``stall``, ``drip`` or a status."""
+    """``faults`` are used up, one by a request: ``drop``, ``half``, ``stall``, ``drip``, ``shift`` (another range),
+    ``mute`` (no length) or a status."""
 
     url: str
     faults: deque[str | int] = field(default_factory=deque)
@@ -55,11 +56,15 @@ def serve(root: Path) -> Iterator[Server]:  # noqa: C901, a class inside
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
-            body = content[first : last + 1]
+            begin = first // 2 if fault == "shift" else first
+            body = content[begin : begin + last + 1 - first]
             self.send_response(206 if span else 200)
-            self.send_header("Content-Length", str(len(body)))
-            if span:
-                self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+            if fault == "mute":
+                self.send_header("Connection", "close")
+            else:
+                self.send_header("Content-Length", str(len(body)))
+            if span and fault != "mute":
+                self.send_header("Content-Range", f"bytes {begin}-{begin + len(body) - 1}/{len(content)}")
             self.end_headers()
             self._send(body, fault)
 

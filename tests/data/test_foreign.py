@@ -19,8 +19,9 @@ from webdataset.writer import TarWriter
 
 from cdt.cli import main
 from cdt.data import foreign
-from cdt.data.foreign import expand, index_shards
+from cdt.data.foreign import index_shards
 from cdt.data.index import Index
+from cdt.data.places import expand, most_places
 from cdt.data.reader import ImageReader
 from cdt.data.stream import DataConfig, MixtureStream
 from cdt.data.verify import verify
@@ -365,3 +366,130 @@ def test_shards_of_others_are_verified_as_they_were_indexed(tmp_path: Path) -> N
     tar.write_bytes(tar.read_bytes().replace(b'"dog"', b'"cow"', 1))
     problems = verify(tmp_path / "out").problems
     assert "wrong label: train/000000.tar: k0: 'cow' instead of 'dog'" in problems
+
+
+def test_shards_in_out_are_never_replaced_by_links(tmp_path: Path) -> None:
+    inside = write_tar(tmp_path / "out" / "train" / "000000.tar", sample("a"))
+    before = inside.read_bytes()
+    elsewhere = write_tar(tmp_path / "more.tar", sample("b"))
+    for urls in ([str(inside), str(elsewhere)], [str(elsewhere)]):
+        with pytest.raises(InputError, match=r"000000\.tar stands where a link would; name an OUT of its own"):
+            index_shards(urls, tmp_path / "out")
+        assert inside.read_bytes() == before
+        assert not inside.is_symlink()
+
+
+def test_one_file_by_two_paths_is_named_twice(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", sample("a"))
+    (tmp_path / "b.tar").symlink_to(path)
+    with pytest.raises(InputError, match=r"a\.tar is named 2 times, by different paths"):
+        index_shards([str(path), str(tmp_path / "b.tar")], tmp_path, max_bad=1)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "places"),
+    [
+        ("x.tar", 1),
+        ("{000..099}.tar", 100),
+        ("{a,b{1..3}}-{0..9}.tar", 40),
+        ("{train-{000..999},val-{000..999}}.tar", 2000),
+        ("{a..c}{3..1}", 9),
+        ("a{b}c", 1),
+        ("a{}b", 1),
+    ],
+)
+def test_braces_are_counted_before_they_are_expanded(pattern: str, places: int) -> None:
+    assert most_places(pattern) == places
+    assert len(expand([pattern])) == places
+
+
+@pytest.mark.parametrize(
+    "pattern", ["{0..9}" * 9, "{0..2000000000}", "{a,x{0..999}{0..999}{0..999}}", "{1..999999999999999999}" * 9]
+)
+def test_a_bomb_of_braces_is_one_line(pattern: str) -> None:
+    with pytest.raises(InputError, match="stands for more than 1,000,000 shards"):
+        expand([pattern])
+
+
+@pytest.mark.parametrize("pattern", ["{a,b", "{" * 3000 + "a,b" + "}" * 3000])
+def test_braces_that_cannot_be_read(pattern: str) -> None:
+    with pytest.raises(InputError, match="its braces cannot be read"):
+        expand([pattern])
+
+
+def test_lists_that_are_none(tmp_path: Path) -> None:
+    file = tmp_path / "list.txt"
+    file.write_text(f"a.tar\n@{file}\n")
+    with pytest.raises(InputError, match="names another list"):
+        expand([f"@{file}"])
+    file.write_bytes(b"\xff\xfea.tar")
+    with pytest.raises(InputError, match="is no list in UTF-8"):
+        expand([f"@{file}"])
+    file.write_bytes(b"\xef\xbb\xbfa.tar\r\n\r\n  b.tar \r\n")
+    assert expand([f"@{file}"]) == ["a.tar", "b.tar"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE])
+def test_a_header_without_data_hides_nothing(tmp_path: Path, kind: bytes) -> None:
+    tar = write_tar(tmp_path / "a.tar", [*sample("a"), *sample("b")])
+    odd = member("odd", kind, "a.png" if kind in (tarfile.LNKTYPE, tarfile.SYMTYPE) else "")
+    odd.size = 4 * 512
+    content = tar.read_bytes()
+    tar.write_bytes(content[: 4 * 512] + odd.tobuf(tarfile.GNU_FORMAT) + content[4 * 512 :])
+    index_shards([str(tar)], tmp_path / "out", max_bad=1)
+    assert Index.load(tmp_path / "out").keys() == ["a", "b"]
+
+
+def test_images_that_cannot_be_used_are_told_by_the_scan(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGBA", (5, 6)).save(buffer, "PNG")
+    tar = write_tar(tmp_path / "a.tar", [("a.cls", b"0"), ("a.png", buffer.getvalue())])
+    with pytest.raises(InputError, match=r"damaged image: 1, as .*the image has transparency"):
+        index_shards([str(tar)], tmp_path / "out")
+
+
+def test_an_attribute_without_a_name_that_can_be_written_is_left_out(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", [*sample("a"), ("a.json", json.dumps({"x": 1, "a\ud800": 1}).encode())])
+    index_shards([str(tar)], tmp_path / "out")
+    assert list(Index.load(tmp_path / "out").attributes) == ["x"]
+
+
+def test_no_index_of_images_that_are_too_large(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", sample("a"))
+    with pytest.raises(InputError, match="more than 67,108,864 values"):
+        index_shards([str(tar)], tmp_path / "out", resize=10_000)
+
+
+@pytest.mark.parametrize("path", ["//a.tar", "d//e/a.tar", "d/../a.tar"])
+def test_urls_that_no_index_could_name(tmp_path: Path, server: Server, path: str) -> None:
+    other = f"{server.url}/theirs/x-000.tar"
+    target = (tmp_path / path.lstrip("/")).resolve()
+    (tmp_path / "d").mkdir()
+    write_tar(target, sample("a"))
+    write_tar(tmp_path / "theirs" / "x-000.tar", sample("b"))
+    with pytest.raises(InputError, match=r"a folder of its path is empty or \.\.; name it without"):
+        index_shards([f"{server.url}/{path}", other], tmp_path / "out")
+
+
+def test_a_shard_that_changed_at_its_url_is_scanned_anew(tmp_path: Path, server: Server) -> None:
+    url = f"{server.url}/theirs/x-000.tar"
+    index_shards([url], tmp_path / "one")
+    write_tar(tmp_path / "theirs" / "x-000.tar", [entry for n in range(20) for entry in sample(f"k{n}", value=n)])
+    size = (tmp_path / "theirs" / "x-000.tar").stat().st_size
+    assert Index.load(tmp_path / "one").shards[0].bytes >= size
+    with (tmp_path / "theirs" / "x-000.tar").open("ab") as file:
+        file.truncate(Index.load(tmp_path / "one").shards[0].bytes)
+    index_shards([url], tmp_path / "two", max_bad=1)
+    assert Index.load(tmp_path / "two").keys()[0] == "k0"
+
+
+def test_a_resumed_scan_fetches_nothing_again(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"{server.url}/theirs/x-000.tar"
+    monkeypatch.setattr(foreign, "write_index", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        index_shards([url], tmp_path / "out")
+    monkeypatch.undo()
+    sent = server.sent
+    monkeypatch.setenv("CDT_CACHE", str(tmp_path / "another"))
+    index_shards([url], tmp_path / "out")
+    assert server.sent - sent == 1

@@ -115,6 +115,22 @@ def drop_column(root: Path) -> None:
         writer.write_table(table)
 
 
+def double_column(root: Path) -> None:
+    table = pa.ipc.open_file(str(root / "index.arrow")).read_all()
+    with pa.ipc.new_file(
+        str(root / "index.arrow"), schema := pa.schema([*table.schema, table.schema.field("shard")])
+    ) as writer:
+        writer.write_table(pa.table([*table.columns, table["shard"]], schema=schema))
+
+
+def null_word(root: Path) -> None:
+    words = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0, 0], pa.int32()), pa.array(["png", None]))
+    table = pa.ipc.open_file(str(root / "index.arrow")).read_all()
+    table = table.set_column(table.schema.get_field_index("ext"), "ext", words)
+    with pa.ipc.new_file(str(root / "index.arrow"), table.schema) as writer:
+        writer.write_table(table)
+
+
 def tar(count: int, name: str = "train/000000.tar") -> dict[str, object]:
     return {"name": name, "count": count, "bytes": 10240, "sha256": ""}
 
@@ -136,10 +152,12 @@ def tar(count: int, name: str = "train/000000.tar") -> dict[str, object]:
         (edit_train(class_counts=[1, 2]), "class_counts are not 3 samples of 3 classes"),
         (edit_train(shards=[tar(2)]), "shards' counts do not add up to 3"),
         (edit_train(shards=[tar(3, "../x.tar")]), "'../x.tar' lies outside"),
+        (edit_train(shards=[tar(1), tar(2)]), "a shard is there twice"),
+        (edit_train(shards=[tar(3, "a\0b")]), "has a zero byte"),
         (edit_train(shards=[tar(3, "/x.tar")]), "'/x.tar' lies outside"),
         (edit_train(count=4, class_counts=[1, 0, 3], shards=[tar(4)]), "4 rows, index.json promises 5"),
         (edit_train(class_counts=[1, 1, 1]), "other numbers of samples per class"),
-        (edit_train(shards=[tar(1), tar(2)]), "other numbers of samples per shard"),
+        (edit_train(shards=[tar(1), tar(2, "train/000001.tar")]), "other numbers of samples per shard"),
         (edit_train(shards=[tar(3)]), "shards numbered 0 to 1, but there are 1"),
         (lambda root: (root / "index.arrow").unlink(), "no index.arrow"),
         (lambda root: (root / "index.arrow").write_bytes(b"ARROW1"), "index.arrow cannot be read"),
@@ -147,6 +165,8 @@ def tar(count: int, name: str = "train/000000.tar") -> dict[str, object]:
         (edit_column("offset", [1, 2, 3, 4], pa.int32()), "column offset is int32; expected int64"),
         (edit_column("attr.male", [1, 2, 3, 4], pa.int64()), "column attr.male is int64; expected int32 or float"),
         (edit_column("size", [1, None, 1, 1]), "column size has empty cells"),
+        (double_column, "two columns have one name"),
+        (null_word, "column ext has empty cells"),
         (edit_column("class", [0, 3, 2, 1]), "labels from 0 to 3, but there are 3 classes"),
         (edit_column("class", [0, -1, 2, 1]), "labels from -1 to 2"),
         (edit_column("shard", [0, 2, 0, 0]), "shards numbered 0 to 2, but there are 2"),

@@ -118,6 +118,21 @@ def test_a_file_that_is_shorter_than_promised(server: Server, shards: Path) -> N
     assert caught.value.kind == "truncated shard"
 
 
+def test_another_range_than_was_asked_for_is_not_taken(server: Server, shards: Path) -> None:
+    url, content = tar_of(server, shards)
+    server.faults.append("shift")
+    assert read(url, 1000, 100) == content[1000:1100]
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_server_that_does_not_say_how_long_a_file_is(server: Server, shards: Path, ranges: bool) -> None:
+    server.ranges = ranges
+    server.faults.append("mute")
+    with pytest.raises(BadDataError, match="does not say how long the file is"):
+        size_of(tar_of(server, shards)[0])
+
+
 def test_nobody_listens(server: Server) -> None:
     with pytest.raises(BadDataError, match="6 tries failed"):
         read("http://127.0.0.1:9/x.tar", 0, 10)

@@ -57,6 +57,20 @@ def test_what_was_written_is_right(root: Path) -> None:
     assert told == [(done, report.shards) for done in range(1, report.shards + 1)]
 
 
+def test_a_split_without_a_shard_is_no_trouble(root: Path) -> None:
+    about = json.loads((root / "index.json").read_text())
+    about["splits"]["none"] = {"count": 0, "class_counts": [0, 0], "shards": []}
+    (root / "index.json").write_text(json.dumps(about))
+    assert verify(root).ok
+
+
+def test_a_class_field_that_is_no_name(root: Path) -> None:
+    about = json.loads((root / "index.json").read_text())
+    about["source"]["class_field"] = ["a"]
+    (root / "index.json").write_text(json.dumps(about))
+    assert list(verify(root).counts) == ["missing label"]
+
+
 def first_tar(root: Path) -> Path:
     return root / "train/000000.tar"
 
