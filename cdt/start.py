@@ -28,7 +28,7 @@ OnProgress = Callable[[dict[str, Any]], None]
 CHANGEABLE = {
     "data": {"shards", "loader_workers", "cache_mb"},
     "dual": {"eta", "kp", "nu", "gamma", "cap", "stop_when_satisfied_for"},
-    "run": {"threads", "max_restarts"},
+    "run": {"workers", "min_workers", "threads", "max_restarts"},
     "sampler": {"name", "steps"},
     "train": {
         *("dual_steps", "cooldown_steps", "lr", "log_steps", "grid_images"),
@@ -95,8 +95,7 @@ def resume(directory: str | Path, overrides: Sequence[str] = (), on_progress: On
 
 
 def _check_unfinished(directory: Path, state: TrainState, before: RunConfig, config: RunConfig) -> None:
-    """Raises InputError when a checkpoint leaves nothing to do, or cannot go on under a changed configuration."""
-    world, workers = state.world, max(config.run.workers, 1)
+    """Raises InputError when a checkpoint leaves nothing to do."""
     ended = before.train.ending_at(before.train.warm_steps + state.dual_steps)
     if state.dual_steps < before.train.dual_steps and state.step >= ended.total_steps:
         raise InputError(f"{directory} is complete: dual training ended with all requirements satisfied")
@@ -105,13 +104,11 @@ def _check_unfinished(directory: Path, state: TrainState, before: RunConfig, con
             f"{directory} is complete: {state.step} of {config.train.total_steps} steps are done; "
             f"more with train.dual_steps=N (now {config.train.dual_steps})"
         )
-    if world != workers:
-        raise InputError(f"run.workers: the checkpoint was written by {world} workers and cannot continue on {workers}")
 
 
 def _fit_together(config: RunConfig) -> Prepared:
     """Raises InputError unless configuration, data and machine do."""
-    check_slots(config.run.workers)
+    check_slots(config.run.min_workers or config.run.workers)
     check_tools()
     return prepare(config)
 
@@ -202,7 +199,6 @@ def _continued(config: RunConfig) -> dict[str, object]:
         "diffusion": config.diffusion,
         "engine.zero_stage": config.engine.zero_stage,
         "engine.precision": config.engine.precision,
-        "run.workers": max(config.run.workers, 1),
     }
 
 

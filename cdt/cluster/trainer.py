@@ -6,11 +6,13 @@ import errno
 import os
 import shutil
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any
 
+import ray
 import torch
 import torch.distributed as dist
 from ray.exceptions import RayError
@@ -23,6 +25,7 @@ from cdt.cluster.coordinator import Coordinator, Failure, RemoteCoordinator
 from cdt.cluster.notice import notice
 from cdt.cluster.restarts import WorkerDiedError, persist
 from cdt.cluster.session import local_ray, set_environment
+from cdt.config import RunConfig
 from cdt.errors import CdtError, RunError, Terminated
 from cdt.training.engine import start_deepspeed
 from cdt.training.job import Job
@@ -31,6 +34,8 @@ from cdt.training.worker import Worker
 OnProgress = Callable[[dict[str, Any]], None]
 RAY_FOLDER = ".ray"
 """Where Ray checks that all nodes see the run directory; it leaves nothing else there."""
+NODE_GONE_S = 20.0
+"""Until Ray has noticed that a machine is gone, and no longer counts its room."""
 
 
 def launch(job: Job, on_progress: OnProgress) -> None:
@@ -69,17 +74,25 @@ def _run_under_ray(job: Job, on_progress: OnProgress, given: threading.Event) ->
         coordinator = RemoteCoordinator.start(job.directory)
 
         def attempt(job: Job) -> bool:
+            workers = job.config.workers_used(_room())
+            if workers < job.config.run.workers:
+                tell("workers", f"{workers} of {job.config.run.workers} workers are used: {_why_fewer(job.config)}")
             try:
-                return _fit(_trainer(job, coordinator), coordinator, on_progress, given)
+                return _fit(_trainer(job, workers, coordinator), coordinator, on_progress, given)
             except TrainingFailedError as error:
                 raise _cause(error, coordinator.failures()) from None
 
-        def tell(text: str) -> None:
-            coordinator.note("restart", text)
+        def tell(kind: str, text: str) -> None:
+            coordinator.note(kind, text)
             on_progress({"said": text})
 
+        def tell_of_death(text: str) -> None:
+            tell("restart", text)
+            if job.config.run.min_workers and len(ray.nodes()) > 1:
+                time.sleep(NODE_GONE_S)
+
         try:
-            return persist(job, attempt, tell)
+            return persist(job, attempt, tell_of_death)
         except RayError as error:
             raise RunError(f"Ray failed: {error}") from error
         except CdtError as error:
@@ -90,9 +103,18 @@ def _run_under_ray(job: Job, on_progress: OnProgress, given: threading.Event) ->
             shutil.rmtree(job.directory / RAY_FOLDER, ignore_errors=True)
 
 
-def _trainer(job: Job, coordinator: RemoteCoordinator) -> TorchTrainer:
-    workers, config = job.config.run.workers, job.config
-    gpu = torch.cuda.is_available()
+def _room() -> int:
+    """How many workers Ray has resources for at this moment, used or not."""
+    return int(ray.cluster_resources().get("GPU" if torch.cuda.is_available() else "CPU", 0))
+
+
+def _why_fewer(config: RunConfig) -> str:
+    room, batch = _room(), config.train.batch_size // config.engine.accumulation
+    return f"room for {room}" if room < config.run.workers else f"{batch} samples do not divide over more"
+
+
+def _trainer(job: Job, workers: int, coordinator: RemoteCoordinator) -> TorchTrainer:
+    config, gpu = job.config, torch.cuda.is_available()
     return TorchTrainer(
         _work,
         train_loop_config={

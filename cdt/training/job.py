@@ -85,7 +85,7 @@ class Prepared:
 
 def prepare(config: RunConfig) -> Prepared:
     """Raises InputError for whatever does not fit together."""
-    check_batch(config.train.batch_size, config.run.workers, config.engine.accumulation)
+    check_batch(config.train.batch_size, config.engine.accumulation)
     check_steps(config.sampler.name, config.sampler.steps, config.diffusion.timesteps)
     if not config.train.total_steps:
         raise InputError("train: warm_steps, dual_steps and cooldown_steps are 0; there is nothing to train")

@@ -17,7 +17,7 @@ from cdt.dual import DualProblem, DualState, Sums, journal_rows, journaled, news
 from cdt.errors import RunError
 from cdt.monitor.pictures import image_grid, save_picture
 from cdt.monitor.recorder import Recorder
-from cdt.training import calibrate, checkpoint
+from cdt.training import calibrate, checkpoint, universal
 from cdt.training.account import Account
 from cdt.training.dual_side import DualSide
 from cdt.training.ema import Ema
@@ -299,8 +299,7 @@ class Worker:
         """
         assert self.job.checkpoint is not None
         state = checkpoint.read_state(self.job.checkpoint)
-        self.engine.load(self.job.checkpoint)
-        self.ema.load(checkpoint.read_weights(self.job.checkpoint))
+        universal.load(self.job.checkpoint, self.job.directory / "checkpoints", self.engine, self.ema, self.ranks)
         self.stream.restore(state.stream)
         self.step, self.loss = state.step, state.loss
         if self.job.fork or state.dual is None:

@@ -11,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 from two_ranks import CASES, build
 
-from cdt.training.engine import EngineConfig, _without_enums, deepspeed_options
+from cdt.training.deepspeed_files import without_enums
+from cdt.training.engine import EngineConfig, deepspeed_options
 from cdt.training.schedule import TrainConfig
 
 FP32 = [name for name, (_, precision, _) in CASES.items() if precision == "fp32"]
@@ -103,7 +104,7 @@ def test_what_is_saved_holds_numbers_in_place_of_enums() -> None:
     class Stage(int, Enum):
         weights = 3
 
-    saved = _without_enums({"a": [Stage.weights, (1.5, Stage.weights)], "b": OrderedDict(c=Stage.weights), "d": "e"})
+    saved = without_enums({"a": [Stage.weights, (1.5, Stage.weights)], "b": OrderedDict(c=Stage.weights), "d": "e"})
     assert saved == {"a": [3, (1.5, 3)], "b": OrderedDict(c=3), "d": "e"}
     assert {type(saved["a"][0]), type(saved["a"][1][1]), type(saved["b"]["c"])} == {int}
     assert type(saved["b"]) is OrderedDict

@@ -195,6 +195,10 @@ def state_at(step: int, ranks: Ranks) -> checkpoint.TrainState:
     return checkpoint.TrainState(step, ranks.world, 9, stream, {"baseline": [0.1, 0.2], "state": {"period": 1}})
 
 
+def steps_of(config: EngineConfig) -> int:
+    return STEPS if config.precision == "fp32" else STEPS // 4
+
+
 @dataclass
 class Case:
     """One engine from its first step to its last, and a second one that takes over in the middle."""
@@ -206,7 +210,7 @@ class Case:
     told: dict[str, Any] = field(default_factory=dict)
 
     def run(self) -> Engine:
-        steps = STEPS if self.config.precision == "fp32" else STEPS // 4
+        steps = steps_of(self.config)
         engine = Engine(build, self.config, TRAIN, self.ranks)
         ema = Ema(engine)
         self.told["uncovered"] = uncovered(engine, engine.fragments(), self.ranks)
@@ -238,6 +242,7 @@ class Case:
             self._against_plain(engine, norms, first, second)
         self._against_forward_weights(engine)
         self._resume(steps, whole(engine), whole(engine, ema.fragments))
+        checkpoint.save(self.folder, state_at(steps, self.ranks), engine, ema, self.ranks)
         self._beside(engine)
         return engine
 
