@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, FiniteFloat, field_validator, model_validator
 
 from cdt.constraints import AnyConstraint, Prior
 from cdt.data.remote import is_remote
@@ -40,6 +40,8 @@ class RunSettings(Config):
     """CPU threads per worker; default: the machine's cores over the workers."""
     max_restarts: int = Field(default=3, ge=0)
     """Of workers that died, in a row without a new checkpoint in between; then the run ends."""
+    hang_minutes: FiniteFloat = Field(default=15, gt=0)
+    """A worker without a sign of life for so long is killed, as are all when none has moved; the run begins again."""
     fork: Path | None = None
     """Start from the warm checkpoint of this run (same network and data) instead of from new weights."""
 

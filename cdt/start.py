@@ -28,7 +28,7 @@ OnProgress = Callable[[dict[str, Any]], None]
 CHANGEABLE = {
     "data": {"shards", "loader_workers", "cache_mb"},
     "dual": {"eta", "kp", "nu", "gamma", "cap", "stop_when_satisfied_for"},
-    "run": {"workers", "min_workers", "threads", "max_restarts"},
+    "run": {"workers", "min_workers", "threads", "max_restarts", "hang_minutes"},
     "sampler": {"name", "steps"},
     "train": {
         *("dual_steps", "cooldown_steps", "lr", "log_steps", "grid_images"),

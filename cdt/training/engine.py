@@ -137,6 +137,10 @@ class Engine:
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self.accumulation = config.accumulation
         self._masters = self._unpartitioned_masters()
+        self.applied = True
+        """Whether the last update was made: on no rank it is when the gradient is not finite."""
+        if config.zero_stage == 0 and config.precision == "fp32":
+            self._check_gradient()
         self._partitioned_network: Any = None
 
     def backward(self, loss: Tensor) -> None:
@@ -146,10 +150,24 @@ class Engine:
         """Counts one micro-batch; at the last one of the batch, updates the weights."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        if self._config.zero_stage == 0 and self.network.is_gradient_accumulation_boundary():
+        last = self.network.is_gradient_accumulation_boundary()
+        if self._config.zero_stage == 0 and last:
             gradients = [weight.grad for weight in self.module.parameters() if weight.grad is not None]
             self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
         self.network.step()
+        if last:
+            self.applied = self.network.was_step_applied()
+
+    def _check_gradient(self) -> None:
+        """Leaves out updates whose gradient is not finite: what DeepSpeed does at all other stages and precisions."""
+        update, optimizer = self._optimizer.step, self._optimizer
+
+        def step() -> None:
+            optimizer.overflow = not bool(torch.isfinite(self._gradient_norm))
+            if not optimizer.overflow:
+                update()
+
+        optimizer.step = step
 
     def gradient_norm(self) -> float:
         """Of the last step's gradient over all ranks, before clipping."""

@@ -69,6 +69,14 @@ def test_a_frozen_network_stands_beside_the_trained_one(two_ranks: list[dict[str
         assert told["beside_holds"] == (0 if stage == 3 else whole)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_an_update_that_is_not_finite_on_one_rank_is_made_on_none(two_ranks: list[dict[str, Any]], case: str) -> None:
+    """And leaves no trace: test_checkpoint.py compares what comes after it bit by bit."""
+    for rank in two_ranks:
+        assert not rank["cases"][case]["poison_applied"]
+        assert rank["cases"][case]["poison_left_weights"]
+
+
 def test_what_cdt_sets_cannot_be_contradicted() -> None:
     for options, remedy in (
         ({"train_batch_size": 4}, "train.batch_size"),

@@ -9,6 +9,7 @@ import copy
 import datetime as dt
 import errno
 import json
+import math
 import os
 import resource
 import shutil
@@ -295,12 +296,22 @@ class Case:
         self.told["files"] = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
         self.told["complete"] = [path.name for path in checkpoint.complete_checkpoints(self.folder)]
 
+    def _poisoned(self, engine: Engine) -> None:
+        """A batch of which one sample on the last rank has a loss that is not finite."""
+        before, batch = whole(engine), batch_at(3, self.ranks.rank, self.ranks.world)
+        batch.weights[-1] = math.nan if self.ranks.rank else 1.0
+        sums = PeriodSums(WINDOWS, DIFFUSION, torch.device("cpu"))
+        train_step(engine, DIFFUSION, batch, sums, learning_rate=TRAIN.lr, seed=SEED, batch_size=TRAIN.batch_size)
+        self.told["poison_applied"] = engine.applied
+        self.told["poison_left_weights"] = same(whole(engine), before)
+
     def _resume(self, steps: int, weights: dict[str, Tensor], averages: dict[str, Tensor]) -> None:
         path = self.folder / checkpoint.checkpoint_name(steps // 2)
         engine = Engine(build, self.config, TRAIN, self.ranks)
         ema = Ema(engine)
         engine.load(path)
         ema.load(checkpoint.read_weights(path))
+        self._poisoned(engine)
         train(engine, self.ranks, steps // 2, steps, lambda step: ema.update(TRAIN.ema_decay_at(step)))
         self.told["resumed_weights"] = same(whole(engine), weights)
         self.told["resumed_ema"] = same(whole(engine, ema.fragments), averages)
