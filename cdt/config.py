@@ -55,7 +55,8 @@ class RunSettings(Config):
 class RunConfig(Config):
     run: RunSettings = RunSettings()
     init: Path | None = None
-    """Start from the EMA weights, network and process of a run, or of a pipeline that diffusers saved."""
+    """Start from the EMA weights, network and process of a run, of one of its checkpoints (``RUN/checkpoints/step-N``),
+    or of a pipeline that diffusers saved."""
     data: DataConfig
     network: NetworkConfig
     diffusion: DiffusionConfig = DiffusionConfig()

@@ -60,7 +60,7 @@ def train(config: RunConfig, on_progress: OnProgress = lambda report: None) -> R
     """
     prepared, warm = check(config)
     _draw_replay(prepared, on_progress)
-    directory, config = config.directory, config.anchored()
+    directory, config = config.directory, _pinned(config.anchored(), prepared)
     _lay_out(config, prepared)
     job = Job(config, config.directory, checkpoint=warm, fork=warm is not None)
     return _finish(job, directory, on_progress)
@@ -83,7 +83,9 @@ def resume(directory: str | Path, overrides: Sequence[str] = (), on_progress: On
     prepared.index.check_sizes(spare=config.data.max_bad_fraction)
     if differing := _differences(run.data, _facts(prepared)):
         raise InputError(f"data.shards: {config.data.shards} differs from the run's data in {', '.join(differing)}")
+    _check_origin(run.data, prepared)
     _draw_replay(prepared, on_progress)
+    config = _pinned(config, prepared)
     fork = config.run.fork is not None and sound is None
     checkpoint = _warm_checkpoint(config, prepared) if fork else sound
     save_text(run.directory / "config.yaml", dump_yaml(config))
@@ -212,6 +214,7 @@ def _facts(prepared: Prepared) -> dict[str, Any]:
         "class_names": index.class_names,
         "class_counts": index.class_counts.tolist(),
         "source": read_header(index.root).source,
+        "init": _origin_facts(prepared),
         "replay": None if replay is None else {"samples": replay.count(), "directory": str(replay.directory)},
     }
 
@@ -219,6 +222,26 @@ def _facts(prepared: Prepared) -> dict[str, Any]:
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Where data differ that a checkpoint was trained on and is to continue on."""
     return [name for name in ("shape", "dtype", "class_names", "class_counts") if one[name] != other[name]]
+
+
+def _check_origin(data: Mapping[str, Any], prepared: Prepared) -> None:
+    """Raises InputError when the pretrained model is not the one that a run began with."""
+    begun, found = data.get("init"), _origin_facts(prepared)
+    if begun and found and begun["digest"] != found["digest"]:
+        raise InputError(
+            f"init: {found['directory']} is not what the run began with, {begun['directory']}: its weights, network or "
+            "noise schedule have changed since"
+        )
+
+
+def _origin_facts(prepared: Prepared) -> dict[str, str] | None:
+    origin = prepared.origin
+    return None if origin is None else {"directory": str(origin.pinned.resolve()), "digest": origin.digest()}
+
+
+def _pinned(config: RunConfig, prepared: Prepared) -> RunConfig:
+    """With the checkpoint that ``init`` means today: its run may go on, or remove it."""
+    return config if prepared.origin is None else config.model_copy(update={"init": prepared.origin.pinned.resolve()})
 
 
 def _lay_out(config: RunConfig, prepared: Prepared) -> None:

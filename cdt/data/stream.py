@@ -139,8 +139,8 @@ def _as_it_is(loaded: Any) -> Any:
 class MixtureStream:
     """An endless iterator of this rank's batches; ``state()`` restores it, on any number of ranks.
 
-    A sample that cannot be used is replaced by another of its class and cell, and told in ``ledger``; iterating raises
-    RunError when they are more than ``max_bad_fraction``.
+    A sample that cannot be used is replaced by another of its class and cell, and told in ``ledger``, which knows how
+    many may be.
 
     Args:
         index: the split that is trained on; of a joined one, the first part is the base stream.

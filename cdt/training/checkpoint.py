@@ -27,6 +27,8 @@ from cdt.training.engine import Engine, Fragment
 from cdt.training.ranks import Ranks
 
 FORMAT = 2
+CHECKPOINT = r"step-\d{9}"
+"""What a checkpoint is called."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ def complete_checkpoints(directory: Path) -> list[Path]:
 def _named(directory: Path) -> list[Path]:
     """What has a checkpoint's name, oldest first."""
     found = directory.iterdir() if directory.is_dir() else []
-    return sorted(path for path in found if re.fullmatch(r"step-\d{9}", path.name))
+    return sorted(path for path in found if re.fullmatch(CHECKPOINT, path.name))
 
 
 def damage(checkpoint: Path) -> str | None:
