@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, FiniteFloat, field_validator, model_validator
 
 from cdt.constraints import AnyConstraint, Prior
 from cdt.data.remote import is_remote
@@ -33,19 +33,30 @@ class RunSettings(Config):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of weights, data order and noise."""
     workers: int = Field(default=1, ge=0)
-    """DeepSpeed workers under Ray; 0: everything in this process, for debugging."""
+    """DeepSpeed workers under Ray, used as far as a batch divides over them; 0: all in this process, for debugging."""
+    min_workers: int | None = Field(default=None, ge=1)
+    """Go on with as few as these where there is no room for all, as after the loss of a machine; default: all."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads per worker; default: the machine's cores over the workers."""
     max_restarts: int = Field(default=3, ge=0)
     """Of workers that died, in a row without a new checkpoint in between; then the run ends."""
+    hang_minutes: FiniteFloat = Field(default=15, gt=0)
+    """A worker without a sign of life for so long is killed, as are all when none has moved; the run begins again."""
     fork: Path | None = None
     """Start from the warm checkpoint of this run (same network and data) instead of from new weights."""
+
+    @model_validator(mode="after")
+    def _range_of_workers(self) -> RunSettings:
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers: {self.min_workers} is more than workers ({self.workers})")
+        return self
 
 
 class RunConfig(Config):
     run: RunSettings = RunSettings()
     init: Path | None = None
-    """Start from the EMA weights, network and process of a run, or of a pipeline that diffusers saved."""
+    """Start from the EMA weights, network and process of a run, of one of its checkpoints (``RUN/checkpoints/step-N``),
+    or of a pipeline that diffusers saved."""
     data: DataConfig
     network: NetworkConfig
     diffusion: DiffusionConfig = DiffusionConfig()
@@ -95,6 +106,13 @@ class RunConfig(Config):
     def directory(self) -> Path:
         return self.run.dir / self.run.name
 
+    def workers_used(self, room: int | None = None) -> int:
+        """Of ``run.workers``, how many train: as many as there is room for, and a batch divides over."""
+        least, most = max(self.run.min_workers or self.run.workers, 1), max(self.run.workers, 1)
+        wanted = most if room is None else min(most, max(room, least))
+        parts = self.train.batch_size // self.engine.accumulation
+        return next(workers for workers in range(wanted, 0, -1) if parts % workers == 0)
+
     def anchored(self) -> RunConfig:
         """With absolute paths: workers start elsewhere, and a run is opened from anywhere."""
         config = _anchored(self)
@@ -116,14 +134,12 @@ class RunConfig(Config):
         return parse(cls, tree, where=str(path))
 
 
-def check_batch(batch_size: int, workers: int, accumulation: int) -> None:
-    """Raises InputError unless each worker gets equally many samples of each micro-batch."""
-    parts = max(workers, 1) * accumulation
-    if batch_size % parts:
-        near = max(parts, round(batch_size / parts) * parts)
-        over = [f"{workers} workers"] * (workers > 1) + [f"{accumulation} accumulation steps"] * (accumulation > 1)
+def check_batch(batch_size: int, accumulation: int) -> None:
+    """Raises InputError unless all micro-batches are of one size."""
+    if batch_size % accumulation:
+        near = max(accumulation, round(batch_size / accumulation) * accumulation)
         raise InputError(
-            f"train.batch_size: {batch_size} samples do not divide over {' and '.join(over)}; "
+            f"train.batch_size: {batch_size} samples do not divide over {accumulation} accumulation steps; "
             f"the nearest that do: {near}"
         )
 

@@ -19,7 +19,7 @@ def describe_plan(config: RunConfig) -> str:
     Raises InputError like ``train``.
     """
     prepared, warm = check(config)
-    train, engine, world = config.train, config.engine, max(config.run.workers, 1)
+    train, engine, world = config.train, config.engine, config.workers_used()
     with torch.device("meta"):
         network = prepared.build().to("meta")  # a pretrained network comes with its weights
     parameters = sum(weight.numel() for weight in network.parameters())

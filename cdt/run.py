@@ -184,7 +184,7 @@ class Run:
             network=config.network.kind,
             parameters=sum(weight.numel() for weight in read_weights(self.checkpoint).values()),
             training={
-                **({} if config.init is None else {"fine-tuned from": config.init.name}),
+                **({} if config.init is None else {"fine-tuned from": _name_of(config.init)}),
                 "steps": self.state.step,
                 "of them warm start": train.warm_steps,
                 "of them cool-down": train.cooldown_steps,
@@ -234,3 +234,8 @@ def save_text(path: Path, text: str) -> None:
 def load(directory: str | Path, which: str = "last") -> Run:
     """Opens a run directory at its ``last`` or ``best`` checkpoint, or at that of a step."""
     return Run(directory, which)
+
+
+def _name_of(origin: Path) -> str:
+    """Of a run's checkpoint or of a pipeline, for the model card."""
+    return f"{origin.parent.parent.name}, {origin.name}" if origin.parent.name == "checkpoints" else origin.name

@@ -28,7 +28,7 @@ OnProgress = Callable[[dict[str, Any]], None]
 CHANGEABLE = {
     "data": {"shards", "loader_workers", "cache_mb"},
     "dual": {"eta", "kp", "nu", "gamma", "cap", "stop_when_satisfied_for"},
-    "run": {"threads", "max_restarts"},
+    "run": {"workers", "min_workers", "threads", "max_restarts", "hang_minutes"},
     "sampler": {"name", "steps"},
     "train": {
         *("dual_steps", "cooldown_steps", "lr", "log_steps", "grid_images"),
@@ -60,7 +60,7 @@ def train(config: RunConfig, on_progress: OnProgress = lambda report: None) -> R
     """
     prepared, warm = check(config)
     _draw_replay(prepared, on_progress)
-    directory, config = config.directory, config.anchored()
+    directory, config = config.directory, _pinned(config.anchored(), prepared)
     _lay_out(config, prepared)
     job = Job(config, config.directory, checkpoint=warm, fork=warm is not None)
     return _finish(job, directory, on_progress)
@@ -83,7 +83,9 @@ def resume(directory: str | Path, overrides: Sequence[str] = (), on_progress: On
     prepared.index.check_sizes(spare=config.data.max_bad_fraction)
     if differing := _differences(run.data, _facts(prepared)):
         raise InputError(f"data.shards: {config.data.shards} differs from the run's data in {', '.join(differing)}")
+    _check_origin(run.data, prepared)
     _draw_replay(prepared, on_progress)
+    config = _pinned(config, prepared)
     fork = config.run.fork is not None and sound is None
     checkpoint = _warm_checkpoint(config, prepared) if fork else sound
     save_text(run.directory / "config.yaml", dump_yaml(config))
@@ -95,8 +97,7 @@ def resume(directory: str | Path, overrides: Sequence[str] = (), on_progress: On
 
 
 def _check_unfinished(directory: Path, state: TrainState, before: RunConfig, config: RunConfig) -> None:
-    """Raises InputError when a checkpoint leaves nothing to do, or cannot go on under a changed configuration."""
-    world, workers = state.world, max(config.run.workers, 1)
+    """Raises InputError when a checkpoint leaves nothing to do."""
     ended = before.train.ending_at(before.train.warm_steps + state.dual_steps)
     if state.dual_steps < before.train.dual_steps and state.step >= ended.total_steps:
         raise InputError(f"{directory} is complete: dual training ended with all requirements satisfied")
@@ -105,13 +106,11 @@ def _check_unfinished(directory: Path, state: TrainState, before: RunConfig, con
             f"{directory} is complete: {state.step} of {config.train.total_steps} steps are done; "
             f"more with train.dual_steps=N (now {config.train.dual_steps})"
         )
-    if world != workers:
-        raise InputError(f"run.workers: the checkpoint was written by {world} workers and cannot continue on {workers}")
 
 
 def _fit_together(config: RunConfig) -> Prepared:
     """Raises InputError unless configuration, data and machine do."""
-    check_slots(config.run.workers)
+    check_slots(config.run.min_workers or config.run.workers)
     check_tools()
     return prepare(config)
 
@@ -202,7 +201,6 @@ def _continued(config: RunConfig) -> dict[str, object]:
         "diffusion": config.diffusion,
         "engine.zero_stage": config.engine.zero_stage,
         "engine.precision": config.engine.precision,
-        "run.workers": max(config.run.workers, 1),
     }
 
 
@@ -216,6 +214,7 @@ def _facts(prepared: Prepared) -> dict[str, Any]:
         "class_names": index.class_names,
         "class_counts": index.class_counts.tolist(),
         "source": read_header(index.root).source,
+        "init": _origin_facts(prepared),
         "replay": None if replay is None else {"samples": replay.count(), "directory": str(replay.directory)},
     }
 
@@ -223,6 +222,26 @@ def _facts(prepared: Prepared) -> dict[str, Any]:
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Where data differ that a checkpoint was trained on and is to continue on."""
     return [name for name in ("shape", "dtype", "class_names", "class_counts") if one[name] != other[name]]
+
+
+def _check_origin(data: Mapping[str, Any], prepared: Prepared) -> None:
+    """Raises InputError when the pretrained model is not the one that a run began with."""
+    begun, found = data.get("init"), _origin_facts(prepared)
+    if begun and found and begun["digest"] != found["digest"]:
+        raise InputError(
+            f"init: {found['directory']} is not what the run began with, {begun['directory']}: its weights, network or "
+            "noise schedule have changed since"
+        )
+
+
+def _origin_facts(prepared: Prepared) -> dict[str, str] | None:
+    origin = prepared.origin
+    return None if origin is None else {"directory": str(origin.pinned.resolve()), "digest": origin.digest()}
+
+
+def _pinned(config: RunConfig, prepared: Prepared) -> RunConfig:
+    """With the checkpoint that ``init`` means today: its run may go on, or remove it."""
+    return config if prepared.origin is None else config.model_copy(update={"init": prepared.origin.pinned.resolve()})
 
 
 def _lay_out(config: RunConfig, prepared: Prepared) -> None:

@@ -113,6 +113,27 @@ def test_replay_that_is_gone_is_drawn_again_and_the_run_goes_on(home: Path, othe
     assert rows(config.directory, "dual.jsonl") == rows(home / "tuned", "dual.jsonl")
 
 
+def test_it_goes_on_with_the_checkpoint_that_it_began_with(
+    home: Path, other: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Though the pretrained run has gone on; not when that checkpoint is gone, or is another."""
+    origin = Path(shutil.copytree(home / "pretrained", tmp_path / "pretrained"))
+    config = other(init=origin, train={"warm_steps": 0, "dual_steps": 2})
+    train(config)
+    first, later = (origin / "checkpoints" / f"step-00000000{step}" for step in (8, 9))
+    assert Run(config.directory).config.init == first
+    shutil.copytree(origin / "checkpoints" / "step-000000004", later)
+    resume(config.directory, ["train.dual_steps=4"])
+    assert same_weights(config.directory, home / "tuned")
+    assert rows(config.directory, "dual.jsonl") == rows(home / "tuned", "dual.jsonl")
+    shutil.rmtree(first)
+    with pytest.raises(InputError, match=rf"init: no such directory: {first}"):
+        resume(config.directory, ["train.dual_steps=6"])
+    later.rename(first)
+    with pytest.raises(InputError, match=rf"init: {first} is not what the run began with, .* have changed since"):
+        resume(config.directory, ["train.dual_steps=6"])
+
+
 def test_the_budget_may_change_when_a_run_is_resumed(other: Callable[..., RunConfig]) -> None:
     config = other(train={"warm_steps": 0, "dual_steps": 2})
     train(config)

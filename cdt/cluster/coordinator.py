@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
+from ray.exceptions import GetTimeoutError
 
+from cdt.cluster.watchdog import Beat, Hang, Process, Watch
 from cdt.dual import DualProblem, DualState, Sums, dual_step, journal_rows, journaled
 from cdt.errors import CdtError
 from cdt.monitor.recorder import append, note
@@ -20,6 +22,16 @@ class Failure(NamedTuple):
 
     rank: int
     error: CdtError
+
+
+class Look(NamedTuple):
+    """Where a run stands."""
+
+    process: Process
+    """The coordinator's own."""
+    report: dict[str, Any]
+    """The newest value of everything that was reported."""
+    hang: Hang | None
 
 
 class Coordinator:
@@ -36,6 +48,7 @@ class Coordinator:
         self._directory = directory
         self._report: dict[str, Any] = {}
         self._failures: list[Failure] = []
+        self._watch = Watch()
 
     def dual_step(self, step: int, problem: DualProblem, state: DualState, sums: Sums) -> DualState:
         """The next dual state, journaled."""
@@ -56,9 +69,21 @@ class Coordinator:
     def leaving(self) -> bool:
         return self._notice.is_set()
 
-    def latest(self) -> dict[str, Any]:
-        """The newest value of everything that was reported."""
-        return self._report
+    def beat(self, beat: Beat) -> bool:
+        """Whether that worker is to write down its stack."""
+        return self._watch.beat(beat, time.monotonic())
+
+    def leave(self, rank: int) -> None:
+        self._watch.leave(rank)
+
+    def show_stacks(self) -> None:
+        self._watch.show()
+
+    def process(self) -> Process:
+        return Process.mine()
+
+    def look(self, patience: float) -> Look:
+        return Look(Process.mine(), self._report, self._watch.hung(time.monotonic(), patience))
 
     def failed(self, failure: Failure) -> None:
         self._failures.append(failure)
@@ -68,8 +93,8 @@ class Coordinator:
         return self._failures
 
     def note(self, kind: str, text: str) -> None:
-        """Records what the workers cannot, if there is still room for it; failures so far are dealt with."""
-        self._failures = []
+        """Records what the workers cannot, if there is still room for it; what came before is dealt with."""
+        self._failures, self._watch = [], Watch()
         note(self._directory, self._report.get("step", 0), kind, text)
 
 
@@ -78,6 +103,7 @@ class RemoteCoordinator:
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
+        self._process: Process = ray.get(actor.process.remote())
 
     @classmethod
     def start(cls, directory: Path) -> RemoteCoordinator:
@@ -97,8 +123,25 @@ class RemoteCoordinator:
     def leaving(self) -> bool:
         return ray.get(self._actor.leaving.remote())
 
-    def latest(self) -> dict[str, Any]:
-        return ray.get(self._actor.latest.remote())
+    def beat(self, beat: Beat) -> bool:
+        return ray.get(self._actor.beat.remote(beat))
+
+    def leave(self, rank: int) -> None:
+        self._actor.leave.remote(rank)
+
+    def show_stacks(self) -> None:
+        ray.get(self._actor.show_stacks.remote())
+
+    def look(self, patience: float) -> Look:
+        """Where the run stands. A coordinator that is silent for ``patience`` seconds is ended, and asked again."""
+        while True:
+            try:
+                found: Look = ray.get(self._actor.look.remote(patience), timeout=patience)
+            except GetTimeoutError:
+                self._process.end()
+            else:
+                self._process = found.process
+                return found
 
     def failed(self, failure: Failure) -> None:
         ray.get(self._actor.failed.remote(failure))

@@ -6,11 +6,13 @@ import errno
 import os
 import shutil
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any
 
+import ray
 import torch
 import torch.distributed as dist
 from ray.exceptions import RayError
@@ -23,6 +25,8 @@ from cdt.cluster.coordinator import Coordinator, Failure, RemoteCoordinator
 from cdt.cluster.notice import notice
 from cdt.cluster.restarts import WorkerDiedError, persist
 from cdt.cluster.session import local_ray, set_environment
+from cdt.cluster.watchdog import STACKS, Hang, pulse
+from cdt.config import RunConfig
 from cdt.errors import CdtError, RunError, Terminated
 from cdt.training.engine import start_deepspeed
 from cdt.training.job import Job
@@ -31,6 +35,8 @@ from cdt.training.worker import Worker
 OnProgress = Callable[[dict[str, Any]], None]
 RAY_FOLDER = ".ray"
 """Where Ray checks that all nodes see the run directory; it leaves nothing else there."""
+NODE_GONE_S = 20.0
+"""Until Ray has noticed that a machine is gone, and no longer counts its room."""
 
 
 def launch(job: Job, on_progress: OnProgress) -> None:
@@ -54,9 +60,14 @@ def _run_here(job: Job, on_progress: OnProgress, given: threading.Event) -> bool
         # It stays for the life of the process: DeepSpeed keeps references to the first group that it sees.
         dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     coordinator = Coordinator(job.directory, on_progress, given)
+
+    def tell(kind: str, text: str) -> None:
+        coordinator.note(kind, text)
+        on_progress({"said": text})
+
     try:
         start_deepspeed()
-        return Worker(job, coordinator).run()
+        return persist(job, lambda job: Worker(job, coordinator).run(), tell)
     except Exception as error:
         told = _in_our_words(error)
         coordinator.note("failed", str(told))
@@ -69,17 +80,25 @@ def _run_under_ray(job: Job, on_progress: OnProgress, given: threading.Event) ->
         coordinator = RemoteCoordinator.start(job.directory)
 
         def attempt(job: Job) -> bool:
+            workers = job.config.workers_used(_room())
+            if workers < job.config.run.workers:
+                tell("workers", f"{workers} of {job.config.run.workers} workers are used: {_why_fewer(job.config)}")
             try:
-                return _fit(_trainer(job, coordinator), coordinator, on_progress, given)
+                return _fit(job, workers, coordinator, on_progress, given)
             except TrainingFailedError as error:
                 raise _cause(error, coordinator.failures()) from None
 
-        def tell(text: str) -> None:
-            coordinator.note("restart", text)
+        def tell(kind: str, text: str) -> None:
+            coordinator.note(kind, text)
             on_progress({"said": text})
 
+        def begins_again(kind: str, text: str) -> None:
+            tell(kind, text)
+            if kind == "restart" and job.config.run.min_workers and len(ray.nodes()) > 1:
+                time.sleep(NODE_GONE_S)
+
         try:
-            return persist(job, attempt, tell)
+            return persist(job, attempt, begins_again)
         except RayError as error:
             raise RunError(f"Ray failed: {error}") from error
         except CdtError as error:
@@ -90,9 +109,18 @@ def _run_under_ray(job: Job, on_progress: OnProgress, given: threading.Event) ->
             shutil.rmtree(job.directory / RAY_FOLDER, ignore_errors=True)
 
 
-def _trainer(job: Job, coordinator: RemoteCoordinator) -> TorchTrainer:
-    workers, config = job.config.run.workers, job.config
-    gpu = torch.cuda.is_available()
+def _room() -> int:
+    """How many workers Ray has resources for at this moment, used or not."""
+    return int(ray.cluster_resources().get("GPU" if torch.cuda.is_available() else "CPU", 0))
+
+
+def _why_fewer(config: RunConfig) -> str:
+    room, batch = _room(), config.train.batch_size // config.engine.accumulation
+    return f"room for {room}" if room < config.run.workers else f"{batch} samples do not divide over more"
+
+
+def _trainer(job: Job, workers: int, coordinator: RemoteCoordinator) -> TorchTrainer:
+    config, gpu = job.config, torch.cuda.is_available()
     return TorchTrainer(
         _work,
         train_loop_config={
@@ -103,7 +131,8 @@ def _trainer(job: Job, coordinator: RemoteCoordinator) -> TorchTrainer:
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=gpu, resources_per_worker={"GPU" if gpu else "CPU": 1}
         ),
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        # What hangs is ended by the watchdog, by name; a collective that gave up before would end the run.
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=round(1800 + 2 * _patience(config))),
         run_config=RayRunConfig(name=RAY_FOLDER, storage_path=str(job.directory)),
     )
 
@@ -114,7 +143,10 @@ def _work(arguments: dict[str, Any]) -> bool:
     try:
         torch.set_num_threads(arguments["threads"])
         start_deepspeed()
-        return Worker(job, coordinator).run()
+        with pulse(dist.get_rank(), job.directory, _beat_s(job.config), coordinator.beat, coordinator.leave) as at_step:
+            worker = Worker(job, coordinator)
+            at_step(lambda: worker.step)
+            return worker.run()
     except Exception as error:
         coordinator.failed(Failure(dist.get_rank(), _in_our_words(error)))
         raise
@@ -140,15 +172,26 @@ def _cause(error: TrainingFailedError, failures: list[Failure]) -> CdtError:
     return failures[0].error if failures else RunError(f"Ray cannot run the workers: {error}")
 
 
+def _patience(config: RunConfig) -> float:
+    return 60 * config.run.hang_minutes
+
+
+def _beat_s(config: RunConfig) -> float:
+    """Between two signs of life."""
+    return min(10.0, _patience(config) / 10)
+
+
 def _fit(
-    trainer: TorchTrainer, coordinator: RemoteCoordinator, on_progress: OnProgress, given: threading.Event
+    job: Job, workers: int, coordinator: RemoteCoordinator, on_progress: OnProgress, given: threading.Event
 ) -> bool:
     """Trains in a thread of its own; this one passes on what the coordinator hears, four times a second.
 
     In the main thread, Ray would take Ctrl-C for itself, and answer only once all workers are up. Returns what the
-    first rank does: whether the run came to its end.
+    first rank does: whether the run came to its end. Raises WorkerDiedError when it had to end workers that hung.
     """
+    trainer, patience = _trainer(job, workers, coordinator), _patience(job.config)
     result: Future[bool] = Future()
+    hang: str | None = None
 
     def fit() -> None:
         try:
@@ -161,8 +204,21 @@ def _fit(
         if given.is_set():
             # Each time: a coordinator that began again has forgotten it.
             coordinator.ask_to_leave()
-        if report := coordinator.latest():
-            on_progress(report)
-    if report := coordinator.latest():
+        seen = coordinator.look(patience)
+        if seen.report:
+            on_progress(seen.report)
+        if seen.hang and hang is None:
+            hang = _end_hanging(seen.hang, coordinator, job)
+    if hang and result.exception():
+        raise WorkerDiedError(hang)
+    if report := coordinator.look(patience).report:
         on_progress(report)
     return result.result()
+
+
+def _end_hanging(hang: Hang, coordinator: RemoteCoordinator, job: Job) -> str:
+    """Once those that can have written down their stacks, kills who hangs; what is to be said of it."""
+    coordinator.show_stacks()
+    time.sleep(2 * _beat_s(job.config))
+    states = {process.end() for process in hang.processes}
+    return f"{hang.text} ({', '.join(sorted(states))}); stacks are in {job.directory / STACKS}"

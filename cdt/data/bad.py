@@ -49,11 +49,13 @@ class Ledger:
         self.add(bad.values())
 
     def add(self, found: Iterable[BadSample]) -> None:
-        """Raises RunError when more samples are bad than the budget allows."""
         for sample in found:
             if sample.row not in self.bad:
                 self.bad[sample.row] = sample
                 self._new.append(sample)
+
+    def check(self) -> None:
+        """Raises RunError when more samples are bad than the budget allows."""
         if len(self.bad) > (allowed := int(self.max_fraction * self.index.count)):
             raise RunError(
                 f"{self.summary()}. Allowed are {allowed} of {self.index.count:,} (data.max_bad_fraction "

@@ -79,6 +79,10 @@ class Planner(Sampler[PlannedBatch]):
         here = self._local
         return PlannedBatch(positions[here], np.concatenate(rows)[here], streams[here], mixture, self._counters.copy())
 
+    def skip(self) -> np.ndarray:
+        """Leaves a batch out; where the streams stand after it."""
+        return self._plan().counters_after
+
     def ahead(self, batches: int) -> np.ndarray:
         """The rows that this rank will read from the base stream in the next ``batches``; plans nothing."""
         twin = copy(self)

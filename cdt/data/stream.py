@@ -139,8 +139,8 @@ def _as_it_is(loaded: Any) -> Any:
 class MixtureStream:
     """An endless iterator of this rank's batches; ``state()`` restores it, on any number of ranks.
 
-    A sample that cannot be used is replaced by another of its class and cell, and told in ``ledger``; iterating raises
-    RunError when they are more than ``max_bad_fraction``.
+    A sample that cannot be used is replaced by another of its class and cell, and told in ``ledger``, which knows how
+    many may be.
 
     Args:
         index: the split that is trained on; of a joined one, the first part is the base stream.
@@ -206,9 +206,12 @@ class MixtureStream:
             raise RunError(batch)
         self.ledger.count(batch.streams.numpy(), bad)
         self._batch, self._counters = self._batch + 1, counters
+        self._forget_history()
+        return batch
+
+    def _forget_history(self) -> None:
         while len(self._history) > 1 and self._history[1][0] <= self._batch:
             self._history.pop(0)
-        return batch
 
     def _look_ahead(self) -> None:
         """Have those shards fetched whole of which this rank will soon read a good part."""
@@ -230,6 +233,13 @@ class MixtureStream:
     def state(self) -> StreamState:
         counters = dict(zip(self._names, self._counters.tolist(), strict=True))
         return StreamState(self._batch, counters, [(first, lambdas.tolist()) for first, lambdas in self._history])
+
+    def skip_to(self, batch: int) -> None:
+        """Leave out the batches before ``batch``; none is read."""
+        while self._batch < batch:
+            self._counters = self._planner.skip()
+            self._batch += 1
+            self._forget_history()
 
     def restore(self, state: StreamState) -> None:
         """Continue from ``state``; streams that it does not know begin at their first sample."""

@@ -37,10 +37,10 @@ class Account:
         if told and recorder:
             text = f"{len(told)} samples cannot be used; others of their class stand in for them"
             recorder.event(step, "bad_data", text, samples=ledger.describe(told))
-        try:
-            ledger.add(told)
-        finally:
-            ledger.take_new()
+        ledger.add(told)
+        ledger.take_new()
+        # Here, where all ranks know the same: one that stopped alone would leave the others in their next collective.
+        ledger.check()
 
     def _close(self, step: int, epoch: int, recorder: Recorder | None) -> None:
         state = self._stream.state()

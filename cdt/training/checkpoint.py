@@ -27,6 +27,8 @@ from cdt.training.engine import Engine, Fragment
 from cdt.training.ranks import Ranks
 
 FORMAT = 2
+CHECKPOINT = r"step-\d{9}"
+"""What a checkpoint is called."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,14 @@ def save(directory: Path, state: TrainState, engine: Engine, ema: Ema, ranks: Ra
     ]
     for stage in stages:
         # Every rank learns of a problem before the next stage, which may be a collective.
-        if problem := ranks.any_of(_problem(stage)):
+        if problem := ranks.any_of(problem_of(stage)):
             if ranks.first:
                 shutil.rmtree(partial, ignore_errors=True)
             raise RunError(f"cannot save {final}: {problem}; earlier checkpoints are intact")
     return final
 
 
-def _problem(stage: Callable[[], None]) -> str | None:
+def problem_of(stage: Callable[[], None]) -> str | None:
     """Runs a stage that writes; in words, why the machine refused."""
     try:
         stage()
@@ -124,11 +126,11 @@ def _seal(partial: Path, final: Path, state: TrainState) -> None:
     manifest.write_text(json.dumps({"format": FORMAT, "step": state.step, "files": files}, indent=1))
     # What has its name survives a power cut: contents first, then the name.
     for path in (*found, manifest, *{path.parent for path in found}):
-        _to_disk(path)
+        to_disk(path)
     if final.exists():
         _discard(final)
     partial.rename(final)
-    _to_disk(final.parent)
+    to_disk(final.parent)
 
 
 def _discard(path: Path) -> None:
@@ -138,7 +140,7 @@ def _discard(path: Path) -> None:
     shutil.rmtree(stale, ignore_errors=True)
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -195,7 +197,7 @@ def complete_checkpoints(directory: Path) -> list[Path]:
 def _named(directory: Path) -> list[Path]:
     """What has a checkpoint's name, oldest first."""
     found = directory.iterdir() if directory.is_dir() else []
-    return sorted(path for path in found if re.fullmatch(r"step-\d{9}", path.name))
+    return sorted(path for path in found if re.fullmatch(CHECKPOINT, path.name))
 
 
 def damage(checkpoint: Path) -> str | None:

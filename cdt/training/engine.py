@@ -10,7 +10,6 @@ import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from cdt.errors import RunError
 from cdt.schema import Config
+from cdt.training.deepspeed_files import data_only, deferred_errors, load_data_only
 from cdt.training.ranks import Ranks
 from cdt.training.schedule import TrainConfig
 
@@ -132,11 +132,15 @@ class Engine:
         self.network: Any = wrapped[0]
         # It would copy scripts beside its files: on rank 0 alone, between barriers, where an error hangs the others.
         self.network._copy_recovery_script = lambda directory: None
-        self.network.checkpoint_engine.load = _load_data_only
+        self.network.checkpoint_engine.load = load_data_only
         self._optimizer: Any = wrapped[1]
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self.accumulation = config.accumulation
         self._masters = self._unpartitioned_masters()
+        self.applied = True
+        """Whether the last update was made: on no rank it is when the gradient is not finite."""
+        if config.zero_stage == 0 and config.precision == "fp32":
+            self._check_gradient()
         self._partitioned_network: Any = None
 
     def backward(self, loss: Tensor) -> None:
@@ -146,10 +150,24 @@ class Engine:
         """Counts one micro-batch; at the last one of the batch, updates the weights."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        if self._config.zero_stage == 0 and self.network.is_gradient_accumulation_boundary():
+        last = self.network.is_gradient_accumulation_boundary()
+        if self._config.zero_stage == 0 and last:
             gradients = [weight.grad for weight in self.module.parameters() if weight.grad is not None]
             self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
         self.network.step()
+        if last:
+            self.applied = self.network.was_step_applied()
+
+    def _check_gradient(self) -> None:
+        """Leaves out updates whose gradient is not finite: what DeepSpeed does at all other stages and precisions."""
+        update, optimizer = self._optimizer.step, self._optimizer
+
+        def step() -> None:
+            optimizer.overflow = not bool(torch.isfinite(self._gradient_norm))
+            if not optimizer.overflow:
+                update()
+
+        optimizer.step = step
 
     def gradient_norm(self) -> float:
         """Of the last step's gradient over all ranks, before clipping."""
@@ -243,13 +261,36 @@ class Engine:
         """Weights and optimiser state, each rank its part. Raises OSError once all ranks are through."""
         writer = self.network.checkpoint_engine
         problems: list[OSError] = []
-        with _deferred_errors(writer, problems):
+        with deferred_errors(writer, problems):
             self.network.save_checkpoint(str(directory), tag="engine", save_latest=False)
         if problems:
             raise problems[0]
 
     def load(self, directory: Path) -> None:
         """What ``save`` wrote, on the same number of workers. Raises RunError when it is missing or something else."""
+        self._load(directory)
+
+    def load_universal(self, directory: Path, whole: dict[str, Tensor]) -> None:
+        """The same on any number of workers, from ``to_universal``; ``whole``: the weights by name."""
+        options = self.network._config
+        options.load_universal_checkpoint = True
+        try:
+            with data_only():
+                self._load(directory)
+        finally:
+            options.load_universal_checkpoint = False
+        weights: Any = self.module.named_parameters()
+        for name, weight in weights:
+            if not weight.requires_grad:  # of these DeepSpeed keeps no state, and leaves them as they were built
+                values = whole[name].flatten()
+                if self.partitioned:
+                    part = weight.ds_tensor
+                    values = values[self._ranks.rank * part.numel() :][: part.numel()]
+                    part.data.flatten()[: values.numel()] = values
+                else:
+                    weight.data.copy_(values.view_as(weight))
+
+    def _load(self, directory: Path) -> None:
         try:
             loaded, _ = self.network.load_checkpoint(str(directory), tag="engine")
         except pickle.UnpicklingError as error:
@@ -257,41 +298,7 @@ class Engine:
         if loaded is None:
             raise RunError(f"{directory} holds no weights that DeepSpeed can load")
 
-
-def _load_data_only(path: str, map_location: Any = None) -> Any:
-    """In place of DeepSpeed's own way to read its files, which executes what they say."""
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    with torch.serialization.safe_globals([LossScaler, fragment_address]):
-        return torch.load(path, map_location=map_location, weights_only=True)
-
-
-def _without_enums(tree: Any) -> Any:
-    """DeepSpeed's enums as the numbers that they are: some versions of Python pickle them as a call of getattr."""
-    if isinstance(tree, dict):
-        return type(tree)((key, _without_enums(value)) for key, value in tree.items())
-    if isinstance(tree, list | tuple) and type(tree) in (list, tuple):
-        return type(tree)(_without_enums(value) for value in tree)
-    return tree.value if isinstance(tree, Enum) else tree
-
-
-@contextlib.contextmanager
-def _deferred_errors(writer: Any, problems: list[OSError]) -> Iterator[None]:
-    """Collects what goes wrong while DeepSpeed writes: a rank that raised between its barriers would hang the rest."""
-    write = writer.save
-
-    def save(state_dict: Any, path: str) -> None:
-        try:
-            write(_without_enums(state_dict), path)
-        except OSError as error:
-            problems.append(error)
-        except RuntimeError as error:
-            # How torch's zip writer reports a disk that refuses; it keeps the reason to itself.
-            problems.append(OSError(f"{path} could not be written, perhaps the disk is full ({error})"))
-
-    writer.save = save
-    try:
-        yield
-    finally:
-        writer.save = write
+    @property
+    def divides_state(self) -> bool:
+        """Whether what ``save`` writes depends on the number of workers."""
+        return self._config.zero_stage > 0

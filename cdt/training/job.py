@@ -39,9 +39,15 @@ class Job:
     fork: bool = False
     """Whether ``checkpoint`` is another run's: then only weights, optimiser and base stream go on."""
 
+    skip_to: int = 0
+    """The batch with which the data go on, where those between it and the checkpoint are to be left out."""
+
     def again(self, checkpoint: Path | None) -> Job:
         """The same from its own newest checkpoint; as it began where it has none."""
-        return self if checkpoint is None else replace(self, checkpoint=checkpoint, fork=False)
+        if checkpoint is None:
+            return self
+        skip_to = self.skip_to if checkpoint == self.checkpoint else 0
+        return replace(self, checkpoint=checkpoint, fork=False, skip_to=skip_to)
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class Prepared:
 
 def prepare(config: RunConfig) -> Prepared:
     """Raises InputError for whatever does not fit together."""
-    check_batch(config.train.batch_size, config.run.workers, config.engine.accumulation)
+    check_batch(config.train.batch_size, config.engine.accumulation)
     check_steps(config.sampler.name, config.sampler.steps, config.diffusion.timesteps)
     if not config.train.total_steps:
         raise InputError("train: warm_steps, dual_steps and cooldown_steps are 0; there is nothing to train")

@@ -12,7 +12,7 @@ from cdt.training.ranks import Ranks
 
 
 class Meter:
-    """Loss, throughput and the time that the loop waited for data."""
+    """Loss, throughput and the time that the loop waited for data, over the ``steps`` since the last report."""
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
@@ -20,23 +20,30 @@ class Meter:
 
     def _begin(self) -> None:
         self._loss: Tensor | None = None
-        self._steps, self._waited, self._since = 0, 0.0, time.monotonic()
+        self._losses = 0
+        self.steps, self._waited, self._since = 0, 0.0, time.monotonic()
 
-    def count(self, loss: Tensor, waited: float) -> None:
-        """One step: its mean loss on this rank (on the device), and the seconds that its batch was waited for."""
-        self._loss = loss if self._loss is None else self._loss + loss
-        self._steps += 1
+    def count(self, loss: Tensor, waited: float, applied: bool = True) -> None:
+        """One step: its mean loss on this rank (on the device), and the seconds that its batch was waited for.
+
+        The loss counts where its update was ``applied``: on all ranks or on none.
+        """
+        if applied:
+            self._loss = loss if self._loss is None else self._loss + loss
+            self._losses += 1
+        self.steps += 1
         self._waited += waited
 
     def take(self, ranks: Ranks) -> dict[str, float]:
-        """Means over steps and ranks since the last call; begins anew. A collective."""
+        """Means over steps and ranks since the last call, nan for a loss of no step; begins anew. A collective."""
         loss = torch.zeros(()) if self._loss is None else self._loss
-        steps = max(self._steps, 1)
-        total_loss, total_wait = ranks.sum(np.array([loss.item(), self._waited])) / (steps * ranks.world)
+        totals = ranks.sum(np.array([loss.item(), self._waited])) / ranks.world
+        total_loss = totals[0] / self._losses if self._losses else np.nan
+        total_wait = totals[1] / max(self.steps, 1)
         seconds = time.monotonic() - self._since
         means = {
             "loss": float(total_loss),
-            "samples_per_s": self._steps * self._batch_size / seconds,
+            "samples_per_s": self.steps * self._batch_size / seconds,
             "data_wait_s": float(total_wait),
         }
         self._begin()

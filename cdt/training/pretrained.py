@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from cdt.errors import InputError
 from cdt.networks import NetworkConfig, PretrainedConfig, build_network
 from cdt.networks.pretrained import find_unet
 from cdt.settings import load_yaml, parse
-from cdt.training.checkpoint import complete_checkpoints, read_weights
+from cdt.training.checkpoint import CHECKPOINT, complete_checkpoints, read_weights
 
 
 class _Origin(BaseModel):
@@ -39,6 +40,11 @@ class Pretrained:
     """Of a run, where its weights lie; None: building the network of a pipeline loads them."""
     setting: str = "init"
     """The setting that names it, for messages."""
+
+    @property
+    def pinned(self) -> Path:
+        """What ``open_pretrained`` opens in the same way when the run has gone on meanwhile."""
+        return self.checkpoint or self.directory
 
     @property
     def process(self) -> Process:
@@ -95,16 +101,24 @@ class Pretrained:
 
 
 def open_pretrained(directory: Path, setting: str = "init") -> Pretrained:
-    """Raises InputError when ``directory`` is neither a run with a checkpoint nor a pipeline of diffusers."""
+    """``directory``: a run, of which the newest checkpoint is taken; one of its checkpoints; a pipeline of diffusers.
+
+    Raises InputError when it is none of these.
+    """
     if not directory.is_dir():
         raise InputError(f"{setting}: no such directory: {directory}")
+    chosen = directory if re.fullmatch(CHECKPOINT, directory.name) and directory.parent.name == "checkpoints" else None
+    if chosen is not None:
+        directory = directory.parent.parent
     if (directory / "config.yaml").is_file():
         tree = load_yaml(directory / "config.yaml")
         origin = parse(_Origin, tree, where=f"{setting}: {directory / 'config.yaml'}")
         found = complete_checkpoints(directory / "checkpoints")
         if not found:
             raise InputError(f"{setting}: {directory} has no complete checkpoint yet")
-        return Pretrained(directory, origin.network, origin.diffusion, found[-1], setting)
+        if chosen is not None and chosen not in found:
+            raise InputError(f"{setting}: {chosen} is not complete; there are {', '.join(path.name for path in found)}")
+        return Pretrained(directory, origin.network, origin.diffusion, chosen or found[-1], setting)
     for part in ("unet/config.json", f"scheduler/{SETTINGS}"):
         if not (directory / part).is_file():
             raise InputError(

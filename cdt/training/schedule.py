@@ -37,6 +37,8 @@ class TrainConfig(Config):
     """Also save when so much time has passed since the last save."""
     keep_checkpoints: int = Field(default=10, ge=1)
     """The newest ones that stay; the best one and the ends of the phases stay as well."""
+    max_skipped: int = Field(default=10, ge=1)
+    """Updates in a row that may be left out because the gradient is not finite; then the last checkpoint is tried."""
     log_steps: int = Field(default=10, ge=1)
     """Steps between two rows of metrics."""
     grid_images: int = Field(default=64, ge=0, le=1024)

@@ -12,7 +12,7 @@ from cdt.dual import Sums
 
 
 class PeriodSums:
-    """(sum, sum of squares, count) of the losses in nats, by cell, float64 on the device; nothing waits for them.
+    """(sum, sum of squares, count) of the finite losses in nats, by cell, float64 on the device; nothing waits.
 
     The last row is the base draws alone, over the full range of log-SNR: the estimate of loss(q).
     """
@@ -25,10 +25,13 @@ class PeriodSums:
     def add(self, batch: Batch, losses: Losses) -> None:
         """The draws are uniform over the full range, so a window's loss is the full loss where log-SNR is inside."""
         full = nats(losses.squared_error.detach(), batch.images[0].numel(), *self._range)
+        known = full.isfinite()
+        full = torch.where(known, full, 0.0)
         windowed = full * (losses.logsnr <= self._windows[batch.cells])
-        self._sums.index_add_(0, batch.cells, torch.stack([windowed, windowed**2, torch.ones_like(full)], dim=1))
-        base = full[batch.streams == 0]
-        self._sums[-1] += torch.stack([base.sum(), base.square().sum(), torch.ones_like(base).sum()])
+        self._sums.index_add_(0, batch.cells, torch.stack([windowed, windowed**2, known.to(full.dtype)], dim=1))
+        base = full * (batch.streams == 0)
+        count = (known & (batch.streams == 0)).sum()
+        self._sums[-1] += torch.stack([base.sum(), base.square().sum(), count.to(full.dtype)])
 
     def take(self) -> np.ndarray:
         """The sums [K + 1, 3] since the last call; begins anew."""

@@ -14,14 +14,14 @@ from cdt.data.stream import MixtureStream
 from cdt.diffusion.loss import Diffusion
 from cdt.diffusion.sampler import sample
 from cdt.dual import DualProblem, DualState, Sums, journal_rows, journaled, news, worst_constraint
-from cdt.errors import RunError
 from cdt.monitor.pictures import image_grid, save_picture
 from cdt.monitor.recorder import Recorder
-from cdt.training import calibrate, checkpoint
+from cdt.training import calibrate, checkpoint, universal
 from cdt.training.account import Account
 from cdt.training.dual_side import DualSide
 from cdt.training.ema import Ema
 from cdt.training.engine import Engine
+from cdt.training.health import DivergedError, Health
 from cdt.training.job import Job, prepare
 from cdt.training.meter import Meter
 from cdt.training.ranks import Ranks
@@ -91,6 +91,7 @@ class Worker:
         self.sums = self._period_sums(np.full(len(self.requirements.names), process.logsnr_max))
         self.step = 0
         self.loss: float | None = None
+        self.health = Health(config.train.max_skipped)
         self._saved_at = time.monotonic()
         changed = self._restore() if job.checkpoint is not None else []
         self.recorder = Recorder(job.directory, self.step) if ranks.first else None
@@ -126,15 +127,16 @@ class Worker:
             )
             self.ema.update(self.train.ema_decay_at(self.step))
             self.step += 1
+            self._check_health()
             self.account.after(self.step, self.step == self.train.total_steps, self.recorder)
-            meter.count(loss, waited)
+            meter.count(loss, waited, self.engine.applied)
             if phase == "dual" and self.prepared.moves_multipliers(self.step - self.train.warm_steps):
                 self._dual_step()
-            due = self.train.saves_after(self.step)
+            due = self.train.saves_after(self.step) and not self._withheld()
             if self.step % self.train.log_steps == 0 or self.step == self.train.total_steps:
                 self._report(phase, meter)
                 by_the_clock, leaving = self._occasion()
-                due = due or by_the_clock or leaving
+                due = due or (by_the_clock and not self._withheld()) or leaving
             if due:
                 self._save()
         self._end()
@@ -211,16 +213,33 @@ class Worker:
 
     def _report(self, phase: Phase, meter: Meter) -> None:
         """One row of metrics, averaged over all ranks since the last, and a word to the progress bar."""
-        values = meter.take(self.ranks)
-        if not np.isfinite(values["loss"]):
-            raise RunError(f"the loss is not finite at step {self.step}: lower train.lr (now {self.config.train.lr:g})")
+        steps, values = meter.steps, meter.take(self.ranks)
         values |= {"grad_norm": self.engine.gradient_norm(), "lr": self.train.learning_rate(self.step - 1)}
+        values["skipped_updates"] = self.health.take()
         if self.teacher is not None:
-            steps = self.train.log_steps
             values["teacher_s"] = float(self.ranks.sum(np.array(self.teacher.time.take()))) / self.ranks.world / steps
+        if told := self.health.spike(values["loss"]):
+            self._event("loss spike", told)
         if self.recorder:
             self.recorder.metrics(self.step, {"epoch": self.step * self.train.batch_size / self.epoch, **values})
             self._say(phase, loss=values["loss"], samples_per_s=values["samples_per_s"])
+
+    def _check_health(self) -> None:
+        """Raises DivergedError, on every rank, after too many updates in a row that could not be made."""
+        too_many = self.health.count(self.engine.applied)
+        if not self.engine.applied:
+            self._event("skipped", f"update {self.step} is left out on all ranks: its gradient is not finite")
+        if too_many:
+            raise DivergedError(
+                f"{self.health.in_a_row} updates in a row could not be made by step {self.step}, as their gradients "
+                f"were not finite: lower train.lr (now {self.config.train.lr:g}) or engine.clip (now "
+                f"{self.config.engine.clip:g}), and look for values out of the ordinary in the data",
+                self.stream.state().batch,
+            )
+
+    def _withheld(self) -> bool:
+        """Whether a save that is due by the step or the clock waits until updates can be made again."""
+        return self.health.in_a_row > 0 and self.step not in self.train.phase_ends
 
     def _occasion(self) -> tuple[bool, bool]:
         """What one rank knows and all must act upon at the same step: a save due by the clock, a notice to leave."""
@@ -299,9 +318,9 @@ class Worker:
         """
         assert self.job.checkpoint is not None
         state = checkpoint.read_state(self.job.checkpoint)
-        self.engine.load(self.job.checkpoint)
-        self.ema.load(checkpoint.read_weights(self.job.checkpoint))
+        universal.load(self.job.checkpoint, self.job.directory / "checkpoints", self.engine, self.ema, self.ranks)
         self.stream.restore(state.stream)
+        self.stream.skip_to(self.job.skip_to)
         self.step, self.loss = state.step, state.loss
         if self.job.fork or state.dual is None:
             return []

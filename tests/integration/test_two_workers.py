@@ -134,6 +134,20 @@ def test_resuming_ends_where_the_uninterrupted_run_ended(home: Path) -> None:
     assert "complete: 20 of 20 steps" in run_cdt(home, "resume", "runs/cut", status=2)
 
 
+def test_a_run_goes_on_with_other_numbers_of_workers(home: Path) -> None:
+    """One, two (of three, over which a batch does not divide), one: the multipliers and weights of two throughout."""
+    runs = home / "runs"
+    run_cdt(home, "train", "both.yaml", "run.name=elastic", "run.workers=0", "train.dual_steps=2")
+    more = ("run.workers=3", "run.min_workers=1", "train.dual_steps=7")
+    assert "2 of 3 workers are used" in run_cdt(home, "resume", "runs/elastic", *more)
+    run_cdt(home, "resume", "runs/elastic", "run.workers=0", "run.min_workers=null", "train.dual_steps=12")
+    started = [row["text"] for row in rows(runs / "elastic" / "events.jsonl") if row["event"] == "start"]
+    assert [text.partition(" on ")[2] for text in started] == ["1 workers", "2 workers", "1 workers"]
+    assert relative_distance(ema(runs / "elastic", 20), ema(runs / "both", 20)) < 1e-4
+    for one, two in zip(rows(runs / "elastic" / "dual.jsonl"), rows(runs / "both" / "dual.jsonl"), strict=True):
+        assert one["lambda"] == pytest.approx(two["lambda"], rel=1e-5)
+
+
 def test_a_twin_forks_from_the_warm_checkpoint(home: Path) -> None:
     run_cdt(home, "train", "both.yaml", "run.name=twin", "run.workers=0", "run.fork=runs/alone", "constraints={}")
     twin = home / "runs" / "twin"

@@ -20,7 +20,7 @@ from cdt.data.shard import shard
 from cdt.data.sources import SOURCES
 from cdt.training.ranks import Ranks
 
-TWO_RANKS = Path(__file__).parent / "two_ranks.py"
+HERE = Path(__file__).parent
 TIMEOUT_S = 300
 
 
@@ -48,23 +48,40 @@ def two_ranks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("two_ranks")
 
 
-@pytest.fixture(scope="session")
-def two_ranks(digits: Index, two_ranks_folder: Path) -> list[dict[str, Any]]:
-    """What the two processes of two_ranks.py measured, by rank."""
+def run_ranks(script: str, world: int, folder: Path, *arguments: object) -> list[str]:
+    """What each of the processes of a script printed: started together as the ranks of one group."""
     set_environment()
-    folder = two_ranks_folder
-    processes = []
-    for rank in range(2):
-        environment = os.environ | {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": "2"}
-        command = [sys.executable, str(TWO_RANKS), str(rank), str(folder), str(digits.root)]
-        with (folder / f"output-{rank}.txt").open("w") as output:
+    processes, outputs = [], [folder / f"{script} {world} {rank}.txt" for rank in range(world)]
+    for rank, path in enumerate(outputs):
+        environment = os.environ | {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": str(world)}
+        command = [sys.executable, str(HERE / script), str(rank), *map(str, arguments)]
+        with path.open("w") as output:
             processes.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
     try:
         statuses = [process.wait(TIMEOUT_S) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    printed = [(folder / f"output-{rank}.txt").read_text() for rank in range(2)]
+    printed = [path.read_text() for path in outputs]
     if any(statuses):
         pytest.fail("\n\n".join(text[-3000:] for text in printed))
-    return [json.loads((folder / f"rank-{rank}.json").read_text()) | {"printed": printed[rank]} for rank in range(2)]
+    return printed
+
+
+@pytest.fixture(scope="session")
+def two_ranks(digits: Index, two_ranks_folder: Path) -> list[dict[str, Any]]:
+    """What the two processes of two_ranks.py measured, by rank."""
+    printed = run_ranks("two_ranks.py", 2, two_ranks_folder, two_ranks_folder, digits.root)
+    told = [json.loads((two_ranks_folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    return [measured | {"printed": text} for measured, text in zip(told, printed, strict=True)]
+
+
+@pytest.fixture(scope="session")
+def other_ranks(two_ranks: list[dict[str, Any]], two_ranks_folder: Path) -> dict[int, list[dict[str, Any]]]:
+    """What other_ranks.py measured on one rank, then on two, by rank."""
+    told: dict[int, list[dict[str, Any]]] = {}
+    for world in (1, 2):
+        run_ranks("other_ranks.py", world, two_ranks_folder, world, two_ranks_folder)
+        files = [two_ranks_folder / f"{world}-rank-{rank}.json" for rank in range(world)]
+        told[world] = [json.loads(file.read_text()) for file in files]
+    return told

@@ -11,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 from two_ranks import CASES, build
 
-from cdt.training.engine import EngineConfig, _without_enums, deepspeed_options
+from cdt.training.deepspeed_files import without_enums
+from cdt.training.engine import EngineConfig, deepspeed_options
 from cdt.training.schedule import TrainConfig
 
 FP32 = [name for name, (_, precision, _) in CASES.items() if precision == "fp32"]
@@ -68,6 +69,14 @@ def test_a_frozen_network_stands_beside_the_trained_one(two_ranks: list[dict[str
         assert told["beside_holds"] == (0 if stage == 3 else whole)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_an_update_that_is_not_finite_on_one_rank_is_made_on_none(two_ranks: list[dict[str, Any]], case: str) -> None:
+    """And leaves no trace: test_checkpoint.py compares what comes after it bit by bit."""
+    for rank in two_ranks:
+        assert not rank["cases"][case]["poison_applied"]
+        assert rank["cases"][case]["poison_left_weights"]
+
+
 def test_what_cdt_sets_cannot_be_contradicted() -> None:
     for options, remedy in (
         ({"train_batch_size": 4}, "train.batch_size"),
@@ -103,7 +112,7 @@ def test_what_is_saved_holds_numbers_in_place_of_enums() -> None:
     class Stage(int, Enum):
         weights = 3
 
-    saved = _without_enums({"a": [Stage.weights, (1.5, Stage.weights)], "b": OrderedDict(c=Stage.weights), "d": "e"})
+    saved = without_enums({"a": [Stage.weights, (1.5, Stage.weights)], "b": OrderedDict(c=Stage.weights), "d": "e"})
     assert saved == {"a": [3, (1.5, 3)], "b": OrderedDict(c=3), "d": "e"}
     assert {type(saved["a"][0]), type(saved["a"][1][1]), type(saved["b"]["c"])} == {int}
     assert type(saved["b"]) is OrderedDict

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,9 @@ def test_the_meter_begins_anew(alone: Ranks) -> None:
     meter = Meter(batch_size=8)
     meter.count(torch.tensor(2.0), waited=0.25)
     assert meter.take(alone)["loss"] == 2
-    assert meter.take(alone) == {"loss": 0, "samples_per_s": 0, "data_wait_s": 0}
+    anew = meter.take(alone)
+    assert math.isnan(anew.pop("loss"))
+    assert anew == {"samples_per_s": 0, "data_wait_s": 0}
     meter.count(torch.tensor(1.0), waited=0.5)
     meter.count(torch.tensor(4.0), waited=0.0)
     told = meter.take(alone)

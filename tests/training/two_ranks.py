@@ -9,6 +9,7 @@ import copy
 import datetime as dt
 import errno
 import json
+import math
 import os
 import resource
 import shutil
@@ -195,6 +196,10 @@ def state_at(step: int, ranks: Ranks) -> checkpoint.TrainState:
     return checkpoint.TrainState(step, ranks.world, 9, stream, {"baseline": [0.1, 0.2], "state": {"period": 1}})
 
 
+def steps_of(config: EngineConfig) -> int:
+    return STEPS if config.precision == "fp32" else STEPS // 4
+
+
 @dataclass
 class Case:
     """One engine from its first step to its last, and a second one that takes over in the middle."""
@@ -206,7 +211,7 @@ class Case:
     told: dict[str, Any] = field(default_factory=dict)
 
     def run(self) -> Engine:
-        steps = STEPS if self.config.precision == "fp32" else STEPS // 4
+        steps = steps_of(self.config)
         engine = Engine(build, self.config, TRAIN, self.ranks)
         ema = Ema(engine)
         self.told["uncovered"] = uncovered(engine, engine.fragments(), self.ranks)
@@ -238,6 +243,7 @@ class Case:
             self._against_plain(engine, norms, first, second)
         self._against_forward_weights(engine)
         self._resume(steps, whole(engine), whole(engine, ema.fragments))
+        checkpoint.save(self.folder, state_at(steps, self.ranks), engine, ema, self.ranks)
         self._beside(engine)
         return engine
 
@@ -290,12 +296,22 @@ class Case:
         self.told["files"] = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
         self.told["complete"] = [path.name for path in checkpoint.complete_checkpoints(self.folder)]
 
+    def _poisoned(self, engine: Engine) -> None:
+        """A batch of which one sample on the last rank has a loss that is not finite."""
+        before, batch = whole(engine), batch_at(3, self.ranks.rank, self.ranks.world)
+        batch.weights[-1] = math.nan if self.ranks.rank else 1.0
+        sums = PeriodSums(WINDOWS, DIFFUSION, torch.device("cpu"))
+        train_step(engine, DIFFUSION, batch, sums, learning_rate=TRAIN.lr, seed=SEED, batch_size=TRAIN.batch_size)
+        self.told["poison_applied"] = engine.applied
+        self.told["poison_left_weights"] = same(whole(engine), before)
+
     def _resume(self, steps: int, weights: dict[str, Tensor], averages: dict[str, Tensor]) -> None:
         path = self.folder / checkpoint.checkpoint_name(steps // 2)
         engine = Engine(build, self.config, TRAIN, self.ranks)
         ema = Ema(engine)
         engine.load(path)
         ema.load(checkpoint.read_weights(path))
+        self._poisoned(engine)
         train(engine, self.ranks, steps // 2, steps, lambda step: ema.update(TRAIN.ema_decay_at(step)))
         self.told["resumed_weights"] = same(whole(engine), weights)
         self.told["resumed_ema"] = same(whole(engine, ema.fragments), averages)
