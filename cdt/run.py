@@ -185,6 +185,7 @@ class Run:
             parameters=sum(weight.numel() for weight in read_weights(self.checkpoint).values()),
             training={
                 **({} if config.init is None else {"fine-tuned from": config.init.name}),
+                **({} if config.adapter is None else {"by adapters of rank": config.adapter.rank}),
                 "steps": self.state.step,
                 "of them warm start": train.warm_steps,
                 "of them cool-down": train.cooldown_steps,

@@ -200,6 +200,7 @@ def _continued(config: RunConfig) -> dict[str, object]:
     return {
         "network": config.network,
         "diffusion": config.diffusion,
+        "adapter": config.adapter,
         "engine.zero_stage": config.engine.zero_stage,
         "engine.precision": config.engine.precision,
         "run.workers": max(config.run.workers, 1),

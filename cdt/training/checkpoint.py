@@ -22,6 +22,7 @@ from torch import Tensor
 
 from cdt.data.stream import StreamState
 from cdt.errors import InputError, RunError
+from cdt.networks import merged
 from cdt.training.ema import Ema
 from cdt.training.engine import Engine, Fragment
 from cdt.training.ranks import Ranks
@@ -237,5 +238,10 @@ def read_state(checkpoint: Path) -> TrainState:
 
 
 def read_weights(checkpoint: Path, raw: bool = False) -> dict[str, Tensor]:
-    """EMA weights, or the raw ones, by name: fp32 on the CPU."""
+    """EMA weights of the network, or the raw ones, by name: fp32 on the CPU; adapters are merged into them."""
+    return merged(stored_weights(checkpoint, raw))
+
+
+def stored_weights(checkpoint: Path, raw: bool = False) -> dict[str, Tensor]:
+    """The same as they are trained: what an adapter adapts, and the adapter."""
     return safetensors.torch.load_file(checkpoint / ("weights.safetensors" if raw else "ema.safetensors"))

@@ -19,7 +19,7 @@ from cdt.diffusion.sampler import check_steps
 from cdt.dual import ESTIMATORS, Draws, largest_feasible_scale, shares_exist
 from cdt.errors import InputError
 from cdt.judges import load_judge
-from cdt.networks import build_network
+from cdt.networks import adapted, build_network, check_peft, with_weights
 from cdt.training.generated import judged_columns
 from cdt.training.held_out import held_out_split
 from cdt.training.pretrained import Pretrained, check_continued, open_pretrained
@@ -76,7 +76,8 @@ class Prepared:
 
     def first_weights(self) -> dict[str, Tensor] | None:
         """What training starts from, where building the network does not load it."""
-        return None if self.origin is None else self.origin.weights()
+        weights = None if self.origin is None else self.origin.weights()
+        return None if weights is None else with_weights(self.build(), weights)
 
     def mixture_of(self, estimator: str) -> Callable[[np.ndarray], Draws]:
         """What multipliers ask of the stream, under an estimator of the Lagrangian's gradient."""
@@ -101,8 +102,11 @@ def prepare(config: RunConfig) -> Prepared:
 
     def build() -> nn.Module:
         torch.manual_seed(config.run.seed)
-        return build_network(config.network, index.shape, checkpointing=config.engine.activation_checkpointing)
+        network = build_network(config.network, index.shape, checkpointing=config.engine.activation_checkpointing)
+        return network if config.adapter is None else adapted(network, config.adapter)
 
+    if config.adapter is not None:
+        check_peft()
     with torch.device("meta"):
         build()
     samples = config.data.epoch_samples or requirements.base
