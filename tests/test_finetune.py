@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from cdt.measure import divergence_from_origin
 from cdt.run import Run
 from cdt.start import check, resume, train
 from cdt.training import replay
-from cdt.training.checkpoint import read_weights
+from cdt.training.checkpoint import read_weights, stored_weights
 
 # Of the libraries, while they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -160,6 +161,49 @@ def test_from_a_pipeline_of_diffusers(home: Path, other: Callable[..., RunConfig
     found = divergence_from_origin(run, 10)
     assert found is not None
     assert found.nats > 0
+
+
+@pytest.mark.parametrize("engine", [{"zero_stage": 0}, {"zero_stage": 2, "precision": "bf16"}, {"zero_stage": 3}])
+def test_an_adapter_is_trained_in_place_of_the_weights(
+    engine: dict[str, Any], home: Path, other: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Frozen weights stay as they were, the rest of the system sees a plain network, and it goes on bit by bit."""
+    pytest.importorskip("peft", reason="the extra lora")
+    adapter = {"rank": 2}
+    whole = tiny.config(
+        home / "new", tmp_path / "whole", home / "pretrained", adapter=adapter, engine=engine, **SECTIONS
+    )
+    train(whole)
+    halves = other(adapter=adapter, engine=engine, train={"warm_steps": 0, "dual_steps": 2})
+    train(halves)
+    resume(halves.directory, ["train.dual_steps=4"])
+    stored, again = (stored_weights(Run(config.directory).checkpoint) for config in (whole, halves))
+    assert stored.keys() == again.keys()
+    assert all(torch.equal(stored[name], again[name]) for name in stored)
+
+    run, before = Run(whole.directory), read_weights(Run(home / "pretrained").checkpoint)
+    for name, weight in stored.items():
+        if "lora_" not in name:
+            assert torch.equal(weight, before[name.replace(".base_layer", "")])
+    after = read_weights(run.checkpoint)
+    assert after.keys() == before.keys()
+    assert any(not torch.equal(after[name], before[name]) for name in before)
+    assert events(run.directory, "calibrated")[0]["warm_loss"] == pytest.approx(0, abs=1e-9)
+    assert run.sample(2).shape == (2, 1, 8, 8)
+    run.export(tmp_path / "export")
+    assert "by adapters of rank" in (run.directory / "README.md").read_text()
+    following = tiny.config(home / "new", tmp_path / "next", run.directory, adapter=adapter, **SECTIONS)
+    assert "are trained" in describe_plan(following)
+
+
+def test_an_adapter_needs_a_pretrained_model_and_peft(
+    home: Path, other: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="adapter speaks of a pretrained model: name it, `init: RUN`"):
+        tiny.config(home / "old", tmp_path / "other", adapter={"rank": 2})
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(InputError, match="adapter: it needs the package peft"):
+        check(other(adapter={"rank": 2}))
 
 
 def test_the_divergence_on_fresh_samples(home: Path) -> None:
