@@ -27,7 +27,7 @@ def describe_plan(config: RunConfig) -> str:
     micro = train.batch_size // (world * engine.accumulation)
     dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
     memory = state_bytes(parameters, trained, engine, world)
-    if prepared.replay is not None and config.replay.target == "teacher":
+    if prepared.replay is not None and config.replay.target == "teacher" and prepared.answers is None:
         size = 2 if config.replay.teacher_precision == "bf16" else 4
         memory["teacher"] = size * parameters / (world if engine.zero_stage >= 3 else 1)
     memory["activations"] = activation_bytes(network.to(dtype), prepared.index.shape, micro, dtype)

@@ -127,9 +127,11 @@ def check_tools() -> None:
 
 
 def _draw_replay(prepared: Prepared, on_progress: OnProgress) -> None:
-    """Samples of the pretrained model, unless they are there from an earlier run."""
+    """Samples of the pretrained model and its stored answers, unless they are there from an earlier run."""
     if prepared.replay is not None and prepared.replay.missing:
         prepared.replay.draw(lambda done, total: on_progress({"phase": "replay", "step": done, "total": total}))
+    if prepared.answers is not None:
+        prepared.answers.ask(lambda done, total: on_progress({"phase": "teacher", "step": done, "total": total}))
 
 
 def _finish(job: Job, directory: Path, on_progress: OnProgress) -> Run:

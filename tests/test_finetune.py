@@ -163,6 +163,25 @@ def test_from_a_pipeline_of_diffusers(home: Path, other: Callable[..., RunConfig
     assert found.nats > 0
 
 
+def test_stored_answers_stand_for_the_teacher(home: Path, other: Callable[..., RunConfig], tmp_path: Path) -> None:
+    """Asked once for all runs, and training goes on bit by bit; either side may be replay."""
+    replay = SECTIONS["replay"] | {"teacher_draws": 2}
+    whole = tiny.config(home / "new", tmp_path / "whole", home / "pretrained", **SECTIONS | {"replay": replay})
+    reports: list[dict[str, Any]] = []
+    train(whole, reports.append)
+    assert {"phase": "teacher", "step": 48, "total": 48} in reports
+    halves = other(replay=replay, train={"warm_steps": 0, "dual_steps": 2})
+    train(halves, reports.append)
+    resume(halves.directory, ["train.dual_steps=4"], reports.append)
+    assert len([report for report in reports if report["phase"] == "teacher"]) == 1
+    assert same_weights(whole.directory, halves.directory)
+    assert not same_weights(whole.directory, home / "tuned")
+    assert all(row["teacher_s"] > 0 for row in rows(whole.directory, "metrics.jsonl"))
+    shutil.rmtree(halves.directory)
+    nine = {"nine": {"class": 9, "max_loss": 1.0, "window": 0.5}}
+    train(other(constraints=nine, replay=replay | {"objective": True}, dual={"eta": 0.1}))
+
+
 @pytest.mark.parametrize("engine", [{"zero_stage": 0}, {"zero_stage": 2, "precision": "bf16"}, {"zero_stage": 3}])
 def test_an_adapter_is_trained_in_place_of_the_weights(
     engine: dict[str, Any], home: Path, other: Callable[..., RunConfig], tmp_path: Path

@@ -9,8 +9,7 @@ from cdt.training.engine import Engine
 
 
 class Ema:
-    """``ema <- decay ema + (1 - decay) weights`` on this rank's fragments; of weights that are not trained, the engine's
-    own."""
+    """``ema <- decay ema + (1 - decay) weights`` on this rank's fragments; what is not trained is the engine's own."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -20,6 +20,7 @@ from cdt.dual import ESTIMATORS, Draws, largest_feasible_scale, shares_exist
 from cdt.errors import InputError
 from cdt.judges import load_judge
 from cdt.networks import adapted, build_network, check_peft, with_weights
+from cdt.training.answers import Answers
 from cdt.training.generated import judged_columns
 from cdt.training.held_out import held_out_split
 from cdt.training.pretrained import Pretrained, check_continued, open_pretrained
@@ -60,6 +61,8 @@ class Prepared:
     """What training starts from, if not from new weights."""
     replay: Replay | None = None
     """Its samples, where they are trained on."""
+    answers: Answers | None = None
+    """What the pretrained model predicts at them, where that is stored."""
     replay_first: bool = False
     """Whether they are the objective."""
 
@@ -73,6 +76,11 @@ class Prepared:
             return self.index
         replay = self.replay.index()
         return joined(replay, self.index) if self.replay_first else joined(self.index, replay)
+
+    @property
+    def first_replayed(self) -> int:
+        """The first row of replay."""
+        return 0 if self.replay_first else self.index.count
 
     def first_weights(self) -> dict[str, Tensor] | None:
         """What training starts from, where building the network does not load it."""
@@ -112,7 +120,10 @@ def prepare(config: RunConfig) -> Prepared:
     samples = config.data.epoch_samples or requirements.base
     epoch = -(-samples // config.train.batch_size)
     period = epoch if config.dual.period == "epoch" else config.dual.period
-    return Prepared(index, requirements, build, period, _settling(config), origin, replay, config.replay.objective)
+    draws = config.replay.teacher_draws
+    answers = Answers(origin, replay, draws) if origin and replay and draws else None
+    settling, first = _settling(config), config.replay.objective
+    return Prepared(index, requirements, build, period, settling, origin, replay, answers, first)
 
 
 def _settling(config: RunConfig) -> int:

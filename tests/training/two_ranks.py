@@ -113,6 +113,7 @@ def batch_at(step: int, rank: int, world: int) -> Batch:
         streams=positions % 3,
         cells=positions % 2,
         weights=0.5 + (positions % 4).float(),
+        rows=positions,
     )
 
 
