@@ -143,6 +143,10 @@ def _finish(job: Job, directory: Path, on_progress: OnProgress) -> Run:
                 on_progress(report)
 
             launch(job, hear)
+    except InputError:
+        if not has_checkpoint(directory):
+            shutil.rmtree(directory, ignore_errors=True)  # found out at calibration: the name is free again
+        raise
     except RunError as error:
         raise RunError(f"{error}\n{_left_behind(directory)}") from error
     except KeyboardInterrupt as interrupt:

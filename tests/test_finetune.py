@@ -21,11 +21,11 @@ from cdt.data.shard import shard
 from cdt.data.sources import SOURCES
 from cdt.dryrun import describe_plan
 from cdt.errors import InputError
-from cdt.measure import divergence_from_origin
+from cdt.measure import classifier_of, divergence_from_origin
 from cdt.run import Run
 from cdt.start import check, resume, train
 from cdt.training import replay
-from cdt.training.checkpoint import read_weights, stored_weights
+from cdt.training.checkpoint import network_weights, read_weights
 
 # Of the libraries, while they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -148,6 +148,29 @@ def test_the_pretrained_model_as_the_objective(
     assert ("teacher_s" in rows(config.directory, "metrics.jsonl")[0]) == teacher
 
 
+def test_budgets_of_new_data_where_the_pretrained_model_is_the_objective(
+    home: Path, other: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Nats above a model that knows them, and a share that a classifier sees: both are binding from the first batch."""
+    judge = tmp_path / "judge.safetensors"
+    classifier_of(Index.load(home / "new"), steps=5).save(judge)
+    constraints = {
+        "nine": {"class": 9, "max_kl": 1.0, "reference": str(home / "tuned"), "window": 0.5},
+        "eight": {"class": 8, "generated_frequency": {"min": 0.25, "classifier": str(judge)}},
+    }
+    probe = {"generated_samples": 20}
+    config = other(constraints=constraints, replay={"objective": True}, probe=probe, train={"warm_steps": 0})
+    run = train(config)
+    nine, eight = run.calibration()
+    assert nine["threshold"] == pytest.approx(nine["reference_loss"] + 1)
+    assert nine["reference_loss"] != nine["warm_loss"]
+    assert eight["threshold"] == pytest.approx(-np.log(0.25))
+    drawn = events(config.directory, "data")[0]["streams"]  # of 32, as the closed form has it: exp(-1) and a quarter
+    assert drawn["constraint nine"]["arrived"] == pytest.approx(32 * np.exp(-1), abs=2)
+    assert drawn["constraint eight"]["arrived"] == pytest.approx(32 * 0.25, abs=2)
+    assert {row["constraint"] for row in rows(config.directory, "dual.jsonl")} == {"nine", "eight"}
+
+
 def test_from_a_pipeline_of_diffusers(home: Path, other: Callable[..., RunConfig], tmp_path: Path) -> None:
     """What we export of a run is one; the fine-tuned network can be exported again."""
     unet = {"kind": "unet", "channels": [8], "layers_per_block": 1, "norm_groups": 4}
@@ -196,15 +219,15 @@ def test_an_adapter_is_trained_in_place_of_the_weights(
     halves = other(adapter=adapter, engine=engine, train={"warm_steps": 0, "dual_steps": 2})
     train(halves)
     resume(halves.directory, ["train.dual_steps=4"])
-    stored, again = (stored_weights(Run(config.directory).checkpoint) for config in (whole, halves))
+    stored, again = (read_weights(Run(config.directory).checkpoint) for config in (whole, halves))
     assert stored.keys() == again.keys()
     assert all(torch.equal(stored[name], again[name]) for name in stored)
 
-    run, before = Run(whole.directory), read_weights(Run(home / "pretrained").checkpoint)
+    run, before = Run(whole.directory), network_weights(Run(home / "pretrained").checkpoint)
     for name, weight in stored.items():
         if "lora_" not in name:
             assert torch.equal(weight, before[name.replace(".base_layer", "")])
-    after = read_weights(run.checkpoint)
+    after = network_weights(run.checkpoint)
     assert after.keys() == before.keys()
     assert any(not torch.equal(after[name], before[name]) for name in before)
     assert events(run.directory, "calibrated")[0]["warm_loss"] == pytest.approx(0, abs=1e-9)

@@ -238,10 +238,10 @@ def read_state(checkpoint: Path) -> TrainState:
 
 
 def read_weights(checkpoint: Path, raw: bool = False) -> dict[str, Tensor]:
-    """EMA weights of the network, or the raw ones, by name: fp32 on the CPU; adapters are merged into them."""
-    return merged(stored_weights(checkpoint, raw))
-
-
-def stored_weights(checkpoint: Path, raw: bool = False) -> dict[str, Tensor]:
-    """The same as they are trained: what an adapter adapts, and the adapter."""
+    """EMA weights, or the raw ones, by name as they are trained: fp32 on the CPU."""
     return safetensors.torch.load_file(checkpoint / ("weights.safetensors" if raw else "ema.safetensors"))
+
+
+def network_weights(checkpoint: Path, raw: bool = False) -> dict[str, Tensor]:
+    """The same, by name as the network has them that is not trained any more: adapters are merged into the rest."""
+    return merged(read_weights(checkpoint, raw))

@@ -303,7 +303,7 @@ class Worker:
         assert self.job.checkpoint is not None
         state = checkpoint.read_state(self.job.checkpoint)
         self.engine.load(self.job.checkpoint)
-        self.ema.load(checkpoint.stored_weights(self.job.checkpoint))
+        self.ema.load(checkpoint.read_weights(self.job.checkpoint))
         self.stream.restore(state.stream)
         self.step, self.loss = state.step, state.loss
         if self.job.fork or state.dual is None:
