@@ -15,7 +15,7 @@ from cdt.diffusion.process import DiffusionConfig
 from cdt.diffusion.sampler import SamplerConfig
 from cdt.dual import DualConfig
 from cdt.errors import InputError
-from cdt.networks import NetworkConfig
+from cdt.networks import AdapterConfig, NetworkConfig
 from cdt.schema import Config
 from cdt.settings import apply_overrides, load_yaml, parse
 from cdt.training.engine import EngineConfig
@@ -57,6 +57,8 @@ class RunConfig(Config):
     init: Path | None = None
     """Start from the EMA weights, network and process of a run, of one of its checkpoints (``RUN/checkpoints/step-N``),
     or of a pipeline that diffusers saved."""
+    adapter: AdapterConfig | None = None
+    """Train low-rank adapters of the network in place of all its weights."""
     data: DataConfig
     network: NetworkConfig
     diffusion: DiffusionConfig = DiffusionConfig()
@@ -88,6 +90,8 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _replay_makes_sense(self) -> RunConfig:
         priors = [name for name, constraint in self.constraints.items() if isinstance(constraint, Prior)]
+        if self.init is None and self.adapter is not None:
+            raise ValueError("adapter speaks of a pretrained model: name it, `init: RUN` or a diffusers directory")
         if self.init is None and (priors or self.replay.objective):
             what = f"constraints.{priors[0]}: prior" if priors else "replay.objective"
             raise ValueError(f"{what} speaks of a pretrained model: name it, `init: RUN` or a diffusers directory")

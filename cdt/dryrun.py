@@ -23,10 +23,11 @@ def describe_plan(config: RunConfig) -> str:
     with torch.device("meta"):
         network = prepared.build().to("meta")  # a pretrained network comes with its weights
     parameters = sum(weight.numel() for weight in network.parameters())
+    trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
     micro = train.batch_size // (world * engine.accumulation)
     dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
-    memory = state_bytes(parameters, engine, world)
-    if prepared.replay is not None and config.replay.target == "teacher":
+    memory = state_bytes(parameters, trained, engine, world)
+    if prepared.replay is not None and config.replay.target == "teacher" and prepared.answers is None:
         size = 2 if config.replay.teacher_precision == "bf16" else 4
         memory["teacher"] = size * parameters / (world if engine.zero_stage >= 3 else 1)
     memory["activations"] = activation_bytes(network.to(dtype), prepared.index.shape, micro, dtype)
@@ -37,7 +38,8 @@ def describe_plan(config: RunConfig) -> str:
     lines = [
         dump_yaml(config).rstrip(),
         "",
-        f"network      {parameters:,} parameters ({config.network.kind})",
+        f"network      {parameters:,} parameters ({config.network.kind})"
+        + f", of which {trained:,} are trained" * (trained < parameters),
         f"data         {prepared.index.count:,} samples of {list(prepared.index.shape)}, epochs of {samples:,}",
         "phases       " + ", ".join(f"{name} {steps:,} steps" for name, steps in phases.items()),
         f"dual steps   every {prepared.period_steps:,} training steps, {len(config.constraints)} constraints"

@@ -22,7 +22,7 @@ from cdt.export import export_pipeline
 from cdt.monitor.card import CardFacts, Requirement, model_card
 from cdt.networks import build_network
 from cdt.settings import load_yaml, parse
-from cdt.training.checkpoint import TrainState, complete_checkpoints, read_state, read_weights, write_text
+from cdt.training.checkpoint import TrainState, complete_checkpoints, network_weights, read_state, write_text
 
 
 class Run:
@@ -86,7 +86,7 @@ class Run:
         """The network in evaluation mode, with the EMA weights or the raw ones."""
         network = build_network(self.config.network, self.shape)
         try:
-            network.load_state_dict(read_weights(self.checkpoint, raw), strict=True)
+            network.load_state_dict(network_weights(self.checkpoint, raw), strict=True)
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{self.checkpoint} is damaged or of another network: {reason}") from error
@@ -182,9 +182,10 @@ class Run:
             class_counts=dict(zip(data["class_names"], data["class_counts"], strict=True)),
             shape=self.shape,
             network=config.network.kind,
-            parameters=sum(weight.numel() for weight in read_weights(self.checkpoint).values()),
+            parameters=sum(weight.numel() for weight in network_weights(self.checkpoint).values()),
             training={
                 **({} if config.init is None else {"fine-tuned from": _name_of(config.init)}),
+                **({} if config.adapter is None else {"by adapters of rank": config.adapter.rank}),
                 "steps": self.state.step,
                 "of them warm start": train.warm_steps,
                 "of them cool-down": train.cooldown_steps,

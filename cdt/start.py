@@ -126,9 +126,11 @@ def check_tools() -> None:
 
 
 def _draw_replay(prepared: Prepared, on_progress: OnProgress) -> None:
-    """Samples of the pretrained model, unless they are there from an earlier run."""
+    """Samples of the pretrained model and its stored answers, unless they are there from an earlier run."""
     if prepared.replay is not None and prepared.replay.missing:
         prepared.replay.draw(lambda done, total: on_progress({"phase": "replay", "step": done, "total": total}))
+    if prepared.answers is not None:
+        prepared.answers.ask(lambda done, total: on_progress({"phase": "teacher", "step": done, "total": total}))
 
 
 def _finish(job: Job, directory: Path, on_progress: OnProgress) -> Run:
@@ -140,6 +142,10 @@ def _finish(job: Job, directory: Path, on_progress: OnProgress) -> Run:
                 on_progress(report)
 
             launch(job, hear)
+    except InputError:
+        if not has_checkpoint(directory):
+            shutil.rmtree(directory, ignore_errors=True)  # found out at calibration: the name is free again
+        raise
     except RunError as error:
         raise RunError(f"{error}\n{_left_behind(directory)}") from error
     except KeyboardInterrupt as interrupt:
@@ -199,6 +205,7 @@ def _continued(config: RunConfig) -> dict[str, object]:
     return {
         "network": config.network,
         "diffusion": config.diffusion,
+        "adapter": config.adapter,
         "engine.zero_stage": config.engine.zero_stage,
         "engine.precision": config.engine.precision,
     }

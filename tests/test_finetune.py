@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ from cdt.data.shard import shard
 from cdt.data.sources import SOURCES
 from cdt.dryrun import describe_plan
 from cdt.errors import InputError
-from cdt.measure import divergence_from_origin
+from cdt.measure import classifier_of, divergence_from_origin
 from cdt.run import Run
 from cdt.start import check, resume, train
 from cdt.training import replay
-from cdt.training.checkpoint import read_weights
+from cdt.training.checkpoint import network_weights, read_weights
 
 # Of the libraries, while they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -168,6 +169,29 @@ def test_the_pretrained_model_as_the_objective(
     assert ("teacher_s" in rows(config.directory, "metrics.jsonl")[0]) == teacher
 
 
+def test_budgets_of_new_data_where_the_pretrained_model_is_the_objective(
+    home: Path, other: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Nats above a model that knows them, and a share that a classifier sees: both are binding from the first batch."""
+    judge = tmp_path / "judge.safetensors"
+    classifier_of(Index.load(home / "new"), steps=5).save(judge)
+    constraints = {
+        "nine": {"class": 9, "max_kl": 1.0, "reference": str(home / "tuned"), "window": 0.5},
+        "eight": {"class": 8, "generated_frequency": {"min": 0.25, "classifier": str(judge)}},
+    }
+    probe = {"generated_samples": 20}
+    config = other(constraints=constraints, replay={"objective": True}, probe=probe, train={"warm_steps": 0})
+    run = train(config)
+    nine, eight = run.calibration()
+    assert nine["threshold"] == pytest.approx(nine["reference_loss"] + 1)
+    assert nine["reference_loss"] != nine["warm_loss"]
+    assert eight["threshold"] == pytest.approx(-np.log(0.25))
+    drawn = events(config.directory, "data")[0]["streams"]  # of 32, as the closed form has it: exp(-1) and a quarter
+    assert drawn["constraint nine"]["arrived"] == pytest.approx(32 * np.exp(-1), abs=2)
+    assert drawn["constraint eight"]["arrived"] == pytest.approx(32 * 0.25, abs=2)
+    assert {row["constraint"] for row in rows(config.directory, "dual.jsonl")} == {"nine", "eight"}
+
+
 def test_from_a_pipeline_of_diffusers(home: Path, other: Callable[..., RunConfig], tmp_path: Path) -> None:
     """What we export of a run is one; the fine-tuned network can be exported again."""
     unet = {"kind": "unet", "channels": [8], "layers_per_block": 1, "norm_groups": 4}
@@ -181,6 +205,68 @@ def test_from_a_pipeline_of_diffusers(home: Path, other: Callable[..., RunConfig
     found = divergence_from_origin(run, 10)
     assert found is not None
     assert found.nats > 0
+
+
+def test_stored_answers_stand_for_the_teacher(home: Path, other: Callable[..., RunConfig], tmp_path: Path) -> None:
+    """Asked once for all runs, and training goes on bit by bit; either side may be replay."""
+    replay = SECTIONS["replay"] | {"teacher_draws": 2}
+    whole = tiny.config(home / "new", tmp_path / "whole", home / "pretrained", **SECTIONS | {"replay": replay})
+    reports: list[dict[str, Any]] = []
+    train(whole, reports.append)
+    assert {"phase": "teacher", "step": 48, "total": 48} in reports
+    halves = other(replay=replay, train={"warm_steps": 0, "dual_steps": 2})
+    train(halves, reports.append)
+    resume(halves.directory, ["train.dual_steps=4"], reports.append)
+    assert len([report for report in reports if report["phase"] == "teacher"]) == 1
+    assert same_weights(whole.directory, halves.directory)
+    assert not same_weights(whole.directory, home / "tuned")
+    assert all(row["teacher_s"] > 0 for row in rows(whole.directory, "metrics.jsonl"))
+    shutil.rmtree(halves.directory)
+    nine = {"nine": {"class": 9, "max_loss": 1.0, "window": 0.5}}
+    train(other(constraints=nine, replay=replay | {"objective": True}, dual={"eta": 0.1}))
+
+
+@pytest.mark.parametrize("engine", [{"zero_stage": 0}, {"zero_stage": 2, "precision": "bf16"}, {"zero_stage": 3}])
+def test_an_adapter_is_trained_in_place_of_the_weights(
+    engine: dict[str, Any], home: Path, other: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Frozen weights stay as they were, the rest of the system sees a plain network, and it goes on bit by bit."""
+    pytest.importorskip("peft", reason="the extra lora")
+    adapter = {"rank": 2}
+    whole = tiny.config(
+        home / "new", tmp_path / "whole", home / "pretrained", adapter=adapter, engine=engine, **SECTIONS
+    )
+    train(whole)
+    halves = other(adapter=adapter, engine=engine, train={"warm_steps": 0, "dual_steps": 2})
+    train(halves)
+    resume(halves.directory, ["train.dual_steps=4"])
+    stored, again = (read_weights(Run(config.directory).checkpoint) for config in (whole, halves))
+    assert stored.keys() == again.keys()
+    assert all(torch.equal(stored[name], again[name]) for name in stored)
+
+    run, before = Run(whole.directory), network_weights(Run(home / "pretrained").checkpoint)
+    for name, weight in stored.items():
+        if "lora_" not in name:
+            assert torch.equal(weight, before[name.replace(".base_layer", "")])
+    after = network_weights(run.checkpoint)
+    assert after.keys() == before.keys()
+    assert any(not torch.equal(after[name], before[name]) for name in before)
+    assert events(run.directory, "calibrated")[0]["warm_loss"] == pytest.approx(0, abs=1e-9)
+    assert run.sample(2).shape == (2, 1, 8, 8)
+    run.export(tmp_path / "export")
+    assert "by adapters of rank" in (run.directory / "README.md").read_text()
+    following = tiny.config(home / "new", tmp_path / "next", run.directory, adapter=adapter, **SECTIONS)
+    assert "are trained" in describe_plan(following)
+
+
+def test_an_adapter_needs_a_pretrained_model_and_peft(
+    home: Path, other: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="adapter speaks of a pretrained model: name it, `init: RUN`"):
+        tiny.config(home / "old", tmp_path / "other", adapter={"rank": 2})
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(InputError, match="adapter: it needs the package peft"):
+        check(other(adapter={"rank": 2}))
 
 
 def test_the_divergence_on_fresh_samples(home: Path) -> None:

@@ -78,6 +78,8 @@ class Batch:
     """The cell of each sample: which set of constraints it belongs to."""
     weights: torch.Tensor
     """float32, mean 1 over draws."""
+    rows: torch.Tensor
+    """Of the index; -1 where another sample had to stand in."""
 
     def to(self, device: torch.device) -> Batch:
         return Batch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
@@ -121,12 +123,15 @@ class _Samples(Dataset[Loaded]):
                 plan.counters_after,
                 {},
             )  # raised in a loader worker, it would arrive inside of a traceback
+        rows = plan.rows.copy()
+        rows[list(bad)] = -1
         batch = Batch(
             images=torch.from_numpy(normalise(images)),
             positions=torch.from_numpy(plan.positions),
             streams=torch.from_numpy(plan.streams),
             cells=torch.from_numpy(cells),
             weights=torch.from_numpy(weights.astype(np.float32)),
+            rows=torch.from_numpy(rows),
         )
         return batch, plan.counters_after, bad
 

@@ -8,19 +8,25 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
+from cdt.networks.adapter import AdapterConfig, adapted, check_peft, merged, with_weights
 from cdt.networks.dit import DiT, DiTConfig, load_dit
 from cdt.networks.pretrained import PretrainedConfig, load_pretrained
 from cdt.networks.unet import UNet, UNetConfig, build_unet
 
 __all__ = [
+    "AdapterConfig",
     "DiT",
     "DiTConfig",
     "NetworkConfig",
     "PretrainedConfig",
     "UNet",
     "UNetConfig",
+    "adapted",
     "build_network",
+    "check_peft",
     "load_dit",
+    "merged",
+    "with_weights",
 ]
 
 NetworkConfig = Annotated[UNetConfig | DiTConfig | PretrainedConfig, Field(discriminator="kind")]

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from cdt.data.stream import StreamState
 from cdt.errors import InputError, RunError
+from cdt.networks import merged
 from cdt.training.ema import Ema
 from cdt.training.engine import Engine, Fragment
 from cdt.training.ranks import Ranks
@@ -239,5 +240,10 @@ def read_state(checkpoint: Path) -> TrainState:
 
 
 def read_weights(checkpoint: Path, raw: bool = False) -> dict[str, Tensor]:
-    """EMA weights, or the raw ones, by name: fp32 on the CPU."""
+    """EMA weights, or the raw ones, by name as they are trained: fp32 on the CPU."""
     return safetensors.torch.load_file(checkpoint / ("weights.safetensors" if raw else "ema.safetensors"))
+
+
+def network_weights(checkpoint: Path, raw: bool = False) -> dict[str, Tensor]:
+    """The same, by name as the network has them that is not trained any more: adapters are merged into the rest."""
+    return merged(read_weights(checkpoint, raw))

@@ -5,22 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cdt.training.engine import Engine, Fragment
+from cdt.training.engine import Engine
 
 
 class Ema:
-    """``ema <- decay ema + (1 - decay) weights`` on this rank's fragments."""
+    """``ema <- decay ema + (1 - decay) weights`` on this rank's fragments; what is not trained is the engine's own."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.fragments = {
-            name: Fragment(fragment.start, fragment.values.detach().clone())
-            for name, fragment in engine.fragments().items()
-        }
+        fragments = engine.fragments()
+        self.fragments = fragments | {name: fragments[name].clone() for name in engine.trained}
 
     def update(self, decay: float) -> None:
-        averages = [fragment.values for fragment in self.fragments.values()]
-        weights = [fragment.values for fragment in self._engine.fragments().values()]
+        fragments, trained = self._engine.fragments(), self._engine.trained
+        averages = [self.fragments[name].values for name in trained]
+        weights = [fragments[name].values for name in trained]
         torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def load(self, whole: dict[str, Tensor]) -> None:

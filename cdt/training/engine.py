@@ -74,6 +74,9 @@ class Fragment:
     start: int
     values: Tensor
 
+    def clone(self) -> Fragment:
+        return Fragment(self.start, self.values.detach().clone())
+
 
 def deepspeed_options(engine: EngineConfig, train: TrainConfig, world: int) -> dict[str, Any]:
     """The configuration that DeepSpeed gets. ``train.batch_size`` must divide by workers times accumulation."""
@@ -122,9 +125,13 @@ class Engine:
         if weights is not None:
             self.module.load_state_dict(weights)
         self.module.to(ranks.device)
-        self._shapes = {name: tuple(weight.shape) for name, weight in self.module.named_parameters()}
-        trained = [weight for weight in self.module.parameters() if weight.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay)
+        named = dict(self.module.named_parameters())
+        self._shapes = {name: tuple(weight.shape) for name, weight in named.items()}
+        self.trained = [name for name, weight in named.items() if weight.requires_grad]
+        # Their fp32 values: DeepSpeed keeps none of what it does not train.
+        self._frozen = {name: self._slice(named[name]).clone() for name in named.keys() - set(self.trained)}
+        weights_to_train = [named[name] for name in self.trained]
+        optimizer = torch.optim.AdamW(weights_to_train, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay)
         with contextlib.redirect_stdout(io.StringIO()):
             wrapped = deepspeed.initialize(
                 model=self.module, optimizer=optimizer, config=deepspeed_options(config, train, ranks.world)
@@ -176,22 +183,24 @@ class Engine:
 
     def fragments(self) -> dict[str, Fragment]:
         """This rank's fp32 weights by name: views where they change in place; together the ranks hold each once."""
-        return {name: self._fragment(weight) for name, weight in self.module.named_parameters()}
+        named = self.module.named_parameters()
+        return {name: self._frozen[name] if name in self._frozen else self._fragment(weight) for name, weight in named}
 
     def _fragment(self, weight: Any) -> Fragment:
         if self._config.zero_stage == 3:
-            if weight.requires_grad:
-                values = self._deepspeed.utils.safe_get_local_fp32_param(weight)
-            else:
-                values = weight.ds_tensor.float()
+            values = self._deepspeed.utils.safe_get_local_fp32_param(weight)
             start = self._ranks.rank * weight.ds_tensor.numel()
             return Fragment(start, values.detach().flatten()[: max(weight.ds_numel - start, 0)])
-        if self._config.zero_stage in (1, 2) and weight.requires_grad:
+        if self._config.zero_stage in (1, 2):
             mapping = weight._hp_mapping  # DeepSpeed's own record of which rank masters what
             if mapping is None:
                 return Fragment(0, torch.zeros(0, device=weight.device))
             return Fragment(mapping.lp_fragment_address.start, mapping.hp_fragment.detach())
-        whole = self._masters[weight].detach().float().flatten()
+        return self._slice(self._masters[weight])
+
+    def _slice(self, weight: Tensor) -> Fragment:
+        """This rank's part where DeepSpeed divides nothing: an even one."""
+        whole = weight.detach().float().flatten()
         share = -(-whole.numel() // self._ranks.world)
         start = min(self._ranks.rank * share, whole.numel())
         return Fragment(start, whole[start : start + share])

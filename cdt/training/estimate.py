@@ -30,18 +30,19 @@ def activation_bytes(network: nn.Module, shape: tuple[int, int, int], batch: int
     return sum(storage.nbytes() for storage in saved.values())
 
 
-def state_bytes(parameters: int, engine: EngineConfig, world: int) -> dict[str, float]:
+def state_bytes(parameters: int, trained: int, engine: EngineConfig, world: int) -> dict[str, float]:
     """Bytes per rank of weights, gradients, optimiser (fp32 master and moments) and EMA under a ZeRO stage.
 
     Rajbhandari et al., "ZeRO", SC 2020, figure 1; the EMA is always divided over the ranks.
+    ``trained``: how many of the parameters are; of the others fp32 values are kept as the EMA is.
     """
     low = 2 if engine.precision == "bf16" else 4
     stage = engine.zero_stage
     master = 4 if engine.precision == "bf16" or stage > 0 else 0
     return {
         "weights": low * parameters / (world if stage >= 3 else 1),
-        "gradients": low * parameters / (world if stage >= 2 else 1),
-        "optimiser": (master + _ADAM_BYTES) * parameters / (world if stage >= 1 else 1),
+        "gradients": low * trained / (world if stage >= 2 else 1),
+        "optimiser": (master + _ADAM_BYTES) * trained / (world if stage >= 1 else 1),
         "EMA": 4 * parameters / world,
         "probe": 4 * parameters / (world if stage >= 3 else 1),
     }

@@ -19,7 +19,8 @@ from cdt.diffusion.sampler import check_steps
 from cdt.dual import ESTIMATORS, Draws, largest_feasible_scale, shares_exist
 from cdt.errors import InputError
 from cdt.judges import load_judge
-from cdt.networks import build_network
+from cdt.networks import adapted, build_network, check_peft, with_weights
+from cdt.training.answers import Answers
 from cdt.training.generated import judged_columns
 from cdt.training.held_out import held_out_split
 from cdt.training.pretrained import Pretrained, check_continued, open_pretrained
@@ -66,6 +67,8 @@ class Prepared:
     """What training starts from, if not from new weights."""
     replay: Replay | None = None
     """Its samples, where they are trained on."""
+    answers: Answers | None = None
+    """What the pretrained model predicts at them, where that is stored."""
     replay_first: bool = False
     """Whether they are the objective."""
 
@@ -80,9 +83,15 @@ class Prepared:
         replay = self.replay.index()
         return joined(replay, self.index) if self.replay_first else joined(self.index, replay)
 
+    @property
+    def first_replayed(self) -> int:
+        """The first row of replay."""
+        return 0 if self.replay_first else self.index.count
+
     def first_weights(self) -> dict[str, Tensor] | None:
         """What training starts from, where building the network does not load it."""
-        return None if self.origin is None else self.origin.weights()
+        weights = None if self.origin is None else self.origin.weights()
+        return None if weights is None else with_weights(self.build(), weights)
 
     def mixture_of(self, estimator: str) -> Callable[[np.ndarray], Draws]:
         """What multipliers ask of the stream, under an estimator of the Lagrangian's gradient."""
@@ -107,14 +116,20 @@ def prepare(config: RunConfig) -> Prepared:
 
     def build() -> nn.Module:
         torch.manual_seed(config.run.seed)
-        return build_network(config.network, index.shape, checkpointing=config.engine.activation_checkpointing)
+        network = build_network(config.network, index.shape, checkpointing=config.engine.activation_checkpointing)
+        return network if config.adapter is None else adapted(network, config.adapter)
 
+    if config.adapter is not None:
+        check_peft()
     with torch.device("meta"):
         build()
     samples = config.data.epoch_samples or requirements.base
     epoch = -(-samples // config.train.batch_size)
     period = epoch if config.dual.period == "epoch" else config.dual.period
-    return Prepared(index, requirements, build, period, _settling(config), origin, replay, config.replay.objective)
+    draws = config.replay.teacher_draws
+    answers = Answers(origin, replay, draws) if origin and replay and draws else None
+    settling, first = _settling(config), config.replay.objective
+    return Prepared(index, requirements, build, period, settling, origin, replay, answers, first)
 
 
 def _settling(config: RunConfig) -> int:

@@ -19,7 +19,7 @@ from cdt.errors import InputError
 from cdt.networks import NetworkConfig, PretrainedConfig, build_network
 from cdt.networks.pretrained import find_unet
 from cdt.settings import load_yaml, parse
-from cdt.training.checkpoint import CHECKPOINT, complete_checkpoints, read_weights
+from cdt.training.checkpoint import CHECKPOINT, complete_checkpoints, network_weights
 
 
 class _Origin(BaseModel):
@@ -71,7 +71,7 @@ class Pretrained:
         if self.checkpoint is None:
             return None
         try:
-            return read_weights(self.checkpoint)
+            return network_weights(self.checkpoint)
         except (OSError, SafetensorError) as error:
             raise InputError(f"{self.setting}: the weights in {self.checkpoint} cannot be read: {error}") from error
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cdt.data.cache import cache_directory
 from cdt.data.header import read_header
@@ -43,8 +43,17 @@ class ReplayConfig(Config):
     """What training regresses onto at replayed samples: the pretrained network's prediction, or the noise."""
     teacher_precision: Literal["fp32", "bf16"] = "fp32"
     """Of the pretrained network during training; what is measured is always measured in fp32."""
+    teacher_draws: int | None = Field(default=None, ge=1)
+    """Draws of noise per sample at which the teacher is asked once, before training, and its answers are stored: for a
+    teacher that is too large to stand beside the network. ``null``: it is asked in every step, at new draws."""
     objective: bool = False
     """Whether the pretrained model's samples are the objective, and the new data come in by constraints alone."""
+
+    @model_validator(mode="after")
+    def _asks_a_teacher(self) -> ReplayConfig:
+        if self.teacher_draws is not None and self.target == "noise":
+            raise ValueError("teacher_draws: target noise asks no teacher; drop one of them")
+        return self
 
 
 class Replay:

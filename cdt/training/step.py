@@ -8,6 +8,7 @@ from torch import Tensor
 from cdt.data.stream import Batch
 from cdt.diffusion.loss import Diffusion, noise
 from cdt.diffusion.noise import normals, stratified
+from cdt.training.answers import StoredTeacher
 from cdt.training.engine import Engine
 from cdt.training.sums import PeriodSums
 from cdt.training.teacher import Teacher
@@ -18,7 +19,7 @@ def train_step(
     diffusion: Diffusion,
     batch: Batch,
     sums: PeriodSums,
-    teacher: Teacher | None = None,
+    teacher: Teacher | StoredTeacher | None = None,
     *,
     learning_rate: float,
     seed: int,
@@ -32,7 +33,7 @@ def train_step(
     for micro in batch.split(engine.accumulation):
         u = stratified(seed, micro.positions, batch_size)
         eps = normals(seed, micro.positions, tuple(micro.images.shape[1:]))
-        target = noise if teacher is None else teacher.target(micro.cells)
+        u, eps, target = (u, eps, noise) if teacher is None else teacher.lesson(micro, u, eps)
         losses = diffusion.losses(engine.network, micro.images, u, eps, engine.dtype, target)
         loss = (micro.weights * losses.primal).mean()
         engine.backward(loss)

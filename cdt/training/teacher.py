@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from cdt.data.stream import Batch
 from cdt.diffusion.loss import Target, predict_eps
 from cdt.diffusion.process import Process
 
@@ -26,6 +27,10 @@ class Teacher:
         self._network, self._process, self._dtype = network, process, dtype
         self._replayed, self._partitioned = replayed, partitioned
         self.time = Stopwatch(replayed.device)
+
+    def lesson(self, batch: Batch, u: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Target]:
+        """Noise levels u [B] and noise [B, C, H, W] to train ``batch`` at, as they are, and the target."""
+        return u, eps, self.target(batch.cells)
 
     def target(self, cells: Tensor) -> Target:
         """The teacher's eps at the replayed samples among those of ``cells`` [B], the noise at the others."""

@@ -18,6 +18,7 @@ from cdt.monitor.pictures import image_grid, save_picture
 from cdt.monitor.recorder import Recorder
 from cdt.training import calibrate, checkpoint, universal
 from cdt.training.account import Account
+from cdt.training.answers import StoredTeacher
 from cdt.training.dual_side import DualSide
 from cdt.training.ema import Ema
 from cdt.training.engine import Engine
@@ -148,14 +149,16 @@ class Worker:
             return np.zeros(len(self.requirements.names))
         return calibrate.first_state(self.requirements, self.config.dual).lambdas
 
-    def _teacher(self) -> Teacher | None:
+    def _teacher(self) -> Teacher | StoredTeacher | None:
         """The pretrained network beside the engine, where replayed samples regress onto its predictions."""
         origin, settings = self.prepared.origin, self.config.replay
         if origin is None or self.prepared.replay is None or settings.target == "noise":
             return None
+        replayed = torch.as_tensor(self.requirements.replayed, device=self.ranks.device)
+        if self.prepared.answers is not None:
+            return StoredTeacher(self.prepared.answers, replayed, self.prepared.first_replayed)
         dtype = torch.bfloat16 if settings.teacher_precision == "bf16" else torch.float32
         network = self.engine.beside(origin.build(self.index.shape), dtype)
-        replayed = torch.as_tensor(self.requirements.replayed, device=self.ranks.device)
         return Teacher(network, origin.process, replayed, dtype, partitioned=self.engine.partitioned)
 
     def _period_sums(self, windows: np.ndarray) -> PeriodSums:

@@ -13,7 +13,7 @@ import torch
 from exact import begin, shares_problem
 from mixtures import Mixture, mixture_divergence, mixture_samples
 
-from cdt.constraints import Calibration, Prior
+from cdt.constraints import Calibration, MaxKl, Prior
 from cdt.diffusion.process import DiffusionConfig, Process
 from cdt.dual import Sums, dual_step, mixture_probabilities
 from cdt.evaluate.divergence import divergence_of
@@ -92,3 +92,25 @@ def test_dual_ascent_gives_the_new_data_what_the_budget_leaves() -> None:
     new, old = mixture_probabilities(state.lambdas)
     assert new == pytest.approx(1 - share_at_budget(prior), abs=0.03)
     assert old == pytest.approx(math.exp(-0.5), abs=0.03)
+
+
+def test_with_the_pretrained_model_as_the_objective_the_new_data_get_what_they_ask_for() -> None:
+    """``max_kl: b`` on the new mode, above a model that knows nothing else, asks for a share of ``exp(-b)``."""
+    new_alone = FOUR.reweighted(np.array([0.0, 0.0, 0.0, 1.0]))
+    asked = MaxKl.model_validate({"class": "new", "max_kl": 1.0, "reference": "runs/new-alone", "window": None})
+    floor = 3.0
+    threshold = asked.threshold(Calibration(loss=9.0, share=0.0, window=10.0, reference=floor))
+    problem = shares_problem(np.zeros(1), np.array([threshold]), rules="ascent", eta=0.1, cap=10.0)
+    state = begin(np.array([1.0]))
+    samples, reference = mixture_samples(new_alone, 2000), new_alone.denoiser(PROCESS)
+    for _ in range(60):
+        _, new = mixture_probabilities(state.lambdas)
+        network = to_new_data(float(new)).denoiser(PROCESS)
+        found = divergence_of(
+            network, reference, PROCESS, samples, window=10.0, statistic="loss", seed=1, batch_size=8000
+        )
+        loss = floor + found.nats
+        state = dual_step(problem, state, Sums(*np.array([[loss * 8], [loss**2 * 8], [8.0]])))
+    _, new = mixture_probabilities(state.lambdas)
+    assert new == pytest.approx(share_at_budget(asked), abs=0.03)
+    assert new == pytest.approx(math.exp(-1.0), abs=0.03)

@@ -240,6 +240,7 @@ def test_another_sample_of_the_class_stands_in(index: Index) -> None:
         for place in differs.nonzero().flatten().tolist():
             same = [b.images[i] for b in before for i in range(BATCH) if torch.equal(b.images[i], after.images[place])]
             assert same, "it is a sample of the data"
+        assert torch.equal(after.rows, torch.where(differs, -1, batch.rows))
     assert replaced == stream.ledger.replaced.sum() > 0
 
 

@@ -13,7 +13,7 @@ P, WORLD = 1000, 4
 
 def total(stage: int, precision: str) -> float:
     engine = EngineConfig.model_validate({"zero_stage": stage, "precision": precision})
-    memory = state_bytes(P, engine, WORLD)
+    memory = state_bytes(P, P, engine, WORLD)
     return sum(memory[name] for name in ("weights", "gradients", "optimiser"))
 
 
@@ -40,9 +40,17 @@ def test_fp32_states() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_average_is_always_divided_and_the_probe_at_stage_3(precision: str) -> None:
     for stage in range(4):
-        memory = state_bytes(P, EngineConfig.model_validate({"zero_stage": stage, "precision": precision}), WORLD)
+        memory = state_bytes(P, P, EngineConfig.model_validate({"zero_stage": stage, "precision": precision}), WORLD)
         assert memory["EMA"] == 4 * P / WORLD
         assert memory["probe"] == (4 * P / WORLD if stage == 3 else 4 * P)
+
+
+def test_what_is_not_trained_has_neither_gradients_nor_optimiser() -> None:
+    for stage in range(4):
+        engine = EngineConfig.model_validate({"zero_stage": stage})
+        all_trained, few = state_bytes(P, P, engine, WORLD), state_bytes(P, 10, engine, WORLD)
+        for name, size in all_trained.items():
+            assert few[name] == pytest.approx(size / 100 if name in ("gradients", "optimiser") else size)
 
 
 class Chain(nn.Module):

@@ -24,6 +24,7 @@ def draws(count: int, seed: int) -> tuple[Batch, Losses]:
         streams=torch.from_numpy(rng.integers(0, 3, count)),
         cells=torch.from_numpy(rng.integers(0, CELLS - 1, count)),  # the last cell is never drawn
         weights=torch.ones(count),
+        rows=torch.arange(count),
     )
     logsnr = torch.from_numpy(rng.uniform(LOW, HIGH, count).astype(np.float32))
     error = torch.from_numpy(rng.lognormal(size=count).astype(np.float32)).requires_grad_()

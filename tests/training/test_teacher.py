@@ -96,7 +96,7 @@ def test_a_step_regresses_replay_onto_the_teacher_and_the_rest_onto_noise() -> N
     """Loss, statistics and gradient against the formula, over two micro-batches."""
     student, frozen = Gain(0.8), Gain(0.5)
     positions = torch.arange(6)
-    batch = Batch(normals(3, positions, SHAPE), positions, REPLAYED[CELLS].long(), CELLS, torch.ones(6))
+    batch = Batch(normals(3, positions, SHAPE), positions, REPLAYED[CELLS].long(), CELLS, torch.ones(6), positions)
     sums = PeriodSums(np.full(3, DIFFUSION.process.logsnr_max), DIFFUSION, torch.device("cpu"))
     engine = Plain(student)
     loss = train_step(engine, DIFFUSION, batch, sums, teacher(frozen), learning_rate=0.1, seed=4, batch_size=6)  # pyright: ignore[reportArgumentType]
