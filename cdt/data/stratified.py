@@ -1,4 +1,4 @@
-"""The base stream with its classes spread evenly: any stretch of it holds each class in its share, to about a sample.
+"""Streams with their classes spread evenly: any stretch of one holds each class in its share, to about a sample.
 
 For batches of many classes, and for shards that hold few classes each, as those of others often do.
 """
@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 
 from cdt.data.index import Index
-from cdt.data.plan import SAMPLES, SHARDS, Order, ShardOrder, mix, permute
+from cdt.data.plan import SAMPLES, SHARDS, Order, ShardOrder, SubsetOrder, mix, permute
 
 _CLASSES = 3
 _STRETCH = 4096
@@ -21,7 +21,17 @@ _STRETCH = 4096
 def base_order(index: Index, key: int) -> Order:
     """The order in which the index asks to be read."""
     counts = np.array([shard.count for shard in index.shards])
-    return ShardOrder(counts, key) if index.order == "shuffled" else StratifiedOrder(counts, index.classes, key)
+    if index.order == "shuffled":
+        return ShardOrder(counts, key)
+    return StratifiedOrder(np.arange(index.count), counts, index.classes, key)
+
+
+def subset_order(index: Index, rows: np.ndarray, key: int) -> Order:
+    """The order of a constraint's samples; those of several classes come in their shares, too."""
+    classes = index.classes[rows]
+    if index.order == "shuffled" or len(np.unique(classes)) < 2:
+        return SubsetOrder(rows, key)
+    return StratifiedOrder(rows, np.bincount(index.shard[rows], minlength=len(index.shards)), classes, key)
 
 
 class StratifiedOrder(Order):
@@ -34,21 +44,26 @@ class StratifiedOrder(Order):
     within about a block; where they are not, each class goes through its own shards. A stretch is laid out at a time.
 
     Args:
-        classes: of the rows [N], which stand shard by shard.
+        rows: of the index [N], ascending, hence shard by shard.
+        shard_counts: how many of them each shard holds.
+        classes: of them [N].
     """
 
     sorts_batches = True
 
-    def __init__(self, shard_counts: np.ndarray, classes: np.ndarray, key: int, block_shards: int = 16) -> None:
+    def __init__(
+        self, rows: np.ndarray, shard_counts: np.ndarray, classes: np.ndarray, key: int, block_shards: int = 16
+    ) -> None:
         super().__init__()
         self._key, self._block, self._shards = key, block_shards, len(shard_counts)
-        self._by_class = np.argsort(classes, kind="stable")
-        labels, self._firsts, self._counts = np.unique(classes[self._by_class], return_index=True, return_counts=True)
+        by_class = np.argsort(classes, kind="stable")
+        self._by_class = rows[by_class]
+        labels, self._firsts, self._counts = np.unique(classes[by_class], return_index=True, return_counts=True)
         self._phases = (mix(key, _CLASSES, labels) >> np.uint64(11)).astype(np.float64) * 2.0**-53
         self._size = len(classes)
         self._stretches = max(1, self._size // max(_STRETCH, 4 * len(labels)))
         # A cell is what one shard holds of one class.
-        shard = np.repeat(np.arange(self._shards), shard_counts)[self._by_class]
+        shard = np.repeat(np.arange(self._shards), shard_counts)[by_class]
         number = np.repeat(np.arange(len(labels)), self._counts) * self._shards + shard
         cells, self._cell_first, self._cell_count = np.unique(number, return_index=True, return_counts=True)
         self._cell_class, self._cell_shard = np.divmod(cells, self._shards)

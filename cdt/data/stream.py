@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 from cdt.data.bad import BadSample, Ledger
 from cdt.data.files import DEFAULT_CACHE_GB
 from cdt.data.index import Index
-from cdt.data.plan import Order, SubsetOrder, stream_key
+from cdt.data.plan import Order, stream_key
 from cdt.data.planner import Mixture, PlannedBatch, Planner
 from cdt.data.reader import ImageReader, TolerantReader, normalise
 from cdt.data.remote import PIPE
-from cdt.data.stratified import base_order
+from cdt.data.stratified import base_order, subset_order
 from cdt.errors import RunError
 from cdt.schema import Config
 
@@ -173,7 +173,7 @@ class MixtureStream:
         self._names = ["base", *(f"constraint {name}" for name in subsets)]
         orders: list[Order] = [base_order(index.parts[0] if index.parts else index, stream_key(seed, "base"))]
         keys = (stream_key(seed, name) for name in self._names[1:])
-        orders += [SubsetOrder(rows, key) for rows, key in zip(subsets.values(), keys, strict=True)]
+        orders += [subset_order(index, rows, key) for rows, key in zip(subsets.values(), keys, strict=True)]
         share = batch_size // world
         local = slice(rank * share, (rank + 1) * share)
         self._planner = Planner(orders, mixture_of, batch_size, local, stream_key(seed, "allocation"))

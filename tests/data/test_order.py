@@ -18,7 +18,7 @@ from cdt.data.plan import Order, SubsetOrder, stream_key
 from cdt.data.planner import Planner
 from cdt.data.shard import shard
 from cdt.data.sources import Source
-from cdt.data.stratified import StratifiedOrder, base_order
+from cdt.data.stratified import StratifiedOrder, base_order, subset_order
 from cdt.data.stream import DataConfig, MixtureStream
 from cdt.dual import Draws
 
@@ -239,7 +239,7 @@ def test_any_stretch_holds_the_classes_in_their_shares(sizes: list[int], length:
     counts = np.array(sizes)
     N, K = counts.sum(), len(counts)
     classes = np.random.default_rng(0).permutation(np.repeat(np.arange(K), counts))
-    order = StratifiedOrder(np.bincount(np.arange(N) % 7), classes, key, block_shards=2)
+    order = StratifiedOrder(np.arange(N), np.bincount(np.arange(N) % 7), classes, key, block_shards=2)
     drawn = classes[order.rows(3 * int(N) - 50, 200 + length)]
     for start in range(0, 200, 20):
         found = np.bincount(drawn[start : start + length], minlength=K)
@@ -260,7 +260,7 @@ def test_a_stratified_pass_visits_each_row_once(
 ) -> None:
     size = sum(counts)
     labels = np.arange(size) % classes
-    order, again = (StratifiedOrder(np.array(counts), labels, key, block) for _ in range(2))
+    order, again = (StratifiedOrder(np.arange(size), np.array(counts), labels, key, block) for _ in range(2))
     for number in (first_pass, first_pass + 1):
         rows = order.rows(number * size, size)
         assert sorted(rows.tolist()) == list(range(size))
@@ -272,8 +272,31 @@ def test_a_long_pass_visits_each_row_once() -> None:
     """Of many stretches, also where there are more classes than samples in most of them."""
     rng = np.random.default_rng(0)
     for classes in (np.sort(rng.integers(0, 3000, 30_000)), rng.integers(0, 3, 30_000)):
-        order = StratifiedOrder(np.full(100, 300), classes, 5)
+        order = StratifiedOrder(np.arange(30_000), np.full(100, 300), classes, 5)
         assert sorted(order.rows(30_000, 30_000).tolist()) == list(range(30_000))
+
+
+@pytest.mark.parametrize("sizes", [[100, 100], [300, 20, 80, 1], [5] * 40])
+@pytest.mark.parametrize("sorted_by_class", [True, False])
+def test_a_group_s_stream_holds_its_classes_in_their_shares_and_visits_each_row_once(
+    sizes: list[int], sorted_by_class: bool
+) -> None:
+    """Of a data set in which every second class is in the group, over two passes."""
+    rng = np.random.default_rng(0)
+    classes = np.repeat(np.arange(2 * len(sizes)), np.repeat(sizes, 2))
+    if not sorted_by_class:
+        classes = rng.permutation(classes)
+    index = synthetic(np.full(16, len(classes) // 16) + (np.arange(16) < len(classes) % 16), classes, "stratified")
+    rows = np.flatnonzero(classes % 2 == 1)
+    order = subset_order(index, rows, 3)
+    for first in (0, len(rows)):
+        assert sorted(order.rows(first, len(rows)).tolist()) == rows.tolist()
+    drawn = classes[order.rows(0, 2 * len(rows))] // 2
+    for first in range(0, len(rows), 7):
+        for length in (10, 64, len(rows)):
+            found = np.bincount(drawn[first : first + length], minlength=len(sizes))
+            shares = np.array(sizes) / len(rows)
+            assert (np.abs(found - length * shares) <= 1 + len(sizes) * shares).all()
 
 
 def test_mixed_shards_are_read_block_after_block() -> None:
@@ -281,13 +304,13 @@ def test_mixed_shards_are_read_block_after_block() -> None:
     rng = np.random.default_rng(0)
     classes = rng.integers(0, 10, 200 * 500)
     for kind, most in ((classes, 50), (np.sort(classes), 10 * 16)):
-        order = StratifiedOrder(np.full(200, 500), kind, 1, block_shards=16 if kind is classes else 2)
+        order = StratifiedOrder(np.arange(len(kind)), np.full(200, 500), kind, 1, 16 if kind is classes else 2)
         rows = order.rows(50_000, 10_000)
         assert len(np.unique(rows // 500)) <= most
 
 
 def test_stratified_passes_have_orders_of_their_own() -> None:
-    order = StratifiedOrder(np.full(20, 50), np.arange(1000) % 7, 1)
+    order = StratifiedOrder(np.arange(1000), np.full(20, 50), np.arange(1000) % 7, 1)
     passes = [order.rows(number * 1000, 1000) for number in range(3)]
     assert max((passes[i] == passes[j]).mean() for i, j in ((0, 1), (0, 2), (1, 2))) < 0.02
 
