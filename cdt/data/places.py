@@ -13,7 +13,7 @@ from braceexpand import UnbalancedBracesError, braceexpand
 from cdt.data.remote import is_remote
 from cdt.errors import InputError
 
-MAX_PLACES = 1_000_000
+MAX_PLACES, MAX_BRACES = 1_000_000, 100
 INNERMOST = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(?:(-?\d{1,18})\.\.(-?\d{1,18})|([A-Za-z])\.\.([A-Za-z]))(?:\.\.-?\d+)?")
 COUNTED = re.compile(r"\0(\d+)\0")
@@ -37,11 +37,13 @@ def _places(patterns: Iterable[str]) -> Iterator[str]:
         if pattern.startswith("@"):
             yield from _places(_lines(Path(pattern[1:])))
             continue
+        if pattern.count("{") > MAX_BRACES:
+            raise InputError(f"{pattern[:200]}: its braces cannot be read, they are more than {MAX_BRACES}")
         if most_places(pattern) > MAX_PLACES:
             raise InputError(f"{pattern[:200]} stands for more than {MAX_PLACES:,} shards")
         try:
             yield from braceexpand(pattern)
-        except (UnbalancedBracesError, RecursionError) as error:
+        except UnbalancedBracesError as error:
             raise InputError(f"{pattern[:200]}: its braces cannot be read") from error
 
 
