@@ -232,8 +232,8 @@ class Worker:
         if too_many:
             raise DivergedError(
                 f"{self.health.in_a_row} updates in a row could not be made by step {self.step}, as their gradients "
-                f"were not finite: lower train.lr (now {self.config.train.lr:g}) or engine.clip (now "
-                f"{self.config.engine.clip:g}), and look for values out of the ordinary in the data",
+                f"were not finite: lower train.lr (now {self.config.train.lr:g}), which may change when the run is "
+                "resumed, or look for values out of the ordinary in the data",
                 self.stream.state().batch,
             )
 
