@@ -31,7 +31,7 @@ CHANGEABLE = {
     "run": {"workers", "min_workers", "threads", "max_restarts", "hang_minutes"},
     "sampler": {"name", "steps"},
     "train": {
-        *("dual_steps", "cooldown_steps", "lr", "log_steps", "grid_images"),
+        *("dual_steps", "cooldown_steps", "lr", "log_steps", "max_skipped", "grid_images"),
         *("checkpoint_steps", "checkpoint_minutes", "keep_checkpoints"),
     },
 }

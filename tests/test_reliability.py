@@ -193,7 +193,7 @@ def test_if_other_data_do_not_help_it_ends_with_a_diagnosis(
 ) -> None:
     poisoned(monkeypatch, range(5, 100))
     config = other(train={"max_skipped": 2, "checkpoint_steps": 1})
-    with pytest.raises(RunError, match=r"2 updates in a row .* by step 7, .*: lower train.lr .*or engine.clip"):
+    with pytest.raises(RunError, match=r"2 updates in a row .* by step 7, .*: lower train.lr .*, or look for values"):
         train(config)
     assert steps(config.directory) == [1, 2, 3, 4, 5]
     assert [row["event"] for row in rows(config.directory, "events.jsonl")].count("rollback") == 1
@@ -243,6 +243,26 @@ def test_at_sigterm_it_saves_and_leaves_and_goes_on_as_if_nothing_had_been(
     resume(config.directory)
     assert same_weights(config.directory, home / "whole")
     assert rows(config.directory, "dual.jsonl") == rows(home / "whole", "dual.jsonl")
+
+
+def test_what_batches_said_before_a_save_in_mid_period_is_not_forgotten(
+    other: Callable[..., RunConfig],
+) -> None:
+    both = {
+        "four": {"class": 4, "max_loss": 50.0, "window": 0.5},
+        "five": {"class": 5, "max_loss": 50.0, "window": 0.5},
+    }
+    settings = {"constraints": both, "dual": {"estimate": "training"}, "train": {"log_steps": 1}}
+    config = other(**settings)
+    with pytest.raises(Terminated):
+        train(config, terminating(7))
+    assert steps(config.directory) == [4, 7]
+    resume(config.directory)
+    calm = config.model_copy(update={"run": config.run.model_copy(update={"name": "calm"})})
+    train(calm)
+    assert same_weights(config.directory, calm.directory)
+    assert rows(config.directory, "dual.jsonl") == rows(calm.directory, "dual.jsonl")
+    assert Run(config.directory).state == Run(calm.directory).state
 
 
 def test_a_notice_at_the_last_step_comes_too_late(other: Callable[..., RunConfig]) -> None:

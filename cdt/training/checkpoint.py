@@ -47,6 +47,8 @@ class TrainState:
     """Calibration and dual state, once calibrated."""
     loss: float | None = None
     """loss(q) on the training batches of the last period, nats; None before the first."""
+    sums: list[list[list[float]]] | None = None
+    """What training batches said in the period that has begun, [workers, K + 1, 3]; None at its beginning."""
 
     def quality(self) -> tuple[bool, float]:
         """Sorts checkpoints, the best last: requirements met by lower loss, before those unmet by less violation."""

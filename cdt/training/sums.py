@@ -33,9 +33,17 @@ class PeriodSums:
         count = (known & (batch.streams == 0)).sum()
         self._sums[-1] += torch.stack([base.sum(), base.square().sum(), count.to(full.dtype)])
 
+    def so_far(self) -> np.ndarray:
+        """The sums [K + 1, 3] since the last ``take``, which go on."""
+        return self._sums.cpu().numpy().copy()
+
+    def go_on_from(self, sums: np.ndarray) -> None:
+        """With what was ``so_far`` when a checkpoint was saved."""
+        self._sums.copy_(torch.as_tensor(sums))
+
     def take(self) -> np.ndarray:
         """The sums [K + 1, 3] since the last call; begins anew."""
-        sums = self._sums.cpu().numpy().copy()
+        sums = self.so_far()
         self._sums.zero_()
         return sums
 

@@ -235,8 +235,8 @@ class Worker:
         if too_many:
             raise DivergedError(
                 f"{self.health.in_a_row} updates in a row could not be made by step {self.step}, as their gradients "
-                f"were not finite: lower train.lr (now {self.config.train.lr:g}) or engine.clip (now "
-                f"{self.config.engine.clip:g}), and look for values out of the ordinary in the data",
+                f"were not finite: lower train.lr (now {self.config.train.lr:g}), which may change when the run is "
+                "resumed, or look for values out of the ordinary in the data",
                 self.stream.state().batch,
             )
 
@@ -271,7 +271,13 @@ class Worker:
 
     def _save(self) -> None:
         state = checkpoint.TrainState(
-            self.step, self.ranks.world, self.train.dual_steps, self.stream.state(), self.dual.to_json(), self.loss
+            self.step,
+            self.ranks.world,
+            self.train.dual_steps,
+            self.stream.state(),
+            self.dual.to_json(),
+            self.loss,
+            self._sums_so_far(),
         )
         path = checkpoint.save(self.job.directory / "checkpoints", state, self.engine, self.ema, self.ranks)
         self._event("saved", f"checkpoints/{path.name}")
@@ -280,6 +286,11 @@ class Worker:
             checkpoint.prune(path.parent, self.train.keep_checkpoints, self.train.phase_ends)
         self._compare_held_out()
         self._draw_grid()
+
+    def _sums_so_far(self) -> list[list[list[float]]] | None:
+        """Of each rank, so that they are added in the same order when the run is continued."""
+        everyone = self.ranks.all_of(self.sums.so_far().tolist())
+        return everyone if np.any(everyone) and self.dual.problem is not None else None
 
     def _compare_held_out(self) -> None:
         """How much better the model knows the samples that it trains on, for constraints that are held out."""
@@ -329,6 +340,10 @@ class Worker:
             return []
         changed = self.dual.restore(state.dual)
         self.sums = self._period_sums(self.dual.windows)
+        if state.sums is not None:
+            mine = state.sums if state.world == self.ranks.world else [np.sum(state.sums, axis=0)]
+            if self.ranks.rank < len(mine):
+                self.sums.go_on_from(np.asarray(mine[self.ranks.rank]))
         if self.dual.ends:
             self.train = self.train.model_copy(update={"dual_steps": state.dual_steps})
         return changed

@@ -122,3 +122,28 @@ def test_the_training_estimate_works_with_one_window(digits: Index) -> None:
         "four",
         "low",
     )
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "workers", "least", "room", "used"),
+    [
+        (48, 1, 4, None, None, 4),
+        (48, 1, 5, None, None, 4),
+        (50, 1, 4, None, None, 2),
+        (7, 1, 3, None, None, 1),
+        (48, 4, 5, None, None, 4),
+        (48, 4, 8, None, None, 6),
+        (48, 1, 0, None, None, 1),
+        (48, 1, 4, 2, 3, 3),
+        (50, 1, 4, 2, 3, 2),
+        (48, 1, 4, 2, 1, 2),  # it waits for room
+        (48, 1, 4, None, 3, 4),
+        (48, 1, 4, 1, 9, 4),
+    ],
+)
+def test_as_many_workers_train_as_there_is_room_for_and_a_batch_divides_over(
+    digits: Index, batch: int, accumulation: int, workers: int, least: int | None, room: int | None, used: int
+) -> None:
+    run = {"workers": workers, "min_workers": least}
+    train, engine = {"batch_size": batch}, {"accumulation": accumulation}
+    assert config(digits, run=run, train=train, engine=engine).workers_used(room) == used
