@@ -133,14 +133,14 @@ def prepare(config: RunConfig) -> Prepared:
 
 
 def _settling(config: RunConfig) -> int:
-    """Steps until the EMA weights show what the first multipliers do: twice their memory, at most a third of the phase.
+    """Steps until the EMA weights show what the first multipliers do: their memory, at most a third of the phase.
 
     Measured sooner, generated shares are those of the warm model, and the multipliers wind up for nothing. A loss moves
     them too little for that.
     """
     if not any(constraint.generated for constraint in config.constraints.values()):
         return 0
-    return min(round(2 / (1 - config.train.ema_decay)), config.train.dual_steps // 3)
+    return min(round(1 / (1 - config.train.ema_decay)), config.train.dual_steps // 3)
 
 
 def _open_origin(config: RunConfig, index: Index) -> tuple[Pretrained | None, Replay | None]:
