@@ -46,10 +46,10 @@ class RunConfig(Config):
     run: RunSettings = RunSettings()
     init: Path | None = None
     """Start from the EMA weights, network and process of a run, or of a pipeline that diffusers saved."""
-    adapter: AdapterConfig | None = None
-    """Train low-rank adapters of the network in place of all its weights."""
     data: DataConfig
     network: NetworkConfig
+    adapter: AdapterConfig | None = None
+    """Train low-rank adapters of the network in place of all its weights."""
     diffusion: DiffusionConfig = DiffusionConfig()
     constraints: dict[str, AnyConstraint] = Field(default_factory=dict)
     """Requirements by name."""
