@@ -57,10 +57,10 @@ class RunConfig(Config):
     init: Path | None = None
     """Start from the EMA weights, network and process of a run, of one of its checkpoints (``RUN/checkpoints/step-N``),
     or of a pipeline that diffusers saved."""
-    adapter: AdapterConfig | None = None
-    """Train low-rank adapters of the network in place of all its weights."""
     data: DataConfig
     network: NetworkConfig
+    adapter: AdapterConfig | None = None
+    """Train low-rank adapters of the network in place of all its weights."""
     diffusion: DiffusionConfig = DiffusionConfig()
     constraints: dict[str, AnyConstraint] = Field(default_factory=dict)
     """Requirements by name."""
@@ -88,12 +88,10 @@ class RunConfig(Config):
         return constraints
 
     @model_validator(mode="after")
-    def _replay_makes_sense(self) -> RunConfig:
+    def _fine_tuning_makes_sense(self) -> RunConfig:
         priors = [name for name, constraint in self.constraints.items() if isinstance(constraint, Prior)]
-        if self.init is None and self.adapter is not None:
-            raise ValueError("adapter speaks of a pretrained model: name it, `init: RUN` or a diffusers directory")
-        if self.init is None and (priors or self.replay.objective):
-            what = f"constraints.{priors[0]}: prior" if priors else "replay.objective"
+        if self.init is None and (priors or self.replay.objective or self.adapter):
+            what = f"constraints.{priors[0]}: prior" if priors else "adapter" if self.adapter else "replay.objective"
             raise ValueError(f"{what} speaks of a pretrained model: name it, `init: RUN` or a diffusers directory")
         if priors and self.replay.objective:
             raise ValueError(f"constraints.{priors[0]}: the pretrained model is the objective already: drop it")

@@ -185,11 +185,11 @@ class Run:
             parameters=sum(weight.numel() for weight in network_weights(self.checkpoint).values()),
             training={
                 **({} if config.init is None else {"fine-tuned from": _name_of(config.init)}),
-                **({} if config.adapter is None else {"by adapters of rank": config.adapter.rank}),
                 "steps": self.state.step,
                 "of them warm start": train.warm_steps,
                 "of them cool-down": train.cooldown_steps,
                 "batch size": train.batch_size,
+                **({} if config.adapter is None else {"adapters of rank": config.adapter.rank}),
                 "learning rate": train.lr,
                 "EMA decay": train.ema_decay,
                 "seed": config.run.seed,

@@ -71,6 +71,8 @@ class Prepared:
     """What the pretrained model predicts at them, where that is stored."""
     replay_first: bool = False
     """Whether they are the objective."""
+    adapts: bool = False
+    """Whether adapters are trained in place of the weights."""
 
     def moves_multipliers(self, steps: int) -> bool:
         """Whether a dual step is due when so many steps of dual training are done."""
@@ -91,7 +93,7 @@ class Prepared:
     def first_weights(self) -> dict[str, Tensor] | None:
         """What training starts from, where building the network does not load it."""
         weights = None if self.origin is None else self.origin.weights()
-        return None if weights is None else with_weights(self.build(), weights)
+        return with_weights(self.build(), weights) if weights is not None and self.adapts else weights
 
     def mixture_of(self, estimator: str) -> Callable[[np.ndarray], Draws]:
         """What multipliers ask of the stream, under an estimator of the Lagrangian's gradient."""
@@ -128,8 +130,18 @@ def prepare(config: RunConfig) -> Prepared:
     period = epoch if config.dual.period == "epoch" else config.dual.period
     draws = config.replay.teacher_draws
     answers = Answers(origin, replay, draws) if origin and replay and draws else None
-    settling, first = _settling(config), config.replay.objective
-    return Prepared(index, requirements, build, period, settling, origin, replay, answers, first)
+    return Prepared(
+        index,
+        requirements,
+        build,
+        period,
+        _settling(config),
+        origin,
+        replay,
+        answers,
+        replay_first=config.replay.objective,
+        adapts=config.adapter is not None,
+    )
 
 
 def _settling(config: RunConfig) -> int:
