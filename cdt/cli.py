@@ -8,7 +8,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from rich.console import Console
 
@@ -106,6 +105,7 @@ def verify(arguments: argparse.Namespace, console: Console) -> None:
 
 
 def train(arguments: argparse.Namespace, console: Console) -> None:
+    from cdt.cluster.session import cluster
     from cdt.config import RunConfig
     from cdt.dryrun import describe_plan
     from cdt.monitor.progress import progress_bar
@@ -114,10 +114,11 @@ def train(arguments: argparse.Namespace, console: Console) -> None:
 
     config = RunConfig.load(arguments.config, arguments.overrides)
     if arguments.dry_run:
-        _say(console, describe_plan(config))
+        with cluster(arguments.address):
+            _say(console, describe_plan(config))
         return
     with progress_bar(console, config.run.name) as show:
-        run = run_training(config, show)
+        run = run_training(config, show, arguments.address)
     console.print(end_of_training(run.directory, run.constraint_rows(), run.bad_samples()))
 
 
@@ -127,7 +128,7 @@ def resume(arguments: argparse.Namespace, console: Console) -> None:
     from cdt.start import resume as resume_training
 
     with progress_bar(console, arguments.run.resolve().name) as show:
-        run = resume_training(arguments.run, arguments.overrides, show)
+        run = resume_training(arguments.run, arguments.overrides, show, arguments.address)
     console.print(end_of_training(run.directory, run.constraint_rows(), run.bad_samples()))
 
 

@@ -41,11 +41,13 @@ def build_parser() -> argparse.ArgumentParser:
     added = add("train", "train a new run")
     added.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file; see configs/")
     _add_overrides(added, "settings that replace those of the file")
+    _add_address(added)
     added.add_argument("--dry-run", action="store_true", help="check everything, print the plan, write nothing")
 
     added = add("resume", "continue a run from its newest complete checkpoint")
     added.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     _add_overrides(added, "settings that may change, as train.dual_steps")
+    _add_address(added)
 
     added = add("status", "where a run stands, and whether something trains it")
     added.add_argument("run", type=Path, metavar="RUN", help="a run directory")
@@ -116,6 +118,11 @@ def _add_sources(added: argparse.ArgumentParser) -> None:
 def _add_overrides(added: argparse.ArgumentParser, text: str) -> None:
     # With a default, argparse does not count them among the arguments that it misses.
     added.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=text)
+
+
+def _add_address(added: argparse.ArgumentParser) -> None:
+    text = "a Ray cluster of which this machine is a node, by its head, or auto to find it; else Ray starts here"
+    added.add_argument("--address", metavar="HOST:PORT", help=text)
 
 
 def _add_run(added: argparse.ArgumentParser) -> None:

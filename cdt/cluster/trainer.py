@@ -9,20 +9,23 @@ import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from ray.exceptions import RayError
+from ray.train import FailureConfig, ScalingConfig, TrainingFailedError, get_context
 from ray.train import RunConfig as RayRunConfig
-from ray.train import ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from torch._C._distributed_c10d import HashStore
 
+from cdt.cluster.backend import LOGS, NodesTorchConfig, log_to
 from cdt.cluster.coordinator import Coordinator, Failure, RemoteCoordinator
+from cdt.cluster.nodes import alive, tell_nodes
 from cdt.cluster.notice import notice
 from cdt.cluster.restarts import WorkerDiedError, persist
-from cdt.cluster.session import local_ray, set_environment
+from cdt.cluster.session import BUSY_S, cluster_slots, local_ray, missing_slots, set_environment
 from cdt.errors import CdtError, RunError, Terminated
 from cdt.training.engine import start_deepspeed
 from cdt.training.job import Job
@@ -31,6 +34,8 @@ from cdt.training.worker import Worker
 OnProgress = Callable[[dict[str, Any]], None]
 RAY_FOLDER = ".ray"
 """Where Ray checks that all nodes see the run directory; it leaves nothing else there."""
+FRUITLESS_STARTS = 3
+"""Of the group of workers, in a row, each after a minute in which it could not be placed."""
 
 
 def launch(job: Job, on_progress: OnProgress) -> None:
@@ -69,16 +74,22 @@ def _run_under_ray(job: Job, on_progress: OnProgress, given: threading.Event) ->
         coordinator = RemoteCoordinator.start(job.directory)
 
         def attempt(job: Job) -> bool:
+            if not _places(job, tell, given):
+                return False
+            before = _addresses()
             try:
                 return _fit(_trainer(job, coordinator), coordinator, on_progress, given)
             except TrainingFailedError as error:
-                raise _cause(error, coordinator.failures()) from None
+                lost = [address for node, address in before.items() if node not in _addresses()]
+                raise _cause(error, coordinator.failures(), job.directory, lost) from None
 
-        def tell(text: str) -> None:
-            coordinator.note("restart", text)
+        def tell(text: str, kind: str = "restart") -> None:
+            coordinator.note(kind, text)
             on_progress({"said": text})
 
         try:
+            for answer in tell_nodes():
+                coordinator.note("node", answer.sentence(), **answer.recorded())
             return persist(job, attempt, tell)
         except RayError as error:
             raise RunError(f"Ray failed: {error}") from error
@@ -90,21 +101,44 @@ def _run_under_ray(job: Job, on_progress: OnProgress, given: threading.Event) ->
             shutil.rmtree(job.directory / RAY_FOLDER, ignore_errors=True)
 
 
+def _addresses() -> dict[str, str]:
+    """Of the nodes that live, by their ids."""
+    return {row["NodeID"]: row["NodeManagerAddress"] for row in alive()}
+
+
+def _places(job: Job, tell: Callable[[str, str], None], given: threading.Event) -> bool:
+    """Waits until there is room for all workers; whether there is, or a notice to leave came first.
+
+    Raises RunError after ``run.patience_minutes``.
+    """
+    settings = job.config.run
+    problem = missing_slots(settings.workers, BUSY_S, given)
+    if problem and not given.is_set():
+        tell(f"{problem}; waiting up to {settings.patience_minutes:g} minutes for more", "waiting")
+        problem = missing_slots(settings.workers, 60 * settings.patience_minutes, given)
+    if problem and not given.is_set():
+        raise RunError(f"{problem}, after {settings.patience_minutes:g} minutes (run.patience_minutes)")
+    return problem is None
+
+
 def _trainer(job: Job, coordinator: RemoteCoordinator) -> TorchTrainer:
-    workers, config = job.config.run.workers, job.config
-    gpu = torch.cuda.is_available()
+    settings, kind = job.config.run, cluster_slots().kind
+    gpu = kind == "GPU"
     return TorchTrainer(
         _work,
-        train_loop_config={
-            "job": job,
-            "coordinator": coordinator,
-            "threads": config.run.threads or max(1, (os.cpu_count() or 1) // workers),
-        },
+        train_loop_config={"job": job, "coordinator": coordinator},
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=gpu, resources_per_worker={"GPU" if gpu else "CPU": 1}
+            num_workers=settings.workers,
+            use_gpu=gpu,
+            resources_per_worker={kind: 1},
+            placement_strategy=settings.placement.upper(),
         ),
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        run_config=RayRunConfig(name=RAY_FOLDER, storage_path=str(job.directory)),
+        torch_config=NodesTorchConfig(backend="nccl" if gpu else "gloo"),
+        run_config=RayRunConfig(
+            name=RAY_FOLDER,
+            storage_path=str(job.directory),
+            failure_config=FailureConfig(controller_failure_limit=FRUITLESS_STARTS),
+        ),
     )
 
 
@@ -112,7 +146,10 @@ def _work(arguments: dict[str, Any]) -> bool:
     """What Ray runs on each worker; whether the run came to its end."""
     job, coordinator = arguments["job"], arguments["coordinator"]
     try:
-        torch.set_num_threads(arguments["threads"])
+        log_to(job.directory, dist.get_rank())
+        set_environment()
+        cores = (os.cpu_count() or 1) // get_context().get_local_world_size()
+        torch.set_num_threads(job.config.run.threads or max(1, cores))
         start_deepspeed()
         return Worker(job, coordinator).run()
     except Exception as error:
@@ -129,13 +166,15 @@ def _in_our_words(error: Exception) -> CdtError:
     return RunError(f"worker {dist.get_rank()} failed:\n{''.join(traceback.format_exception(error)).rstrip()}")
 
 
-def _cause(error: TrainingFailedError, failures: list[Failure]) -> CdtError:
+def _cause(error: TrainingFailedError, failures: list[Failure], directory: Path, lost: list[str]) -> CdtError:
     """Of everything that went wrong, what came first: a worker that died takes others with it, and says nothing."""
+    if lost:
+        return WorkerDiedError(f"node {', '.join(lost)} is lost, and its workers with it")
     silent = sorted(set(getattr(error, "worker_failures", {})) - {failure.rank for failure in failures})
     if silent:
         return WorkerDiedError(
             f"worker {silent[0]} died: killed from outside, by the kernel for want of memory (`dmesg` tells), or by a "
-            "crash in native code (its last words are in /tmp/ray/session_latest/logs)"
+            f"crash in native code (its last words are in {directory / LOGS}/rank-{silent[0]}.log)"
         )
     return failures[0].error if failures else RunError(f"Ray cannot run the workers: {error}")
 
