@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)
     try:
-        VERBS[arguments.verb](arguments, Console())
+        return VERBS[arguments.verb](arguments, Console()) or 0
     except CdtError as error:
         print(f"cdt {arguments.verb}: {error}", file=sys.stderr)
         return error.exit_status
@@ -42,7 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         how = "terminated" if terminated else "interrupted"
         print(f"cdt {arguments.verb}: {how}{f'; {interrupt}' if interrupt.args else ''}", file=sys.stderr)
         return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
-    return 0
 
 
 def _terminated(number: int, frame: object) -> None:
@@ -142,6 +141,44 @@ def status(arguments: argparse.Namespace, console: Console) -> None:
         console.print(end_of_training(arguments.run, rows))
 
 
+def submit(arguments: argparse.Namespace, console: Console) -> int:
+    from cdt.cluster.jobs import Jobs
+
+    jobs = Jobs(arguments.address)
+    name = jobs.submit(arguments.config, arguments.overrides, arguments.directory, arguments.wheel)
+    _say(console, f"job {name}: {arguments.config} on {jobs.address}; end it with `cdt stop {name}`")
+    if not arguments.follow:
+        return 0
+    try:
+        return jobs.follow(name, lambda text: console.out(text, end="", highlight=False))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"job {name} goes on; end it with `cdt stop {name}`") from None
+
+
+def jobs(arguments: argparse.Namespace, console: Console) -> None:
+    from cdt.cluster.jobs import Jobs
+    from cdt.monitor.report import jobs_table
+
+    console.print(jobs_table([vars(row) for row in Jobs(arguments.address).rows()]))
+
+
+def stop(arguments: argparse.Namespace, console: Console) -> None:
+    from cdt.cluster.jobs import Jobs
+
+    found = Jobs(arguments.address)
+    with console.status("the run saves and leaves"):
+        ended = found.stop(arguments.job)
+    _say(console, f"job {arguments.job} {ended}: {found.last_words(arguments.job)}")
+
+
+def doctor(arguments: argparse.Namespace, console: Console) -> int:
+    from cdt.cluster.doctor import examine
+
+    found = examine(arguments.address, arguments.paths)
+    _say(console, *map(str, found))
+    return int(any(line.remedy for line in found))
+
+
 def sample(arguments: argparse.Namespace, console: Console) -> None:
     from cdt.output import check_samples_file, save_samples
     from cdt.run import load
@@ -209,6 +246,10 @@ def _say(console: Console, *lines: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-VERBS: dict[str, Callable[[argparse.Namespace, Console], None]] = {
-    verb.__name__: verb for verb in (shard, index, verify, train, resume, status, sample, classifier, evaluate, export)
+VERBS: dict[str, Callable[[argparse.Namespace, Console], int | None]] = {
+    verb.__name__: verb
+    for verb in (
+        *(shard, index, verify, train, resume, status, sample, classifier, evaluate, export),
+        *(submit, jobs, stop, doctor),
+    )
 }

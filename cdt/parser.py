@@ -85,6 +85,26 @@ def build_parser() -> argparse.ArgumentParser:
     added = add("export", "write a diffusers pipeline with a model card")
     _add_sampling(added)
     added.add_argument("directory", type=Path, metavar="DIR", help="where to; new or empty")
+
+    added = add("submit", "send a run to a Ray cluster as a job, with the files of this directory")
+    added.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file; its paths are the cluster's")
+    _add_overrides(added, "settings that replace those of the file")
+    _add_dashboard(added)
+    added.add_argument("--follow", action="store_true", help="show what the job prints, and end as it ends")
+    added.add_argument("--directory", type=Path, default=Path(), metavar="DIR", help="what is shipped (this directory)")
+    added.add_argument("--wheel", type=Path, metavar="FILE.whl", help="of cdt, for nodes that have another one")
+
+    _add_dashboard(add("jobs", "the jobs of a Ray cluster"))
+
+    added = add("stop", "have a job save and leave")
+    added.add_argument("job", metavar="ID", help="as `cdt submit` and `cdt jobs` show it")
+    _add_dashboard(added)
+
+    added = add("doctor", "what this machine, or all nodes of a cluster, can train; what to do about the rest")
+    added.add_argument(
+        "paths", nargs="*", type=Path, metavar="PATH", help="that all nodes must see: run directories, shards"
+    )
+    _add_address(added)
     return parser
 
 
@@ -123,6 +143,11 @@ def _add_overrides(added: argparse.ArgumentParser, text: str) -> None:
 def _add_address(added: argparse.ArgumentParser) -> None:
     text = "a Ray cluster of which this machine is a node, by its head, or auto to find it; else Ray starts here"
     added.add_argument("--address", metavar="HOST:PORT", help=text)
+
+
+def _add_dashboard(added: argparse.ArgumentParser) -> None:
+    text = "the cluster's dashboard, as http://127.0.0.1:8265 (RAY_API_SERVER_ADDRESS)"
+    added.add_argument("--address", metavar="URL", help=text)
 
 
 def _add_run(added: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "settings": {"explain"},
     **{leaf: set() for leaf in TRAINING},
     "training": TRAINING | {"config", "settings"},
-    "cluster": {"training", "dual", "monitor"},
+    "cluster": {"training", "dual", "monitor", "config", "settings"},
     "evaluate": {"data", "diffusion", "networks", "judges"},
     "config": PACKAGES | {"settings"},
     "export": {"diffusion", "networks", "monitor"},

@@ -78,6 +78,25 @@ def seen(path: str) -> str:
         return f"an error: {error.strerror}"
 
 
+class Listener:
+    """A port of this node that others can try."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("", 0))
+
+    def port(self) -> int:
+        return self._socket.getsockname()[1]
+
+
+def reach(address: str, port: int) -> str | None:
+    """Why no connection can be opened; None where it can."""
+    try:
+        socket.create_connection((address, port), timeout=5).close()
+    except OSError as error:
+        return str(error)
+    return None
+
+
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
