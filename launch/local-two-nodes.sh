@@ -56,7 +56,8 @@ start head --head --node-ip-address=127.0.0.1 --port="$PORT" --temp-dir="$home/r
   --dashboard-host=127.0.0.1 --dashboard-port="$((PORT + 1))" --ray-client-server-port="$((PORT + 2))" \
   --dashboard-agent-listen-port="$((PORT + 3))"
 ready 1
-start second --address="127.0.0.1:$PORT" --node-ip-address=127.0.0.2 --dashboard-agent-listen-port="$((PORT + 4))"
+start second --address="127.0.0.1:$PORT" --node-ip-address=127.0.0.2 --temp-dir="$home/second" \
+  --dashboard-agent-listen-port="$((PORT + 4))"
 ready 2
 export RAY_ADDRESS=127.0.0.1:$PORT RAY_API_SERVER_ADDRESS=http://127.0.0.1:$((PORT + 1))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shlex
 import tempfile
@@ -52,6 +53,9 @@ class Jobs:
             told = f"--address {self.address}" if self.address else f"no --address, and no {ADDRESS}"
             raise InputError(f"{told}: give the URL of the cluster's dashboard, as http://127.0.0.1:8265")
         keep_private()
+        for talkative in ("modules.job.sdk", "modules.dashboard_sdk"):
+            logging.getLogger(f"ray.dashboard.{talkative}").setLevel(logging.WARNING)
+        logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
         with self._told():
             self._client = JobSubmissionClient(self.address, headers=dict(header()))
 
