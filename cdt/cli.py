@@ -8,11 +8,11 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from rich.console import Console
 
 from cdt.errors import CdtError, InputError, Terminated
+from cdt.parser import build_parser, parse
 
 # Verbs import what they need, so that `cdt --help` and wrong options answer at once.
 
@@ -29,35 +29,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)
     try:
-        arguments.verb(arguments, Console())
+        return VERBS[arguments.verb](arguments, Console()) or 0
     except CdtError as error:
-        print(f"cdt {arguments.name}: {_printable(str(error))}", file=sys.stderr)
+        print(f"cdt {arguments.verb}: {_printable(str(error))}", file=sys.stderr)
         return error.exit_status
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else error
-        print(f"cdt {arguments.name}: {_printable(str(reason))}", file=sys.stderr)
+        print(f"cdt {arguments.verb}: {_printable(str(reason))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
         terminated = isinstance(interrupt, Terminated)
         how = "terminated" if terminated else "interrupted"
-        print(f"cdt {arguments.name}: {how}{f'; {interrupt}' if interrupt.args else ''}", file=sys.stderr)
+        print(f"cdt {arguments.verb}: {how}{f'; {interrupt}' if interrupt.args else ''}", file=sys.stderr)
         return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
-    return 0
 
 
 def _terminated(number: int, frame: object) -> None:
     raise Terminated
-
-
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Like ``parse_args``; but argparse takes ``key=value`` for unknown where an option stands before it."""
-    arguments, unknown = parser.parse_known_args(argv)
-    if "overrides" in arguments:
-        arguments.overrides = [*arguments.overrides, *(text for text in unknown if not text.startswith("-"))]
-        unknown = [text for text in unknown if text.startswith("-")]
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    return arguments
 
 
 def shard(arguments: argparse.Namespace, console: Console) -> None:
@@ -116,6 +104,7 @@ def verify(arguments: argparse.Namespace, console: Console) -> None:
 
 
 def train(arguments: argparse.Namespace, console: Console) -> None:
+    from cdt.cluster.session import cluster
     from cdt.config import RunConfig
     from cdt.dryrun import describe_plan
     from cdt.monitor.progress import progress_bar
@@ -124,10 +113,11 @@ def train(arguments: argparse.Namespace, console: Console) -> None:
 
     config = RunConfig.load(arguments.config, arguments.overrides)
     if arguments.dry_run:
-        _say(console, describe_plan(config))
+        with cluster(arguments.address):
+            _say(console, describe_plan(config))
         return
     with progress_bar(console, config.run.name) as show:
-        run = run_training(config, show)
+        run = run_training(config, show, arguments.address)
     console.print(end_of_training(run.directory, run.constraint_rows(), run.bad_samples()))
 
 
@@ -137,7 +127,7 @@ def resume(arguments: argparse.Namespace, console: Console) -> None:
     from cdt.start import resume as resume_training
 
     with progress_bar(console, arguments.run.resolve().name) as show:
-        run = resume_training(arguments.run, arguments.overrides, show)
+        run = resume_training(arguments.run, arguments.overrides, show, arguments.address)
     console.print(end_of_training(run.directory, run.constraint_rows(), run.bad_samples()))
 
 
@@ -149,6 +139,44 @@ def status(arguments: argparse.Namespace, console: Console) -> None:
     _say(console, *describe_status(arguments.run))
     if rows := load(arguments.run).constraint_rows():
         console.print(end_of_training(arguments.run, rows))
+
+
+def submit(arguments: argparse.Namespace, console: Console) -> int:
+    from cdt.cluster.jobs import Jobs
+
+    jobs = Jobs(arguments.address)
+    name = jobs.submit(arguments.config, arguments.overrides, arguments.directory, arguments.wheel)
+    _say(console, f"job {name}: {arguments.config} on {jobs.address}; end it with `cdt stop {name}`")
+    if not arguments.follow:
+        return 0
+    try:
+        return jobs.follow(name, lambda text: console.out(text, end="", highlight=False))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"job {name} goes on; end it with `cdt stop {name}`") from None
+
+
+def jobs(arguments: argparse.Namespace, console: Console) -> None:
+    from cdt.cluster.jobs import Jobs
+    from cdt.monitor.report import jobs_table
+
+    console.print(jobs_table([vars(row) for row in Jobs(arguments.address).rows()]))
+
+
+def stop(arguments: argparse.Namespace, console: Console) -> None:
+    from cdt.cluster.jobs import Jobs
+
+    found = Jobs(arguments.address)
+    with console.status("the run saves and leaves"):
+        ended = found.stop(arguments.job)
+    _say(console, f"job {arguments.job} {ended}: {found.last_words(arguments.job)}")
+
+
+def doctor(arguments: argparse.Namespace, console: Console) -> int:
+    from cdt.cluster.doctor import examine
+
+    found = examine(arguments.address, arguments.paths)
+    _say(console, *map(str, found))
+    return int(any(line.remedy for line in found))
 
 
 def sample(arguments: argparse.Namespace, console: Console) -> None:
@@ -223,123 +251,10 @@ def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cdt", description="Train diffusion models under requirements.")
-    verbs = parser.add_subparsers(dest="name", metavar="COMMAND", required=True)
-
-    def add(verb: Callable[[argparse.Namespace, Console], None], text: str) -> argparse.ArgumentParser:
-        added = verbs.add_parser(verb.__name__, help=text, description=text)
-        added.set_defaults(verb=verb)
-        return added
-
-    _add_sources(add(shard, "write images as WebDataset shards with an index"))
-
-    added = add(index, "write an index for WebDataset shards that exist already")
-    added.add_argument("urls", nargs="+", metavar="URL", help="tars: paths or URLs, x-{000..099}.tar, or @FILE of them")
-    added.add_argument("out", type=Path, metavar="OUT", help="the directory of the index; it can be that of the tars")
-    added.add_argument("--class-field", metavar="NAME", help="the label is this field of .json (.cls)")
-    added.add_argument("--split", default="train", metavar="NAME", help="what to call these samples (train)")
-    added.add_argument("--resize", type=_positive, metavar="N", help="read images of all sizes as squares of N pixels")
-    added.add_argument("--max-bad", type=float, default=0.001, metavar="F", help="share that may be unusable (0.001)")
-
-    added = add(verify, "check shards against their index: counts, checksums, every image")
-    added.add_argument("shards", metavar="SHARDS", help="a directory written by `cdt shard` or `cdt index`, or its URL")
-
-    added = add(train, "train a new run")
-    added.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file; see configs/")
-    _add_overrides(added, "settings that replace those of the file")
-    added.add_argument("--dry-run", action="store_true", help="check everything, print the plan, write nothing")
-
-    added = add(resume, "continue a run from its newest complete checkpoint")
-    added.add_argument("run", type=Path, metavar="RUN", help="a run directory")
-    _add_overrides(added, "settings that may change, as train.dual_steps")
-
-    added = add(status, "where a run stands, and whether something trains it")
-    added.add_argument("run", type=Path, metavar="RUN", help="a run directory")
-
-    added = add(sample, "draw samples from a run's EMA weights")
-    _add_sampling(added)
-    added.add_argument("-n", type=_positive, default=64, help="how many (64)")
-    added.add_argument(
-        "-o",
-        dest="out",
-        type=Path,
-        required=True,
-        help="FILE.png: a grid; FILE.npz: uint8 images; or a new directory for shards",
+VERBS: dict[str, Callable[[argparse.Namespace, Console], int | None]] = {
+    verb.__name__: verb
+    for verb in (
+        *(shard, index, verify, train, resume, status, sample, classifier, evaluate, export),
+        *(submit, jobs, stop, doctor),
     )
-    added.add_argument("--seed", type=int, default=0, help="the noise of sample k depends on seed and k alone (0)")
-
-    added = add(classifier, "train a classifier of shards, for constraints on what is generated")
-    added.add_argument("shards", type=Path, metavar="SHARDS", help="a directory written by `cdt shard`, best balanced")
-    added.add_argument("out", type=Path, metavar="OUT.safetensors", help="the file to write")
-    added.add_argument("--split", default="train", help="split of the shards (train)")
-    added.add_argument("--attribute", metavar="NAME", help="tell the values of this attribute apart, not the classes")
-    added.add_argument(
-        "--architecture", choices=("plain", "residual"), default="plain", help="the evaluation's is residual (plain)"
-    )
-    added.add_argument("--steps", type=_positive, default=320, help="more for tens of thousands of images (320)")
-    added.add_argument("--seed", type=int, default=1, help="of weights and batches; the evaluation's is 0 (1)")
-
-    added = add(evaluate, "judge a run's samples: shares, total variation, Fréchet distance, near-copies")
-    _add_run(added)
-    added.add_argument("--reference", type=Path, help="shards to train the judge on, best balanced (the run's own)")
-    added.add_argument("--split", default="train", help="split of the reference (train)")
-    added.add_argument("-n", type=_positive, default=2000, help="samples to judge (2000)")
-    added.add_argument("--seed", type=int, default=0, help="of the samples (0)")
-
-    added = add(export, "write a diffusers pipeline with a model card")
-    _add_sampling(added)
-    added.add_argument("directory", type=Path, metavar="DIR", help="where to; new or empty")
-    return parser
-
-
-def _add_sources(added: argparse.ArgumentParser) -> None:
-    options = argparse.ArgumentParser(add_help=False)
-    options.add_argument("out", type=Path, metavar="OUT", help="the directory to write; new or empty")
-    options.add_argument("--keep", metavar="C=F,...", help='share of a class to keep, as in "4=0.1,5=0.1"')
-    options.add_argument("--only", metavar="C,...", help="only these classes")
-    options.add_argument("--drop", metavar="C,...", help="all but these classes")
-    options.add_argument("--resize", type=int, metavar="N", help="shorter side to N pixels, then the central square")
-    options.add_argument("--split", metavar="S=F,...", help='divide the samples, as in "train=0.9,test=0.1"')
-    options.add_argument("--seed", type=int, default=0, help="of order, --keep and --split (0)")
-    options.add_argument("--shard-mb", type=float, default=64, metavar="MB", help="largest size of a tar (64)")
-    options.add_argument(
-        "--pack", action=argparse.BooleanOptionalAction, help="many images in one array (below 4,096 bytes of pixels)"
-    )
-    place = argparse.ArgumentParser(add_help=False)
-    place.add_argument("directory", type=Path, metavar="DIR")
-    sources = added.add_subparsers(dest="source", metavar="SOURCE", required=True)
-    sources.add_parser("digits", help="scikit-learn's digits, 8x8", parents=[options])
-    sources.add_parser("idx", help="MNIST's file format", parents=[place, options])
-    folder = sources.add_parser("folder", help="DIR/<class>/*.png, jpg, webp, ...", parents=[place, options])
-    folder.add_argument("--attributes", type=Path, metavar="FILE.csv", help="column `file`, then one per attribute")
-    name = argparse.ArgumentParser(add_help=False)
-    name.add_argument("directory", metavar="NAME", help="of the data set, or its directory")
-    hub = sources.add_parser("hf", help="a data set of the Hugging Face hub, or a local one", parents=[name, options])
-    hub.add_argument("--image", metavar="COLUMN", help="the column of images (the only one)")
-    hub.add_argument("--label", metavar="COLUMN", help="the column of labels (the only one)")
-
-
-def _add_overrides(added: argparse.ArgumentParser, text: str) -> None:
-    # With a default, argparse does not count them among the arguments that it misses.
-    added.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=text)
-
-
-def _add_run(added: argparse.ArgumentParser) -> None:
-    added.add_argument("run", type=Path, metavar="RUN", help="a run directory")
-    text = "last, best (all requirements met, then the lowest loss) or a step (last)"
-    added.add_argument("--checkpoint", metavar="WHICH", default="last", help=text)
-
-
-def _add_sampling(added: argparse.ArgumentParser) -> None:
-    _add_run(added)
-    added.add_argument("--sampler", choices=("ddim", "ddpm", "dpmpp_2m", "unipc"), help="the run's own by default")
-    added.add_argument("--steps", type=_positive, help="network evaluations per sample; the run's own by default")
-    added.add_argument("--raw", action="store_true", help="the raw weights instead of their moving average")
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, FiniteFloat, field_validator, model_validator
 
@@ -37,7 +38,11 @@ class RunSettings(Config):
     min_workers: int | None = Field(default=None, ge=1)
     """Go on with as few as these where there is no room for all, as after the loss of a machine; default: all."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads per worker; default: the machine's cores over the workers."""
+    """CPU threads per worker; default: the machine's cores over the workers that it has."""
+    placement: Literal["pack", "spread"] = "pack"
+    """On a cluster: workers on as few nodes as they fit on, or on as many as there are."""
+    patience_minutes: float = Field(default=10, ge=0)
+    """On a cluster: for so long a run waits for a lost node to be replaced, before it ends."""
     max_restarts: int = Field(default=3, ge=0)
     """Of workers that died, in a row without a new checkpoint in between; then the run ends."""
     hang_minutes: FiniteFloat = Field(default=15, gt=0)
@@ -123,6 +128,14 @@ class RunConfig(Config):
         shards = str(Path(self.data.shards).resolve())
         return config.model_copy(update={"data": self.data.model_copy(update={"shards": shards})})
 
+    def paths(self) -> dict[str, str]:
+        """What the configuration names on a file system and must be there, with the setting that names it."""
+        named = dict(_paths(self.anchored(), ""))
+        named.pop(str(self.run.dir.resolve()), None)
+        if not is_remote(self.data.shards, self.data.allow_pipe):
+            named[str(Path(self.data.shards).resolve() / "index.json")] = "data.shards"
+        return named
+
     @classmethod
     def load(cls, path: Path, overrides: list[str] | None = None) -> RunConfig:
         """From YAML and ``key=value`` overrides; the run is named after the file unless it says otherwise.
@@ -144,6 +157,14 @@ def check_batch(batch_size: int, accumulation: int) -> None:
             f"train.batch_size: {batch_size} samples do not divide over {accumulation} accumulation steps; "
             f"the nearest that do: {near}"
         )
+
+
+def _paths(tree: Any, where: str) -> Iterator[tuple[str, str]]:
+    if isinstance(tree, Path):
+        yield str(tree), where
+    elif isinstance(tree, BaseModel | dict):
+        for name, value in dict(tree).items():
+            yield from _paths(value, f"{where}.{name}".strip("."))
 
 
 def _anchored(tree: Any) -> Any:

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from cdt.cluster.session import check_slots, set_environment
+from cdt.cluster.nodes import check_nodes
+from cdt.cluster.session import check_slots, cluster, set_environment
 from cdt.cluster.trainer import launch
 from cdt.config import RunConfig
 from cdt.data.header import read_header
@@ -28,7 +29,7 @@ OnProgress = Callable[[dict[str, Any]], None]
 CHANGEABLE = {
     "data": {"shards", "loader_workers", "cache_mb"},
     "dual": {"eta", "kp", "nu", "gamma", "cap", "stop_when_satisfied_for"},
-    "run": {"workers", "min_workers", "threads", "max_restarts", "hang_minutes"},
+    "run": {"workers", "min_workers", "threads", "max_restarts", "hang_minutes", "placement", "patience_minutes"},
     "sampler": {"name", "steps"},
     "train": {
         *("dual_steps", "cooldown_steps", "lr", "log_steps", "max_skipped", "grid_images"),
@@ -52,27 +53,38 @@ def check(config: RunConfig) -> tuple[Prepared, Path | None]:
     return prepared, None if config.run.fork is None else _warm_checkpoint(config, prepared)
 
 
-def train(config: RunConfig, on_progress: OnProgress = lambda report: None) -> Run:
-    """Trains a new run to its end.
+def train(config: RunConfig, on_progress: OnProgress = lambda report: None, address: str | None = None) -> Run:
+    """Trains a new run to its end, on this machine or on the Ray cluster at ``address`` (HOST:PORT or auto).
 
     Raises InputError before anything is written when the configuration, the data and the machine do not fit together;
     RunError when the run fails later: what it wrote stays, and ``resume`` continues it. KeyboardInterrupt likewise.
     """
-    prepared, warm = check(config)
-    _draw_replay(prepared, on_progress)
-    directory, config = config.directory, _pinned(config.anchored(), prepared)
-    _lay_out(config, prepared)
-    job = Job(config, config.directory, checkpoint=warm, fork=warm is not None)
-    return _finish(job, directory, on_progress)
+    with cluster(address):
+        prepared, warm = check(config)
+        _draw_replay(prepared, on_progress)
+        directory, config = config.directory, _pinned(config.anchored(), prepared)
+        _lay_out(config, prepared)
+        job = Job(config, config.directory, checkpoint=warm, fork=warm is not None)
+        return _finish(job, directory, on_progress)
 
 
-def resume(directory: str | Path, overrides: Sequence[str] = (), on_progress: OnProgress = lambda report: None) -> Run:
+def resume(
+    directory: str | Path,
+    overrides: Sequence[str] = (),
+    on_progress: OnProgress = lambda report: None,
+    address: str | None = None,
+) -> Run:
     """Continues a run from its newest sound checkpoint, or from its beginning where it has none.
 
-    ``overrides`` change what ``CHANGEABLE`` lists.
+    ``overrides`` change what ``CHANGEABLE`` lists; ``address`` is as in ``train``.
 
     Raises InputError when there is nothing to continue, nothing left to do, or something else would change.
     """
+    with cluster(address):
+        return _resume(directory, overrides, on_progress)
+
+
+def _resume(directory: str | Path, overrides: Sequence[str], on_progress: OnProgress) -> Run:
     run = Run(directory)
     check_idle(run.directory)
     config = _changed(run, overrides).anchored()
@@ -112,7 +124,9 @@ def _fit_together(config: RunConfig) -> Prepared:
     """Raises InputError unless configuration, data and machine do."""
     check_slots(config.run.min_workers or config.run.workers)
     check_tools()
-    return prepare(config)
+    prepared = prepare(config)
+    check_nodes(config.directory.resolve(), config.paths())
+    return prepared
 
 
 def check_tools() -> None:

@@ -18,11 +18,12 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "schema": set(),
     "explain": set(),
+    "parser": set(),
     "presence": set(),
     "settings": {"explain"},
     **{leaf: set() for leaf in TRAINING},
     "training": TRAINING | {"config", "settings"},
-    "cluster": {"config", "training", "dual", "monitor"},
+    "cluster": {"training", "dual", "monitor", "config", "settings"},
     "evaluate": {"data", "diffusion", "networks", "judges"},
     "config": PACKAGES | {"settings"},
     "export": {"diffusion", "networks", "monitor"},
@@ -43,7 +44,8 @@ ARROWS: dict[str, set[str]] = {
     "start": {"config", "settings", "data", "run", "presence", "monitor", "training", "cluster"},
     "status": {"run", "presence", "monitor", "training.checkpoint"},
     "__main__": {"cli"},
-    "cli": PACKAGES | {"config", "settings", "export", "run", "start", "dryrun", "output", "measure", "status"},
+    "cli": PACKAGES
+    | {"parser", "config", "settings", "export", "run", "start", "dryrun", "output", "measure", "status"},
     "__init__": PACKAGES | {"config", "run", "start", "measure"},
 }
 """What each part of cdt may import besides itself."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import threading
@@ -18,8 +19,9 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from cdt.cli import build_parser, main, parse
+from cdt.cli import VERBS, main
 from cdt.judges import ARCHITECTURES, Classifier, load_judge
+from cdt.parser import build_parser, parse
 
 Cdt = Callable[..., tuple[int, str, str]]
 """``cdt(*arguments)`` to exit status, stdout and stderr."""
@@ -254,6 +256,13 @@ def test_a_classifier_that_cannot_be_trained(
     told = told.replace("DATA", str(home / "data"))
     assert cdt("classifier", home / "data", out, *options) == (2, "", f"cdt classifier: {told}\n")
     assert [path.name for path in tmp_path.iterdir()] == ["there.safetensors"]
+
+
+def test_every_verb_is_understood_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["--help"])
+    told = capsys.readouterr().out
+    assert set(re.findall(r"^    (\w+)", told, re.MULTILINE)) == set(VERBS)
 
 
 def test_the_architectures_on_the_command_line() -> None:

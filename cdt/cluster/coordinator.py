@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import ray
 from ray.exceptions import GetTimeoutError
 
+from cdt.cluster.nodes import on_node
 from cdt.cluster.watchdog import Beat, Hang, Process, Watch
 from cdt.dual import DualProblem, DualState, Sums, dual_step, journal_rows, journaled
 from cdt.errors import CdtError
@@ -92,14 +93,14 @@ class Coordinator:
         """In the order in which they came: what failed first may be the cause of the others."""
         return self._failures
 
-    def note(self, kind: str, text: str) -> None:
+    def note(self, kind: str, text: str, **details: Any) -> None:
         """Records what the workers cannot, if there is still room for it; what came before is dealt with."""
         self._failures, self._watch = [], Watch()
-        note(self._directory, self._report.get("step", 0), kind, text)
+        note(self._directory, self._report.get("step", 0), kind, text, **details)
 
 
 class RemoteCoordinator:
-    """The coordinator as a named actor: outlives workers, and restarts after a crash."""
+    """The coordinator as a named actor on the driver's node: outlives workers and their nodes; restarts."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
@@ -108,7 +109,8 @@ class RemoteCoordinator:
     @classmethod
     def start(cls, directory: Path) -> RemoteCoordinator:
         name = f"cdt-coordinator-{directory.name}-{time.time_ns()}"
-        options = {"name": name, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+        here = ray.get_runtime_context().get_node_id()
+        options = {"name": name, "max_restarts": -1, "max_task_retries": -1, **on_node(here)}
         return cls(ray.remote(Coordinator).options(**options).remote(directory))
 
     def dual_step(self, step: int, problem: DualProblem, state: DualState, sums: Sums) -> DualState:
@@ -149,8 +151,8 @@ class RemoteCoordinator:
     def failures(self) -> list[Failure]:
         return ray.get(self._actor.failures.remote())
 
-    def note(self, kind: str, text: str) -> None:
-        ray.get(self._actor.note.remote(kind, text))
+    def note(self, kind: str, text: str, **details: Any) -> None:
+        ray.get(self._actor.note.remote(kind, text, **details))
 
     def stop(self) -> None:
         ray.kill(self._actor)

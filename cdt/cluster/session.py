@@ -1,4 +1,4 @@
-"""Ray and DeepSpeed on this machine: what they need, and a Ray of our own."""
+"""Ray and DeepSpeed: what they need of a machine, a Ray of our own, or a cluster that runs already."""
 
 from __future__ import annotations
 
@@ -6,29 +6,94 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import grpc
 import ray
 import torch
 from ray._private import worker as ray_worker
+from ray._private.services import canonicalize_bootstrap_address
+from ray.exceptions import AuthenticationError
 
-from cdt.errors import InputError, RunError
+from cdt.cluster.nodes import alive
+from cdt.cluster.token import NOT_LET_IN, header, keep_private
+from cdt.errors import CdtError, InputError, RunError
+
+CONNECT_S = 5.0
+BUSY_S = 10.0
+"""For so long resources of a run that has just ended may still count as taken."""
 
 
-def slots() -> int:
-    """How many workers this machine runs at once: one per accelerator, else one per core."""
+@dataclass(frozen=True)
+class Slots:
+    """Where workers can run: one per accelerator, else one per core."""
+
+    kind: str
+    """Ray's name of the resource: GPU or CPU."""
+    count: int
+    nodes: int
+
+    def __str__(self) -> str:
+        return f"{_number(self.count, self.kind)} on {_number(self.nodes, 'node')}"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def machine_slots() -> int:
+    """How many workers this machine runs at once."""
     return torch.cuda.device_count() or os.cpu_count() or 1
 
 
+def cluster_slots() -> Slots:
+    """Those of the Ray that this process is connected to, busy or not."""
+    resources = [row["Resources"] for row in alive()]
+    kind = "GPU" if any(row.get("GPU", 0) >= 1 for row in resources) else "CPU"
+    counts = [int(row.get(kind, 0)) for row in resources]
+    return Slots(kind, sum(counts), sum(count > 0 for count in counts))
+
+
 def check_slots(workers: int) -> None:
-    """Raises InputError when there are more workers than the machine has room for."""
-    if workers > slots():
+    """Raises InputError when there are more workers than the machine, or the connected cluster, has room for."""
+    if ray.is_initialized():
+        if not workers:
+            raise InputError("run.workers: 0 trains in this process; on a cluster it takes at least 1")
+        if problem := missing_slots(workers, BUSY_S if workers <= cluster_slots().count else 0):
+            raise InputError(f"run.workers: {problem}")
+    elif workers > machine_slots():
         what = "accelerators" if torch.cuda.is_available() else "cores"
-        raise InputError(f"run.workers: {workers} workers, but this machine has slots for {slots()} ({what})")
+        raise InputError(f"run.workers: {workers} workers, but this machine has slots for {machine_slots()} ({what})")
+
+
+def free_slots() -> int:
+    """How many more workers the connected cluster has room for at this moment."""
+    slots = cluster_slots()
+    return min(slots.count, int(ray.available_resources().get(slots.kind, 0)))
+
+
+def missing_slots(workers: int, patience_s: float, leaving: threading.Event | None = None) -> str | None:
+    """What the connected cluster lacks for so many workers after ``patience_s``, in words; None as soon as it has them.
+
+    ``leaving`` ends the wait.
+    """
+    deadline, leaving = time.monotonic() + patience_s, leaving or threading.Event()
+    while True:
+        slots, free = cluster_slots(), free_slots()
+        if workers <= free:
+            return None
+        if time.monotonic() >= deadline or leaving.is_set():
+            busy = f", {free} of them free" if workers <= slots.count else ""
+            return f"asked for {_number(workers, 'worker')} × 1 {slots.kind}, the cluster has {slots}{busy}"
+        leaving.wait(0.5)
 
 
 def set_environment() -> None:
@@ -45,29 +110,91 @@ def set_environment() -> None:
 
 @contextlib.contextmanager
 def local_ray() -> Iterator[None]:
-    """A Ray of our own for as long as the context lives, or the one that runs already in this process."""
+    """A Ray of our own for as long as the context lives, or the one that this process is connected to already."""
     if ray.is_initialized():
         yield
         return
-    set_environment()
-    # What Ray would still print with log_to_driver=False: paragraphs on each worker that died.
-    ray_worker._worker_logs_enabled = False
     try:
-        with warnings.catch_warnings(), _own_signals():
-            warnings.simplefilter("ignore")
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                num_cpus=slots(),
-            )
+        _init({"address": "local", "include_dashboard": False, "num_cpus": machine_slots()})
     except Exception as error:  # of a machine that does not suit it, Ray raises nearly anything
         raise RunError(f"Ray does not start on this machine: {error}") from error
+    keep_private()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def cluster(address: str | None) -> Iterator[None]:
+    """This process as a driver of a Ray cluster that runs already; nothing without an address.
+
+    Raises InputError when no Ray answers there, when it wants another token, or when this machine is no node of it.
+    """
+    if address is None:
+        yield
+        return
+    keep_private()
+    try:
+        found = canonicalize_bootstrap_address(address) if address == "auto" else address
+        if found is None:
+            raise ConnectionError
+        _check_answers(found)
+        _init({"address": found})
+    except AuthenticationError as error:
+        raise InputError(f"--address {address}: {NOT_LET_IN}") from error
+    except ConnectionError as error:
+        remedy = "start one with `ray start --head`, or give HOST:PORT" if address == "auto" else "is that its port?"
+        raise InputError(f"--address {address}: no Ray cluster is to be found: {remedy}") from error
+    except CdtError:
+        raise
+    except Exception as error:  # Ray raises nearly anything
+        raise InputError(
+            f"--address {address}: this machine is no node of that cluster ({_last_line(error)}): join it with "
+            f"`ray start --address={address}`, or send the run there with `cdt submit`"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _init(where: Mapping[str, Any]) -> None:
+    set_environment()
+    # What Ray would still print with log_to_driver=False: paragraphs on each worker that died.
+    ray_worker._worker_logs_enabled = False
+    with warnings.catch_warnings(), _own_signals():
+        warnings.simplefilter("ignore")
+        ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself waits for minutes. Raises InputError."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        raise InputError(f"--address {address}: give HOST:PORT of the cluster's head (its port is 6379), or auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--address {address}: nothing answers there: {error}") from error
+    if os.environ.get("RAY_USE_TLS", "0") == "1":
+        return
+    with grpc.insecure_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(CONNECT_S)
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")(b"", timeout=CONNECT_S, metadata=header())
+        except grpc.FutureTimeoutError as error:
+            raise InputError(
+                f"--address {address}: what answers there is not the head of a Ray cluster (its port is 6379, the "
+                "dashboard's 8265)"
+            ) from error
+        except grpc.RpcError as error:
+            if isinstance(error, grpc.Call) and error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                raise InputError(f"--address {address}: {NOT_LET_IN}") from error
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 @contextlib.contextmanager

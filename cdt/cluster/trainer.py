@@ -10,21 +10,25 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 import torch.distributed as dist
 from ray.exceptions import RayError
+from ray.train import FailureConfig, ScalingConfig, TrainingFailedError, get_context
 from ray.train import RunConfig as RayRunConfig
-from ray.train import ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from torch._C._distributed_c10d import HashStore
 
+from cdt.cluster.backend import LOGS, NodesTorchConfig, log_to
 from cdt.cluster.coordinator import Coordinator, Failure, RemoteCoordinator
+from cdt.cluster.nodes import alive, tell_nodes
 from cdt.cluster.notice import notice
 from cdt.cluster.restarts import WorkerDiedError, persist
-from cdt.cluster.session import local_ray, set_environment
+from cdt.cluster.room import wait_for_room
+from cdt.cluster.session import cluster_slots, local_ray, set_environment
 from cdt.cluster.watchdog import STACKS, Hang, pulse
 from cdt.config import RunConfig
 from cdt.errors import CdtError, RunError, Terminated
@@ -37,6 +41,8 @@ RAY_FOLDER = ".ray"
 """Where Ray checks that all nodes see the run directory; it leaves nothing else there."""
 NODE_GONE_S = 20.0
 """Until Ray has noticed that a machine is gone, and no longer counts its room."""
+FRUITLESS_STARTS = 3
+"""Of the group of workers, in a row, each after a minute in which it could not be placed."""
 
 
 def launch(job: Job, on_progress: OnProgress) -> None:
@@ -80,13 +86,14 @@ def _run_under_ray(job: Job, on_progress: OnProgress, given: threading.Event) ->
         coordinator = RemoteCoordinator.start(job.directory)
 
         def attempt(job: Job) -> bool:
-            workers = job.config.workers_used(_room())
-            if workers < job.config.run.workers:
-                tell("workers", f"{workers} of {job.config.run.workers} workers are used: {_why_fewer(job.config)}")
+            if (workers := wait_for_room(job.config, tell, given)) is None:
+                return False
+            before = _addresses()
             try:
                 return _fit(job, workers, coordinator, on_progress, given)
             except TrainingFailedError as error:
-                raise _cause(error, coordinator.failures()) from None
+                lost = [address for node, address in before.items() if node not in _addresses()]
+                raise _cause(error, coordinator.failures(), job.directory, lost) from None
 
         def tell(kind: str, text: str) -> None:
             coordinator.note(kind, text)
@@ -98,6 +105,8 @@ def _run_under_ray(job: Job, on_progress: OnProgress, given: threading.Event) ->
                 time.sleep(NODE_GONE_S)
 
         try:
+            for answer in tell_nodes():
+                coordinator.note("node", answer.sentence(), **answer.recorded())
             return persist(job, attempt, begins_again)
         except RayError as error:
             raise RunError(f"Ray failed: {error}") from error
@@ -109,31 +118,32 @@ def _run_under_ray(job: Job, on_progress: OnProgress, given: threading.Event) ->
             shutil.rmtree(job.directory / RAY_FOLDER, ignore_errors=True)
 
 
-def _room() -> int:
-    """How many workers Ray has resources for at this moment, used or not."""
-    return int(ray.cluster_resources().get("GPU" if torch.cuda.is_available() else "CPU", 0))
-
-
-def _why_fewer(config: RunConfig) -> str:
-    room, batch = _room(), config.train.batch_size // config.engine.accumulation
-    return f"room for {room}" if room < config.run.workers else f"{batch} samples do not divide over more"
+def _addresses() -> dict[str, str]:
+    """Of the nodes that live, by their ids."""
+    return {row["NodeID"]: row["NodeManagerAddress"] for row in alive()}
 
 
 def _trainer(job: Job, workers: int, coordinator: RemoteCoordinator) -> TorchTrainer:
-    config, gpu = job.config, torch.cuda.is_available()
+    settings, kind = job.config.run, cluster_slots().kind
+    gpu = kind == "GPU"
     return TorchTrainer(
         _work,
-        train_loop_config={
-            "job": job,
-            "coordinator": coordinator,
-            "threads": config.run.threads or max(1, (os.cpu_count() or 1) // workers),
-        },
+        train_loop_config={"job": job, "coordinator": coordinator},
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=gpu, resources_per_worker={"GPU" if gpu else "CPU": 1}
+            num_workers=workers,
+            use_gpu=gpu,
+            resources_per_worker={kind: 1},
+            placement_strategy=settings.placement.upper(),
         ),
         # What hangs is ended by the watchdog, by name; a collective that gave up before would end the run.
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=round(1800 + 2 * _patience(config))),
-        run_config=RayRunConfig(name=RAY_FOLDER, storage_path=str(job.directory)),
+        torch_config=NodesTorchConfig(
+            backend="nccl" if gpu else "gloo", timeout_s=round(1800 + 2 * _patience(job.config))
+        ),
+        run_config=RayRunConfig(
+            name=RAY_FOLDER,
+            storage_path=str(job.directory),
+            failure_config=FailureConfig(controller_failure_limit=FRUITLESS_STARTS),
+        ),
     )
 
 
@@ -141,7 +151,10 @@ def _work(arguments: dict[str, Any]) -> bool:
     """What Ray runs on each worker; whether the run came to its end."""
     job, coordinator = arguments["job"], arguments["coordinator"]
     try:
-        torch.set_num_threads(arguments["threads"])
+        log_to(job.directory, dist.get_rank())
+        set_environment()
+        cores = (os.cpu_count() or 1) // get_context().get_local_world_size()
+        torch.set_num_threads(job.config.run.threads or max(1, cores))
         start_deepspeed()
         with pulse(dist.get_rank(), job.directory, _beat_s(job.config), coordinator.beat, coordinator.leave) as at_step:
             worker = Worker(job, coordinator)
@@ -161,13 +174,15 @@ def _in_our_words(error: Exception) -> CdtError:
     return RunError(f"worker {dist.get_rank()} failed:\n{''.join(traceback.format_exception(error)).rstrip()}")
 
 
-def _cause(error: TrainingFailedError, failures: list[Failure]) -> CdtError:
+def _cause(error: TrainingFailedError, failures: list[Failure], directory: Path, lost: list[str]) -> CdtError:
     """Of everything that went wrong, what came first: a worker that died takes others with it, and says nothing."""
+    if lost:
+        return WorkerDiedError(f"node {', '.join(lost)} is lost, and its workers with it")
     silent = sorted(set(getattr(error, "worker_failures", {})) - {failure.rank for failure in failures})
     if silent:
         return WorkerDiedError(
             f"worker {silent[0]} died: killed from outside, by the kernel for want of memory (`dmesg` tells), or by a "
-            "crash in native code (its last words are in /tmp/ray/session_latest/logs)"
+            f"crash in native code (its last words are in {directory / LOGS}/rank-{silent[0]}.log)"
         )
     return failures[0].error if failures else RunError(f"Ray cannot run the workers: {error}")
 

@@ -58,10 +58,10 @@ class Recorder:
         self._tensorboard.close()
 
 
-def note(directory: Path, step: int, kind: str, text: str) -> None:
+def note(directory: Path, step: int, kind: str, text: str, **details: Any) -> None:
     """An event of a run that is told from outside of its workers, if there is still room for it."""
     with suppress(OSError):
-        append(directory / "events.jsonl", {"time": time.time(), "step": step, "event": kind, "text": text})
+        append(directory / "events.jsonl", {"time": time.time(), "step": step, "event": kind, "text": text, **details})
 
 
 def append(path: Path, *rows: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,6 +58,19 @@ def end_of_training(directory: Path, rows: Sequence[Mapping[str, Any]], bad: Seq
         satisfied = {True: "[green]yes", False: "[red]no", None: unknown}[row["satisfied"]]
         table.add_row(row["constraint"], f"{row['lambda']:.3f}", *numbers, satisfied, _share(row))
     return Group(table, where)
+
+
+def jobs_table(rows: Sequence[Mapping[str, Any]]) -> Table | Text:
+    """Jobs of a cluster: name, status, run, when it started (seconds since 1970), how long it took."""
+    if not rows:
+        return Text("no jobs")
+    table = Table("job", "status", "run", "started", "took", box=None, pad_edge=False)
+    for row in rows:
+        started, ended = row["started"], row["ended"]
+        when = "-" if started is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(started))
+        took = "-" if started is None else f"{((ended or time.time()) - started) / 60:,.1f} min"
+        table.add_row(*(Text(row[name], overflow="fold") for name in ("name", "status", "run")), when, took)
+    return table
 
 
 def _share(row: Mapping[str, Any]) -> str:

@@ -1,0 +1,165 @@
+"""What one node knows of itself. Standard library only: it is sent to nodes that may have another cdt, or none."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("cdt-diffusion", "torch", "deepspeed", "ray", "webdataset", "diffusers", "numpy", "pydantic", "safetensors")
+"""Whose versions must be the same on all nodes."""
+
+TOLD = (
+    "NCCL_",
+    "GLOO_",
+    "FI_",
+    "UCX_",
+    "OMP_",
+    "CUDA_",
+    "ROCR_",
+    "HIP_",
+    "DS_",
+    "TORCH_",
+    "SLURM_JOB",
+    "RAY_AUTH_MODE",
+)
+"""How variables begin that are recorded; all others may be secrets."""
+
+SECRETS = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "_KEY")
+DIGEST_BYTES = 2**20
+
+
+def facts(paths: Sequence[str] = ()) -> dict[str, Any]:
+    """Versions, source, environment, machine; of each path what ``seen`` says."""
+    environment = {name: value for name, value in sorted(os.environ.items()) if name.startswith(TOLD)}
+    source = _source()
+    return {
+        "host": socket.gethostname(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "source": _digest_of(source),
+        "git": _git(source),
+        "environment": {
+            name: value for name, value in environment.items() if not any(word in name for word in SECRETS)
+        },
+        "platform": platform.platform(),
+        "cpus": os.cpu_count() or 1,
+        "gpus": _gpus(),
+        "memory": _memory(),
+        "disk": shutil.disk_usage("/tmp").free,
+        "tools": {tool: _found(tool) for tool in ("ninja", os.environ.get("CXX", "c++"))},
+        "op": _op_is_built(),
+        "time": time.time(),
+        "paths": {path: seen(path) for path in paths},
+    }
+
+
+def seen(path: str) -> str:
+    """What stands at a path: "nothing", a directory, or a file of so many bytes with the digest of its beginning."""
+    place = Path(path)
+    try:
+        if place.is_dir():
+            return "a directory"
+        with place.open("rb") as file:
+            digest = hashlib.sha256(file.read(DIGEST_BYTES)).hexdigest()[:12]
+        return f"{place.stat().st_size:,} bytes (sha256 {digest}...)"
+    except FileNotFoundError:
+        return "nothing"
+    except OSError as error:
+        return f"an error: {error.strerror}"
+
+
+class Listener:
+    """A port of this node that others can try."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("", 0))
+
+    def port(self) -> int:
+        return self._socket.getsockname()[1]
+
+
+def reach(address: str, port: int) -> str | None:
+    """Why no connection can be opened; None where it can."""
+    try:
+        socket.create_connection((address, port), timeout=5).close()
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _source() -> Path | None:
+    """The folder of the cdt that this node would import."""
+    found = importlib.util.find_spec("cdt")
+    return Path(found.origin).parent if found and found.origin else None
+
+
+def _digest_of(source: Path | None) -> str | None:
+    """Of all modules: a version number does not tell a changed checkout."""
+    if source is None:
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(source.rglob("*.py")):
+        digest.update(path.relative_to(source).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _git(source: Path | None) -> str | None:
+    """The commit of a checkout, and whether files differ from it; None outside of one."""
+    if source is None or not (source.parent / ".git").exists():
+        return None
+    commit = _said("git", "-C", str(source.parent), "rev-parse", "--short=12", "HEAD")
+    changed = _said("git", "-C", str(source.parent), "status", "--porcelain", "--", str(source))
+    return f"{commit} with changes" if commit and changed else commit
+
+
+def _gpus() -> list[str]:
+    """Name, memory and driver of each; empty without NVIDIA's driver."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    told = _said("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+    return told.splitlines() if told else []
+
+
+def _memory() -> dict[str, int]:
+    """Bytes in all, and available."""
+    try:
+        rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    except OSError:
+        return {}
+    return {name: int(rows[key].split()[0]) * 1024 for name, key in (("all", "MemTotal"), ("free", "MemAvailable"))}
+
+
+def _found(tool: str) -> str | None:
+    """Beside the interpreter, too: pip puts ninja there."""
+    return shutil.which(tool, path=os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ.get("PATH", "")]))
+
+
+def _op_is_built() -> bool:
+    """DeepSpeed's shared-memory op for the CPU."""
+    extensions = os.environ.get("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
+    return any(Path(extensions).rglob("deepspeed_shm_comm*.so"))
+
+
+def _said(*command: str) -> str | None:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,197 @@
+"""The nodes of a Ray cluster: what they know of themselves, and whether they can train one run together."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import cloudpickle
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cdt.cluster import node
+from cdt.errors import InputError, RunError
+
+ANSWER_S = 60.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One node's ``node.facts``."""
+
+    address: str
+    facts: Mapping[str, Any]
+    node_id: str = ""
+    skew: float = 0.0
+    """Seconds by which its clock is ahead of ours, as far as the time that the answer took does not explain it."""
+
+    @property
+    def name(self) -> str:
+        # Several nodes can share a machine.
+        return f"{self.address} ({', '.join(filter(None, (self.facts['host'], self.node_id[:6])))})"
+
+    def sentence(self) -> str:
+        """For events.jsonl."""
+        versions = ", ".join(f"{package} {version}" for package, version in self.facts["versions"].items())
+        gpus = self.facts["gpus"]
+        accelerators = f"{len(gpus)} × {gpus[0]}" if gpus else "no GPU"
+        git = f", git {self.facts['git']}" if self.facts["git"] else ""
+        return f"{self.name}: {self.facts['cpus']} cores, {accelerators}; {versions}{git}"
+
+    def recorded(self) -> dict[str, Any]:
+        """Details for events.jsonl."""
+        kept = ("host", "versions", "source", "git", "environment", "platform", "cpus", "gpus", "memory")
+        return {"address": self.address, "node": self.node_id, **{name: self.facts[name] for name in kept}}
+
+
+def alive() -> list[dict[str, Any]]:
+    """Ray's rows of the nodes that live, this process's own first."""
+    here = ray.get_runtime_context().get_node_id()
+    return sorted((row for row in ray.nodes() if row["Alive"]), key=lambda row: row["NodeID"] != here)
+
+
+def on_node(node_id: str) -> dict[str, Any]:
+    """Options of a task or actor that takes nothing and stays on one node."""
+    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)}
+
+
+def ask(paths: Sequence[str] = ()) -> list[Answer]:
+    """Of every node that lives, this process's own first.
+
+    Raises RunError when one does not answer.
+    """
+    cloudpickle.register_pickle_by_value(node)
+    try:
+        remote: Any = ray.remote(node.facts)
+        asked = time.time()
+        sent = [(row, remote.options(**on_node(row["NodeID"]), max_retries=0).remote(list(paths))) for row in alive()]
+        return [_answer(row, reference, asked) for row, reference in sent]
+    finally:
+        cloudpickle.unregister_pickle_by_value(node)
+
+
+def _answer(row: Mapping[str, Any], reference: Any, asked: float) -> Answer:
+    address = row["NodeManagerAddress"]
+    try:
+        facts: dict[str, Any] = ray.get(reference, timeout=ANSWER_S)
+    except GetTimeoutError as error:
+        raise RunError(f"node {address} did not answer within {ANSWER_S:.0f} s: look at its Ray logs") from error
+    except RayError as error:
+        raise RunError(f"node {address} cannot run a task: {str(error).strip().splitlines()[-1]}") from error
+    ahead, behind = max(0.0, facts["time"] - time.time()), max(0.0, asked - facts["time"])
+    return Answer(address, facts, row["NodeID"], ahead - behind)
+
+
+def here() -> Answer:
+    """This machine's, without Ray."""
+    return Answer("this machine", node.facts())
+
+
+def version_problems(answers: Sequence[Answer]) -> list[str]:
+    """One line per package that is not the same on all nodes, or on none; our own modules count by their contents."""
+    facts = {answer.name: answer.facts for answer in answers}
+    columns = {
+        package: {name: theirs["versions"][package] for name, theirs in facts.items()}
+        for package in ("python", *node.PACKAGES)
+    }
+    sources = {name: theirs["source"] for name, theirs in facts.items()}
+    if None not in sources.values():  # where it is missing is told already
+        columns["the source of cdt"] = sources
+    return [line for package, values in columns.items() if (line := _differing(package, values))]
+
+
+def _differing(what: str, values: Mapping[str, str | None]) -> str | None:
+    if len(set(values.values())) == 1 and None not in values.values():
+        return None
+    nodes = {value: [name for name, theirs in values.items() if theirs == value] for value in values.values()}
+    told = [f"{value or 'missing'} on {_few(names)}" for value, names in nodes.items()]
+    return f"{what} is {', '.join(told)}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def check_versions(answers: Sequence[Answer]) -> None:
+    """Raises InputError that names the packages and the nodes."""
+    if problems := version_problems(answers):
+        raise InputError(
+            f"the nodes do not have the same versions: {'; '.join(problems)}; install the same everywhere "
+            "(tools/constraints.txt)"
+        )
+
+
+def storage_problems(answers: Sequence[Answer], labels: Mapping[str, str]) -> list[str]:
+    """One line per path (with its label) that another node sees otherwise than the first."""
+    first, *others = answers
+    problems = []
+    for path, label in labels.items():
+        mine = first.facts["paths"][path]
+        theirs = {other.name: other.facts["paths"][path] for other in others}
+        odd = [f"{answer} on {name}" for name, answer in theirs.items() if answer != mine]
+        if odd:
+            problems.append(f"{label}: {path} is {mine} on {first.name}, {_few(odd)}")
+    return problems
+
+
+def check_storage(answers: Sequence[Answer], labels: Mapping[str, str]) -> None:
+    """Raises InputError with the nodes' answers."""
+    if problems := storage_problems(answers, labels):
+        raise InputError(
+            f"not all nodes see the same storage: {'; '.join(problems)}; use a file system that all of them mount"
+        )
+
+
+def tool_problems(answers: Sequence[Answer]) -> list[str]:
+    """What DeepSpeed needs to build its communication for CPUs, where it is not built."""
+    return [
+        f"{tool} is missing on {answer.name}"
+        for answer in answers
+        if not answer.facts["op"] and not answer.facts["gpus"]
+        for tool, found in answer.facts["tools"].items()
+        if found is None
+    ]
+
+
+def check_nodes(directory: Path, paths: Mapping[str, str]) -> None:
+    """Whether the connected cluster's nodes can train a run in ``directory`` that needs ``paths`` (with their labels).
+
+    Raises InputError with what differs between them, or is missing.
+    """
+    if not ray.is_initialized() or len(alive()) == 1:
+        return
+    with mark(directory) as sign:
+        answers = ask([*paths, str(sign)])
+    check_versions(answers)
+    check_storage(answers, {**paths, str(sign): "run.dir"})
+    if problems := tool_problems(answers):
+        raise InputError(f"DeepSpeed cannot build its communication for CPUs: {'; '.join(problems)}")
+
+
+def tell_nodes() -> list[Answer]:
+    """Of the connected cluster, or of this machine where that is all."""
+    return ask() if len(alive()) > 1 else [here()]
+
+
+@contextlib.contextmanager
+def mark(directory: Path) -> Iterator[Path]:
+    """A file that tells this directory from others of its name, in the nearest of its parents that exists.
+
+    Raises InputError when nothing can be written there.
+    """
+    place = next(parent for parent in (directory, *directory.parents) if parent.is_dir())
+    sign = place / f".cdt-{uuid.uuid4().hex}"
+    try:
+        sign.write_text(sign.name)
+    except OSError as error:
+        raise InputError(f"run.dir: cannot write in {place}: {error.strerror}") from error
+    try:
+        yield sign
+    finally:
+        sign.unlink(missing_ok=True)

@@ -1,0 +1,61 @@
+"""What a job takes along: the files of a directory that git would not ignore."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from cdt.errors import InputError
+
+LIMIT_MB = 100
+"""Of what is sent: code and configurations, not data."""
+RULES = ".rayignore"
+
+
+def files_to_ship(directory: Path, limit_mb: float = LIMIT_MB) -> list[Path]:
+    """Relative paths of the regular files that neither .gitignore nor .rayignore names, in a checkout or not.
+
+    Links that lead out of the directory are left behind.
+
+    Raises InputError without git, or above ``limit_mb`` with the largest of them.
+    """
+    rules = [f"--exclude-from={RULES}"] * (directory / RULES).is_file()
+    with tempfile.TemporaryDirectory() as empty:
+        # An empty repository beside the directory: git's rules without the checkout's own index.
+        where = ["git", f"--git-dir={empty}/.git", f"--work-tree={directory}"]
+        try:
+            subprocess.run(["git", "init", "-q", empty], check=True, capture_output=True)
+            listed = subprocess.run(
+                [*where, "ls-files", "--others", "--exclude-standard", *rules, "-z"],
+                check=True,
+                capture_output=True,
+                cwd=directory,
+            )
+        except FileNotFoundError as error:
+            raise InputError("git is missing, which tells what is shipped: install it") from error
+    root = directory.resolve()
+    found = [Path(name) for name in listed.stdout.decode().split("\0") if name]
+    found = [path for path in found if (root / path).is_file() and (root / path).resolve().is_relative_to(root)]
+    _check_size(root, found, limit_mb)
+    return sorted(found)
+
+
+def _check_size(root: Path, files: list[Path], limit_mb: float) -> None:
+    sizes = {path: (root / path).stat().st_size for path in files}
+    if (total := sum(sizes.values())) > limit_mb * 2**20:
+        largest = sorted(sizes, key=lambda path: -sizes[path])[:3]
+        told = ", ".join(f"{path} ({sizes[path] / 2**20:,.1f} MiB)" for path in largest)
+        raise InputError(
+            f"{root} has {total / 2**20:,.1f} MiB to ship in {len(files):,} files, and {limit_mb:g} are allowed; the "
+            f"largest: {told}; name what stays here in .gitignore or {RULES}"
+        )
+
+
+def packed(directory: Path, files: list[Path], place: Path) -> Path:
+    """A copy of these files alone, under ``place``."""
+    for path in files:
+        (place / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(directory / path, place / path)
+    return place

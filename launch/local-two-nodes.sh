@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Edit these three lines, or set them in the environment.
+BIN=${BIN:-.venv/bin}  # of the environment that has cdt
+CPUS=${CPUS:-1}        # per node: how many workers each may have
+PORT=${PORT:-6390}     # the first of five ports that are free on this machine
+#
+# Two Ray nodes on this machine, to try what a cluster does: launch/local-two-nodes.sh [COMMAND...]
+# COMMAND finds the cluster by `--address auto`; without one it stays until Ctrl-C. Stops only what it has started.
+set -euo pipefail
+
+home=$(mktemp -d /tmp/cdt-XXXXXX) # sockets lie there, whose paths must be short
+nodes=()
+
+stop() {
+  trap '' INT TERM
+  # Each node is a process group of its own.
+  for node in "${nodes[@]}"; do kill -TERM "$node" 2>/dev/null || true; done
+  for _ in $(seq 50); do
+    alive=()
+    for node in "${nodes[@]}"; do if kill -0 -- "-$node" 2>/dev/null; then alive+=("$node"); fi; done
+    if [ ${#alive[@]} -eq 0 ]; then break; fi
+    sleep 0.2
+  done
+  for node in "${nodes[@]}"; do kill -KILL -- "-$node" 2>/dev/null || true; done
+  rm -rf "$home"
+}
+trap stop EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+(umask 077 && "$BIN/python" -c 'import secrets; print(secrets.token_hex(32), end="")' >"$home/token")
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$home/token RAY_DISABLE_IMPORT_WARNING=1 RAY_USAGE_STATS_ENABLED=0
+
+start() { # NAME OPTIONS...: a node in the background
+  local name=$1
+  shift
+  setsid "$BIN/ray" start --block --num-cpus="$CPUS" "$@" >"$home/$name.log" 2>&1 &
+  nodes+=("$!")
+}
+
+ready() { # COUNT: waits until so many nodes have joined
+  for _ in $(seq 240); do
+    for node in "${nodes[@]}"; do
+      kill -0 "$node" 2>/dev/null || { cat "$home"/*.log >&2; exit 1; }
+    done
+    if [ "$(grep -l 'Ray runtime started' "$home"/*.log 2>/dev/null | wc -l)" -ge "$1" ]; then return; fi
+    sleep 0.5
+  done
+  echo "the nodes did not start within 2 minutes; their logs:" >&2
+  cat "$home"/*.log >&2
+  exit 1
+}
+
+start head --head --node-ip-address=127.0.0.1 --port="$PORT" --temp-dir="$home/ray" \
+  --dashboard-host=127.0.0.1 --dashboard-port="$((PORT + 1))" --ray-client-server-port="$((PORT + 2))" \
+  --dashboard-agent-listen-port="$((PORT + 3))"
+ready 1
+start second --address="127.0.0.1:$PORT" --node-ip-address=127.0.0.2 --temp-dir="$home/second" \
+  --dashboard-agent-listen-port="$((PORT + 4))"
+ready 2
+export RAY_ADDRESS=127.0.0.1:$PORT RAY_API_SERVER_ADDRESS=http://127.0.0.1:$((PORT + 1))
+
+if [ $# -gt 0 ]; then
+  status=0
+  "$@" & # so that a signal is heard while it runs
+  command=$!
+  trap 'kill -INT "$command"' INT
+  trap 'kill -TERM "$command"' TERM
+  while kill -0 "$command" 2>/dev/null; do wait "$command" && status=0 || status=$?; done
+  exit "$status"
+fi
+cat <<TEXT
+two nodes; in another shell, and end this one with Ctrl-C:
+  export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$RAY_AUTH_TOKEN_PATH
+  $BIN/cdt train CONFIG --address $RAY_ADDRESS
+  $BIN/cdt submit CONFIG --address $RAY_API_SERVER_ADDRESS --follow
+TEXT
+wait

@@ -1,0 +1,49 @@
+"""What a job takes along, and what stays."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cdt.cluster.parcel import files_to_ship, packed
+from cdt.errors import InputError
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    place = tmp_path / "place"
+    for name in ("my.yaml", "code/a.py", "code/a.pyc", "runs/x/log", "secret.txt", "data/big.tar"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(name)
+    (place / ".gitignore").write_text("*.pyc\n/runs/\n")
+    (place / ".rayignore").write_text("data\n")
+    (place / "outside").symlink_to("/etc/passwd")
+    return place
+
+
+SHIPPED = [Path(".gitignore"), Path(".rayignore"), Path("code/a.py"), Path("my.yaml"), Path("secret.txt")]
+
+
+def test_what_git_and_ray_ignore_stays(place: Path) -> None:
+    assert files_to_ship(place) == SHIPPED
+
+
+def test_a_checkout_is_no_different(place: Path) -> None:
+    subprocess.run(["git", "init", "-q", place], check=True)
+    subprocess.run(["git", "-C", place, "add", "my.yaml"], check=True)
+    assert files_to_ship(place) == SHIPPED
+
+
+def test_too_much_is_refused_with_the_largest(place: Path) -> None:
+    (place / "weights").write_bytes(bytes(3 * 2**20))
+    with pytest.raises(
+        InputError, match=r"has 3\.0 MiB to ship in 6 files, and 2 are allowed; .*: weights \(3\.0 MiB\)"
+    ):
+        files_to_ship(place, limit_mb=2)
+
+
+def test_packing_copies_these_alone(place: Path, tmp_path: Path) -> None:
+    there = packed(place, [Path("code/a.py")], tmp_path / "there")
+    assert [path.relative_to(there) for path in there.rglob("*") if path.is_file()] == [Path("code/a.py")]
