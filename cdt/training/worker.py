@@ -12,13 +12,12 @@ import torch
 from cdt.data.plan import stream_key
 from cdt.data.stream import MixtureStream
 from cdt.diffusion.loss import Diffusion
-from cdt.diffusion.sampler import sample
 from cdt.dual import DualProblem, DualState, Sums, journal_rows, journaled, news, worst_constraint
-from cdt.monitor.pictures import image_grid, save_picture
+from cdt.monitor.pictures import save_picture
 from cdt.monitor.recorder import Recorder
 from cdt.training import calibrate, checkpoint, universal
 from cdt.training.account import Account
-from cdt.training.answers import StoredTeacher
+from cdt.training.beside import teacher_beside
 from cdt.training.dual_side import DualSide
 from cdt.training.ema import Ema
 from cdt.training.engine import Engine
@@ -30,7 +29,7 @@ from cdt.training.schedule import Phase
 from cdt.training.statistics import Statistics
 from cdt.training.step import train_step
 from cdt.training.sums import PeriodSums, constraint_sums
-from cdt.training.teacher import Teacher
+from cdt.training.views import record_gaps, sample_grid
 
 
 class Coordinator(Protocol):
@@ -61,7 +60,7 @@ class Worker:
         self.diffusion = Diffusion(config.diffusion)
         weights = self.prepared.first_weights() if job.checkpoint is None else None
         self.engine = Engine(self.prepared.build, config.engine, config.train, ranks, weights)
-        self.teacher = self._teacher()
+        self.teacher = teacher_beside(self.engine, self.prepared, config.replay, self.index.shape, ranks.device)
         self.ema = Ema(self.engine)
         self.stream = MixtureStream(
             config.data,
@@ -148,18 +147,6 @@ class Worker:
         if self.train.warm_steps:
             return np.zeros(len(self.requirements.names))
         return calibrate.first_state(self.requirements, self.config.dual).lambdas
-
-    def _teacher(self) -> Teacher | StoredTeacher | None:
-        """The pretrained network beside the engine, where replayed samples regress onto its predictions."""
-        origin, settings = self.prepared.origin, self.config.replay
-        if origin is None or self.prepared.replay is None or settings.target == "noise":
-            return None
-        replayed = torch.as_tensor(self.requirements.replayed, device=self.ranks.device)
-        if self.prepared.answers is not None:
-            return StoredTeacher(self.prepared.answers, replayed, self.prepared.first_replayed)
-        dtype = torch.bfloat16 if settings.teacher_precision == "bf16" else torch.float32
-        network = self.engine.beside(origin.build(self.index.shape), dtype)
-        return Teacher(network, origin.process, replayed, dtype, partitioned=self.engine.partitioned)
 
     def _period_sums(self, windows: np.ndarray) -> PeriodSums:
         process, requirements = self.diffusion.process, self.requirements
@@ -293,35 +280,19 @@ class Worker:
         return everyone if np.any(everyone) and self.dual.problem is not None else None
 
     def _compare_held_out(self) -> None:
-        """How much better the model knows the samples that it trains on, for constraints that are held out."""
         if self.dual.problem is None or not self.dual.statistics.holds_out:
             return
         with self.engine.network_with(self.ema.fragments) as network:
             gaps = self.dual.statistics.held_out_gaps(network, self.dual.state.lambdas)
         if self.recorder and gaps:
-            text = ", ".join(f"{name} {gap:+.3f} (standard error {error:.3f})" for name, (gap, error) in gaps.items())
-            self.recorder.event(self.step, "held-out gap", f"loss on held-out minus on training samples, nats: {text}")
-            self.recorder.scalars(self.step, {f"held_out_gap/{name}": gap for name, (gap, _) in gaps.items()})
+            record_gaps(self.recorder, self.step, gaps)
 
     def _draw_grid(self) -> None:
-        count = self.train.grid_images
-        if not count:
+        if not self.train.grid_images:
             return
         with self.engine.network_with(self.ema.fragments) as network:
-            images = sample(
-                network,
-                self.diffusion.process,
-                self.index.shape,
-                count,
-                seed=self.config.run.seed,
-                sampler=self.config.sampler.name,
-                steps=self.config.sampler.steps,
-                batch_size=count,
-                device=self.ranks.device,
-                bounded=self.index.dtype == "uint8",
-            )
+            picture = sample_grid(network, self.config, self.diffusion.process, self.index, self.ranks)
         if self.recorder:
-            picture = image_grid(images)
             save_picture(picture, self.job.directory / "samples" / f"step-{self.step:09d}.png")
             self.recorder.grid(self.step, picture)
 
