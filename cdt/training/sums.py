@@ -9,6 +9,7 @@ from cdt.constraints import Requirements
 from cdt.data.stream import Batch
 from cdt.diffusion.loss import Diffusion, Losses, nats
 from cdt.dual import Sums
+from cdt.training.ranks import Ranks
 
 
 class PeriodSums:
@@ -33,17 +34,20 @@ class PeriodSums:
         count = (known & (batch.streams == 0)).sum()
         self._sums[-1] += torch.stack([base.sum(), base.square().sum(), count.to(full.dtype)])
 
-    def so_far(self) -> np.ndarray:
-        """The sums [K + 1, 3] since the last ``take``, which go on."""
-        return self._sums.cpu().numpy().copy()
+    def everyones(self, ranks: Ranks) -> list[list[list[float]]] | None:
+        """The sums since the last ``take``, rank by rank [ranks, K + 1, 3]; None when there are none. A collective."""
+        found = ranks.all_of(self._sums.tolist())
+        return found if np.any(found) else None
 
-    def go_on_from(self, sums: np.ndarray) -> None:
-        """With what was ``so_far`` when a checkpoint was saved."""
-        self._sums.copy_(torch.as_tensor(sums))
+    def go_on_from(self, everyones: list[list[list[float]]], ranks: Ranks) -> None:
+        """On as many ranks as they came from each has its own, so that they are added in the same order."""
+        mine = everyones if len(everyones) == ranks.world else [np.sum(everyones, axis=0)]
+        if ranks.rank < len(mine):
+            self._sums.copy_(torch.as_tensor(np.asarray(mine[ranks.rank])))
 
     def take(self) -> np.ndarray:
         """The sums [K + 1, 3] since the last call; begins anew."""
-        sums = self.so_far()
+        sums = self._sums.cpu().numpy().copy()
         self._sums.zero_()
         return sums
 

@@ -264,7 +264,7 @@ class Worker:
             self.stream.state(),
             self.dual.to_json(),
             self.loss,
-            self._sums_so_far(),
+            self.sums.everyones(self.ranks) if self.dual.problem else None,
         )
         path = checkpoint.save(self.job.directory / "checkpoints", state, self.engine, self.ema, self.ranks)
         self._event("saved", f"checkpoints/{path.name}")
@@ -273,11 +273,6 @@ class Worker:
             checkpoint.prune(path.parent, self.train.keep_checkpoints, self.train.phase_ends)
         self._compare_held_out()
         self._draw_grid()
-
-    def _sums_so_far(self) -> list[list[list[float]]] | None:
-        """Of each rank, so that they are added in the same order when the run is continued."""
-        everyone = self.ranks.all_of(self.sums.so_far().tolist())
-        return everyone if np.any(everyone) and self.dual.problem is not None else None
 
     def _compare_held_out(self) -> None:
         if self.dual.problem is None or not self.dual.statistics.holds_out:
@@ -312,9 +307,7 @@ class Worker:
         changed = self.dual.restore(state.dual)
         self.sums = self._period_sums(self.dual.windows)
         if state.sums is not None:
-            mine = state.sums if state.world == self.ranks.world else [np.sum(state.sums, axis=0)]
-            if self.ranks.rank < len(mine):
-                self.sums.go_on_from(np.asarray(mine[self.ranks.rank]))
+            self.sums.go_on_from(state.sums, self.ranks)
         if self.dual.ends:
             self.train = self.train.model_copy(update={"dual_steps": state.dual_steps})
         return changed

@@ -7,6 +7,7 @@ from cdt.constraints import MaxLoss, MinFrequency, Population, Requirements
 from cdt.data.stream import Batch
 from cdt.diffusion.loss import Diffusion, Losses
 from cdt.diffusion.process import DiffusionConfig
+from cdt.training.ranks import Ranks
 from cdt.training.sums import PeriodSums, constraint_sums
 
 DIFFUSION = Diffusion(DiffusionConfig())
@@ -115,3 +116,31 @@ def test_without_constraints_there_are_no_sums() -> None:
     population = Population(np.zeros(5, dtype=int), ["a"], {}, "here")
     sums = constraint_sums(Requirements.bind({}, population), np.array([[1.0, 1.0, 1.0]]))
     assert sums.mean().shape == (0,)
+
+
+def test_sums_go_on_rank_by_rank_or_all_at_the_first(alone: Ranks) -> None:
+    sums = PeriodSums(WINDOWS, DIFFUSION, torch.device("cpu"))
+    assert sums.everyones(alone) is None
+    sums.add(*draws(20, 0))
+    saved = sums.everyones(alone)
+    assert saved is not None
+    second = (2 * np.asarray(saved[0])).tolist()
+    for ranks, everyones, factor in (
+        (alone, saved, 1),
+        (alone, [saved[0], second], 3),
+        (Ranks(1, 2, alone.device), [saved[0], second], 2),
+        (Ranks(1, 2, alone.device), saved, 0),
+    ):
+        again = PeriodSums(WINDOWS, DIFFUSION, torch.device("cpu"))
+        again.go_on_from(everyones, ranks)
+        np.testing.assert_array_equal(again.take(), factor * np.asarray(saved[0]))
+
+
+def test_losses_that_are_not_finite_are_left_out() -> None:
+    (batch, losses), spoiled = draws(30, 4), [3, 7, 8]
+    sums = PeriodSums(WINDOWS, DIFFUSION, torch.device("cpu"))
+    losses.squared_error.data[spoiled] = torch.tensor([torch.nan, torch.inf, torch.nan])
+    sums.add(batch, losses)
+    taken = sums.take()
+    assert np.isfinite(taken).all()
+    assert taken[:-1, 2].sum() == 27
