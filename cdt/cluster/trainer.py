@@ -72,13 +72,14 @@ def _run_under_ray(job: Job, on_progress: OnProgress, given: threading.Event) ->
     """Whether it came to its end."""
     with local_ray():
         coordinator = RemoteCoordinator.start(job.directory)
+        kind = cluster_slots().kind  # a run that has lost its GPUs does not go on without
 
         def attempt(job: Job) -> bool:
-            if not _places(job, tell, given):
+            if not _places(job, kind, tell, given):
                 return False
             before = _addresses()
             try:
-                return _fit(_trainer(job, coordinator), coordinator, on_progress, given)
+                return _fit(_trainer(job, kind, coordinator), coordinator, on_progress, given)
             except TrainingFailedError as error:
                 lost = [address for node, address in before.items() if node not in _addresses()]
                 raise _cause(error, coordinator.failures(), job.directory, lost) from None
@@ -106,24 +107,23 @@ def _addresses() -> dict[str, str]:
     return {row["NodeID"]: row["NodeManagerAddress"] for row in alive()}
 
 
-def _places(job: Job, tell: Callable[[str, str], None], given: threading.Event) -> bool:
+def _places(job: Job, kind: str, tell: Callable[[str, str], None], given: threading.Event) -> bool:
     """Waits until there is room for all workers; whether there is, or a notice to leave came first.
 
     Raises RunError after ``run.patience_minutes``.
     """
     settings = job.config.run
-    problem = missing_slots(settings.workers, BUSY_S, given)
+    problem = missing_slots(settings.workers, kind, BUSY_S, given)
     if problem and not given.is_set():
         tell(f"{problem}; waiting up to {settings.patience_minutes:g} minutes for more", "waiting")
-        problem = missing_slots(settings.workers, 60 * settings.patience_minutes, given)
+        problem = missing_slots(settings.workers, kind, 60 * settings.patience_minutes, given)
     if problem and not given.is_set():
         raise RunError(f"{problem}, after {settings.patience_minutes:g} minutes (run.patience_minutes)")
     return problem is None
 
 
-def _trainer(job: Job, coordinator: RemoteCoordinator) -> TorchTrainer:
-    settings, kind = job.config.run, cluster_slots().kind
-    gpu = kind == "GPU"
+def _trainer(job: Job, kind: str, coordinator: RemoteCoordinator) -> TorchTrainer:
+    settings, gpu = job.config.run, kind == "GPU"
     return TorchTrainer(
         _work,
         train_loop_config={"job": job, "coordinator": coordinator},
@@ -168,9 +168,9 @@ def _in_our_words(error: Exception) -> CdtError:
 
 def _cause(error: TrainingFailedError, failures: list[Failure], directory: Path, lost: list[str]) -> CdtError:
     """Of everything that went wrong, what came first: a worker that died takes others with it, and says nothing."""
-    if lost:
-        return WorkerDiedError(f"node {', '.join(lost)} is lost, and its workers with it")
     silent = sorted(set(getattr(error, "worker_failures", {})) - {failure.rank for failure in failures})
+    if lost and (silent or not failures):
+        return WorkerDiedError(f"node {', '.join(lost)} is lost, and its workers with it")
     if silent:
         return WorkerDiedError(
             f"worker {silent[0]} died: killed from outside, by the kernel for want of memory (`dmesg` tells), or by a "
