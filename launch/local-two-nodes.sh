@@ -31,33 +31,28 @@ trap 'exit 143' TERM
 (umask 077 && "$BIN/python" -c 'import secrets; print(secrets.token_hex(32), end="")' >"$home/token")
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$home/token RAY_DISABLE_IMPORT_WARNING=1 RAY_USAGE_STATS_ENABLED=0
 
-start() { # NAME OPTIONS...: a node in the background
-  local name=$1
+join() { # NAME OPTIONS...: a node in the background, as soon as it has started
+  local name=$1 node
   shift
-  setsid "$BIN/ray" start --block --num-cpus="$CPUS" "$@" >"$home/$name.log" 2>&1 &
-  nodes+=("$!")
-}
-
-ready() { # COUNT: waits until so many nodes have joined
-  for _ in $(seq 240); do
-    for node in "${nodes[@]}"; do
-      kill -0 "$node" 2>/dev/null || { cat "$home"/*.log >&2; exit 1; }
+  for _ in 1 2 3; do # on a busy machine Ray gives up after half a minute
+    setsid "$BIN/ray" start --block --num-cpus="$CPUS" "$@" >"$home/$name.log" 2>&1 &
+    node=$!
+    nodes+=("$node")
+    while kill -0 "$node" 2>/dev/null; do
+      if grep -q 'Ray runtime started' "$home/$name.log"; then return; fi
+      sleep 0.5
     done
-    if [ "$(grep -l 'Ray runtime started' "$home"/*.log 2>/dev/null | wc -l)" -ge "$1" ]; then return; fi
-    sleep 0.5
+    kill -KILL -- "-$node" 2>/dev/null || true
   done
-  echo "the nodes did not start within 2 minutes; their logs:" >&2
-  cat "$home"/*.log >&2
+  cat "$home/$name.log" >&2
   exit 1
 }
 
-start head --head --node-ip-address=127.0.0.1 --port="$PORT" --temp-dir="$home/ray" \
+join head --head --node-ip-address=127.0.0.1 --port="$PORT" --temp-dir="$home/ray" \
   --dashboard-host=127.0.0.1 --dashboard-port="$((PORT + 1))" --ray-client-server-port="$((PORT + 2))" \
   --dashboard-agent-listen-port="$((PORT + 3))"
-ready 1
-start second --address="127.0.0.1:$PORT" --node-ip-address=127.0.0.2 --temp-dir="$home/second" \
+join second --address="127.0.0.1:$PORT" --node-ip-address=127.0.0.2 --temp-dir="$home/second" \
   --dashboard-agent-listen-port="$((PORT + 4))"
-ready 2
 export RAY_ADDRESS=127.0.0.1:$PORT RAY_API_SERVER_ADDRESS=http://127.0.0.1:$((PORT + 1))
 
 if [ $# -gt 0 ]; then

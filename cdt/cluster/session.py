@@ -54,10 +54,10 @@ def machine_slots() -> int:
     return torch.cuda.device_count() or os.cpu_count() or 1
 
 
-def cluster_slots() -> Slots:
-    """Those of the Ray that this process is connected to, busy or not."""
+def cluster_slots(kind: str | None = None) -> Slots:
+    """Those of the Ray that this process is connected to, busy or not; GPUs if there are any, or as ``kind`` says."""
     resources = [row["Resources"] for row in alive()]
-    kind = "GPU" if any(row.get("GPU", 0) >= 1 for row in resources) else "CPU"
+    kind = kind or ("GPU" if any(row.get("GPU", 0) >= 1 for row in resources) else "CPU")
     counts = [int(row.get(kind, 0)) for row in resources]
     return Slots(kind, sum(counts), sum(count > 0 for count in counts))
 
@@ -67,27 +67,27 @@ def check_slots(workers: int) -> None:
     if ray.is_initialized():
         if not workers:
             raise InputError("run.workers: 0 trains in this process; on a cluster it takes at least 1")
-        if problem := missing_slots(workers, BUSY_S if workers <= cluster_slots().count else 0):
+        slots = cluster_slots()
+        if problem := missing_slots(workers, slots.kind, BUSY_S if workers <= slots.count else 0):
             raise InputError(f"run.workers: {problem}")
     elif workers > machine_slots():
         what = "accelerators" if torch.cuda.is_available() else "cores"
         raise InputError(f"run.workers: {workers} workers, but this machine has slots for {machine_slots()} ({what})")
 
 
-def free_slots() -> int:
+def free_slots(kind: str) -> int:
     """How many more workers the connected cluster has room for at this moment."""
-    slots = cluster_slots()
-    return min(slots.count, int(ray.available_resources().get(slots.kind, 0)))
+    return min(cluster_slots(kind).count, int(ray.available_resources().get(kind, 0)))
 
 
-def missing_slots(workers: int, patience_s: float, leaving: threading.Event | None = None) -> str | None:
+def missing_slots(workers: int, kind: str, patience_s: float, leaving: threading.Event | None = None) -> str | None:
     """What the connected cluster lacks for so many workers after ``patience_s``, in words; None as soon as it has them.
 
     ``leaving`` ends the wait.
     """
     deadline, leaving = time.monotonic() + patience_s, leaving or threading.Event()
     while True:
-        slots, free = cluster_slots(), free_slots()
+        slots, free = cluster_slots(kind), free_slots(kind)
         if workers <= free:
             return None
         if time.monotonic() >= deadline or leaving.is_set():

@@ -27,7 +27,7 @@ from cdt.cluster.coordinator import Coordinator, Failure, RemoteCoordinator
 from cdt.cluster.nodes import alive, tell_nodes
 from cdt.cluster.notice import notice
 from cdt.cluster.restarts import WorkerDiedError, persist
-from cdt.cluster.room import wait_for_room
+from cdt.cluster.room import Workers, wait_for_room
 from cdt.cluster.session import cluster_slots, local_ray, set_environment
 from cdt.cluster.watchdog import STACKS, Hang, pulse
 from cdt.config import RunConfig
@@ -84,9 +84,10 @@ def _run_under_ray(job: Job, on_progress: OnProgress, given: threading.Event) ->
     """Whether it came to its end."""
     with local_ray():
         coordinator = RemoteCoordinator.start(job.directory)
+        kind = cluster_slots().kind  # a run that has lost its GPUs does not go on without
 
         def attempt(job: Job) -> bool:
-            if (workers := wait_for_room(job.config, tell, given)) is None:
+            if (workers := wait_for_room(job.config, kind, tell, given)) is None:
                 return False
             before = _addresses()
             try:
@@ -123,16 +124,15 @@ def _addresses() -> dict[str, str]:
     return {row["NodeID"]: row["NodeManagerAddress"] for row in alive()}
 
 
-def _trainer(job: Job, workers: int, coordinator: RemoteCoordinator) -> TorchTrainer:
-    settings, kind = job.config.run, cluster_slots().kind
-    gpu = kind == "GPU"
+def _trainer(job: Job, workers: Workers, coordinator: RemoteCoordinator) -> TorchTrainer:
+    settings, gpu = job.config.run, workers.kind == "GPU"
     return TorchTrainer(
         _work,
         train_loop_config={"job": job, "coordinator": coordinator},
         scaling_config=ScalingConfig(
-            num_workers=workers,
+            num_workers=workers.count,
             use_gpu=gpu,
-            resources_per_worker={kind: 1},
+            resources_per_worker={workers.kind: 1},
             placement_strategy=settings.placement.upper(),
         ),
         # What hangs is ended by the watchdog, by name; a collective that gave up before would end the run.
@@ -176,9 +176,9 @@ def _in_our_words(error: Exception) -> CdtError:
 
 def _cause(error: TrainingFailedError, failures: list[Failure], directory: Path, lost: list[str]) -> CdtError:
     """Of everything that went wrong, what came first: a worker that died takes others with it, and says nothing."""
-    if lost:
-        return WorkerDiedError(f"node {', '.join(lost)} is lost, and its workers with it")
     silent = sorted(set(getattr(error, "worker_failures", {})) - {failure.rank for failure in failures})
+    if lost and (silent or not failures):
+        return WorkerDiedError(f"node {', '.join(lost)} is lost, and its workers with it")
     if silent:
         return WorkerDiedError(
             f"worker {silent[0]} died: killed from outside, by the kernel for want of memory (`dmesg` tells), or by a "
@@ -197,7 +197,7 @@ def _beat_s(config: RunConfig) -> float:
 
 
 def _fit(
-    job: Job, workers: int, coordinator: RemoteCoordinator, on_progress: OnProgress, given: threading.Event
+    job: Job, workers: Workers, coordinator: RemoteCoordinator, on_progress: OnProgress, given: threading.Event
 ) -> bool:
     """Trains in a thread of its own; this one passes on what the coordinator hears, four times a second.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,11 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 STARTING = "starting"
+LOG_S = 60.0
+"""How often a log, which no bar can be redrawn in, hears of the progress."""
 
 
 @contextmanager
 def progress_bar(console: Console, title: str) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yields what the trainer's reports go to; on a screen that is no terminal only the end is printed."""
+    """Yields what the trainer's reports go to; where there is no terminal a line a minute, and the end, are printed."""
     # Together at most 80 characters, so that nothing is cut on an ordinary terminal.
     columns = (
         TextColumn("{task.fields[title]} [bold]{task.description}"),
@@ -24,11 +28,17 @@ def progress_bar(console: Console, title: str) -> Iterator[Callable[[dict[str, A
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(STARTING, title=title, figures="", total=None)
+        told = math.inf
 
         def show(report: dict[str, Any]) -> None:
+            nonlocal told
             if "said" in report:
                 progress.console.print(report["said"])
             if "step" in report:
+                told = min(told, time.monotonic())  # starting does not count
+                if not console.is_terminal and time.monotonic() - told > LOG_S:
+                    told = time.monotonic()
+                    progress.console.print(f"{title} {report['phase']} {figures(report)}", highlight=False)
                 progress.update(
                     task,
                     description=report["phase"],

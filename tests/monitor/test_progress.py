@@ -58,6 +58,17 @@ def test_elsewhere_only_the_end_is_printed() -> None:
     assert "2000/2000" in text.getvalue()
 
 
+def test_a_log_hears_of_the_progress_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 40))
+    monkeypatch.setattr("cdt.monitor.progress.time.monotonic", lambda: float(next(clock)))
+    console, text = screen(terminal=False)
+    with progress_bar(console, "digits") as show:
+        for step in range(1, 4):
+            show(REPORT | {"step": step})
+    lines = text.getvalue().splitlines()
+    assert "digits dual 3/2000 loss 0.123 1234 samples/s four -0.20" in lines
+
+
 def test_the_counting_bar_goes_away() -> None:
     console, text = screen(terminal=False)
     with counting_bar(console, "writing shards") as progress:
