@@ -14,7 +14,7 @@ from cdt.errors import RunError
 class Workers(NamedTuple):
     """Those of an attempt."""
 
-    count: int
+    number: int
     kind: str
     """Ray's name of what each takes one of: GPU or CPU."""
 

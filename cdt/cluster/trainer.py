@@ -130,7 +130,7 @@ def _trainer(job: Job, workers: Workers, coordinator: RemoteCoordinator) -> Torc
         _work,
         train_loop_config={"job": job, "coordinator": coordinator},
         scaling_config=ScalingConfig(
-            num_workers=workers.count,
+            num_workers=workers.number,
             use_gpu=gpu,
             resources_per_worker={workers.kind: 1},
             placement_strategy=settings.placement.upper(),
