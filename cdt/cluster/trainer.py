@@ -34,8 +34,8 @@ from cdt.training.worker import Worker
 OnProgress = Callable[[dict[str, Any]], None]
 RAY_FOLDER = ".ray"
 """Where Ray checks that all nodes see the run directory; it leaves nothing else there."""
-FRUITLESS_STARTS = 3
-"""Of the group of workers, in a row, each after a minute in which it could not be placed."""
+FRUITLESS_STARTS = 2
+"""Of the group of workers, in a row, each after five minutes in which it did not come up."""
 
 
 def launch(job: Job, on_progress: OnProgress) -> None:
