@@ -22,6 +22,7 @@ stop() {
     sleep 0.2
   done
   for node in "${nodes[@]}"; do kill -KILL -- "-$node" 2>/dev/null || true; done
+  pkill -KILL -f -- "$home/" || true # what has left its group; the path is this cluster's alone
   rm -rf "$home"
 }
 trap stop EXIT

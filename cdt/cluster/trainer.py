@@ -41,8 +41,8 @@ RAY_FOLDER = ".ray"
 """Where Ray checks that all nodes see the run directory; it leaves nothing else there."""
 NODE_GONE_S = 20.0
 """Until Ray has noticed that a machine is gone, and no longer counts its room."""
-FRUITLESS_STARTS = 3
-"""Of the group of workers, in a row, each after a minute in which it could not be placed."""
+FRUITLESS_STARTS = 2
+"""Of the group of workers, in a row, each after five minutes in which it did not come up."""
 
 
 def launch(job: Job, on_progress: OnProgress) -> None:

@@ -116,7 +116,7 @@ def test_on_notice_the_run_saves_and_the_job_is_queued_again(environment: dict[s
     _, said = job.communicate(timeout=60)
     assert job.returncode == 143, said
     told = log(environment)
-    assert told.index("cdt saves") < told.index("scontrol requeue 12345") < told.index("ray is stopped")
+    assert told.index("cdt saves") < told.index("ray is stopped") < told.index("scontrol requeue 12345")
 
 
 @pytest.mark.usefixtures("nothing_stays")
