@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -24,8 +23,8 @@ def parse_fractions(text: str, option: str) -> dict[str, float]:
             raise InputError(f"{option}: {name!r} is there twice")
         try:
             fractions[name] = float(number)
-        except ValueError:
-            fractions[name] = math.nan
+        except ValueError as error:
+            raise _no_fraction(repr(part), option) from error
     check_fractions(fractions, option)
     return fractions
 
@@ -42,8 +41,11 @@ def check_fractions(fractions: Mapping[str, float], option: str) -> None:
     """Raise InputError unless every name has a fraction in (0, 1]."""
     for name, fraction in fractions.items():
         if not name or not 0 < fraction <= 1:
-            found = f"{name}={fraction:g}"
-            raise InputError(f"{option}: {found} is not <name>=<fraction above 0, at most 1>, as in 4=0.1,5=0.1")
+            raise _no_fraction(f"{name}={fraction:g}", option)
+
+
+def _no_fraction(found: str, option: str) -> InputError:
+    return InputError(f"{option}: {found} is not <name>=<fraction above 0, at most 1>, as in 4=0.1,5=0.1")
 
 
 def class_indices(names: Sequence[str], class_names: Sequence[str], option: str) -> list[int]:
