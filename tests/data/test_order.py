@@ -268,6 +268,15 @@ def test_a_stratified_pass_visits_each_row_once(
         assert again.rows(place, 1)[0] == rows[size // 2]
 
 
+def test_a_constraint_on_two_samples_far_apart_repeats_them_by_turns() -> None:
+    """Thousands of passes at once, over shards of which hardly one holds any."""
+    classes = np.zeros(20_000, int)
+    classes[[3, 19_000]] = 1, 2
+    index = synthetic(np.ones(20_000, int), classes, "stratified")
+    rows = subset_order(index, np.array([3, 19_000]), 1).rows(1_000_000, 5000).reshape(-1, 2)
+    assert (np.sort(rows) == [3, 19_000]).all()
+
+
 def test_a_long_pass_visits_each_row_once() -> None:
     """Of many stretches, also where there are more classes than samples in most of them."""
     rng = np.random.default_rng(0)
