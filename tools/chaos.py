@@ -175,8 +175,9 @@ class Run:
     def _recovered(self, kind: str, seen: int, starts: int) -> bool:
         if self.ended():
             raise RuntimeError(f"{self.name} ended: {self.command.said()[-2000:]}")
-        begins_again = not kind.startswith("coordinator")
-        return (self._starts() > starts or not begins_again) and len(rows(self.directory / "metrics.jsonl")) > seen
+        found = len(rows(self.directory / "metrics.jsonl")) - seen
+        # Without a coordinator training goes on until it asks for the next multipliers.
+        return found > 4 if kind.startswith("coordinator") else found > 0 and self._starts() > starts
 
     def ended(self) -> bool:
         """A busy machine may not bring up Ray within its 30 seconds: then the same command is given again."""
