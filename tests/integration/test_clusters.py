@@ -128,7 +128,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     home = tmp_path_factory.mktemp("cluster")
     shard(SOURCES["digits"](), home / "data", keep={"4": 0.1})
     (home / "two.yaml").write_text(CONFIG)
-    cluster = Cluster(home, port=7000 + os.getpid() % 2000 * 5)
+    cluster = Cluster(home, port=5000 + os.getpid() % 900 * 5)  # Ray keeps 10002 to 19999 for its workers
     nodes = psutil.Process(cluster.process.pid).children(recursive=True)
     yield cluster
     cluster.process.send_signal(signal.SIGTERM)
