@@ -40,7 +40,7 @@ join() { # NAME OPTIONS...: a node in the background, as soon as it has started
     node=$!
     nodes+=("$node")
     while kill -0 "$node" 2>/dev/null; do
-      if grep -q 'Ray runtime started' "$home/$name.log"; then return; fi
+      if grep -qs 'Ray runtime started' "$home/$name.log"; then return; fi
       sleep 0.5
     done
     kill -KILL -- "-$node" 2>/dev/null || true
