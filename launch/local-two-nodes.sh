@@ -2,7 +2,7 @@
 # Edit these three lines, or set them in the environment.
 BIN=${BIN:-.venv/bin}  # of the environment that has cdt
 CPUS=${CPUS:-1}        # per node: how many workers each may have
-PORT=${PORT:-6390}     # the first of five ports that are free on this machine
+PORT=${PORT:-6390}     # the first of five free ports, not from 10002 to 19999
 #
 # Two Ray nodes on this machine, to try what a cluster does: launch/local-two-nodes.sh [COMMAND...]
 # COMMAND finds the cluster by `--address auto`; without one it stays until Ctrl-C. Stops only what it has started.
@@ -40,7 +40,7 @@ join() { # NAME OPTIONS...: a node in the background, as soon as it has started
     node=$!
     nodes+=("$node")
     while kill -0 "$node" 2>/dev/null; do
-      if grep -q 'Ray runtime started' "$home/$name.log"; then return; fi
+      if grep -qs 'Ray runtime started' "$home/$name.log"; then return; fi
       sleep 0.5
     done
     kill -KILL -- "-$node" 2>/dev/null || true

@@ -128,7 +128,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     home = tmp_path_factory.mktemp("cluster")
     shard(SOURCES["digits"](), home / "data", keep={"4": 0.1})
     (home / "two.yaml").write_text(CONFIG)
-    cluster = Cluster(home, port=7000 + os.getpid() % 2000 * 5)
+    cluster = Cluster(home, port=5000 + os.getpid() % 900 * 5)  # Ray keeps 10002 to 19999 for its workers
     nodes = psutil.Process(cluster.process.pid).children(recursive=True)
     yield cluster
     cluster.process.send_signal(signal.SIGTERM)
@@ -242,6 +242,7 @@ def test_the_loss_of_a_node_is_survived(cluster: Cluster) -> None:
         out, err = command.communicate(timeout=PATIENCE_S)
     assert command.returncode == 0, out + err
     assert len(events(run, "start")) == 2
-    assert "is lost, and its workers with it; again from step-" in events(run, "restart")[0]["text"]
+    # Ray may learn of the worker's death before that of its node.
+    assert re.search(r"(is lost, .*|worker \d died: .*); again from step-", events(run, "restart")[0]["text"])
     assert "asked for 2 workers × 1 CPU, the cluster has 1 CPU on 1 node" in events(run, "waiting")[0]["text"]
     assert rows(run / "metrics.jsonl")[-1]["step"] == 408
