@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 
 from cdt.data.remote import is_remote
 from cdt.errors import InputError
@@ -43,7 +43,7 @@ def _places(patterns: Iterable[str]) -> Iterator[str]:
             raise InputError(f"{pattern[:200]} stands for more than {MAX_PLACES:,} shards")
         try:
             yield from braceexpand(pattern)
-        except UnbalancedBracesError as error:
+        except ValueError as error:
             raise InputError(f"{pattern[:200]}: its braces cannot be read") from error
 
 
