@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -124,7 +124,7 @@ def _names(places: list[str], out: Path, split: str, remote: bool) -> tuple[str 
         base = host + folder.rstrip("/")
         names = [place.removeprefix(f"{base}/") for place in places]
         for place, name in zip(places, names, strict=True):
-            if f"{base}/{name}" != place or name.startswith("/") or ".." in PurePosixPath(name).parts:
+            if f"{base}/{name}" != place or not {"", ".."}.isdisjoint(name.split("/")):
                 raise InputError(f"{place}: a folder of its path is empty or ..; name it without")
         return base, names
     root = out.resolve()

@@ -473,6 +473,7 @@ def test_urls_that_no_index_could_name(tmp_path: Path, server: Server, path: str
 
 def test_a_shard_that_changed_at_its_url_is_scanned_anew(tmp_path: Path, server: Server) -> None:
     url = f"{server.url}/theirs/x-000.tar"
+    pure_shards(tmp_path / "theirs")
     index_shards([url], tmp_path / "one")
     write_tar(tmp_path / "theirs" / "x-000.tar", [entry for n in range(20) for entry in sample(f"k{n}", value=n)])
     size = (tmp_path / "theirs" / "x-000.tar").stat().st_size
@@ -485,6 +486,7 @@ def test_a_shard_that_changed_at_its_url_is_scanned_anew(tmp_path: Path, server:
 
 def test_a_resumed_scan_fetches_nothing_again(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"{server.url}/theirs/x-000.tar"
+    pure_shards(tmp_path / "theirs")
     monkeypatch.setattr(foreign, "write_index", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         index_shards([url], tmp_path / "out")
