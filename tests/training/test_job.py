@@ -47,8 +47,8 @@ def test_multipliers_rest_until_generated_shares_show_what_the_first_ones_do(dig
         return [step for step in range(1, dual_steps + 1) if prepared.moves_multipliers(step)]
 
     assert due(70) == [7 * k for k in range(1, 11)]
-    assert due(70, constraints=shares) == [7 * k for k in range(3, 11)]  # twice a memory of 10 steps
-    assert due(42, constraints=shares) == [7 * k for k in range(2, 7)]  # a third of the phase
+    assert due(70, constraints=shares) == [7 * k for k in range(2, 11)]  # a memory of 10 steps
+    assert due(21, constraints=shares) == [7, 14, 21]  # a third of the phase
 
 
 def test_networks_are_built_from_the_seed(digits: Index) -> None:
