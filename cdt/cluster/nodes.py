@@ -71,18 +71,22 @@ def ask(paths: Sequence[str] = ()) -> list[Answer]:
         remote: Any = ray.remote(node.facts)
         asked = time.time()
         sent = [(row, remote.options(**on_node(row["NodeID"]), max_retries=0).remote(list(paths))) for row in alive()]
-        return [_answer(row, reference, asked) for row, reference in sent]
+        answers = [_answer(row, reference, asked) for row, reference in sent]
+        return [answer for answer in answers if answer is not None]
     finally:
         cloudpickle.unregister_pickle_by_value(node)
 
 
-def _answer(row: Mapping[str, Any], reference: Any, asked: float) -> Answer:
+def _answer(row: Mapping[str, Any], reference: Any, asked: float) -> Answer | None:
+    """None from a node that has gone meanwhile: Ray notices after some seconds."""
     address = row["NodeManagerAddress"]
     try:
         facts: dict[str, Any] = ray.get(reference, timeout=ANSWER_S)
     except GetTimeoutError as error:
         raise RunError(f"node {address} did not answer within {ANSWER_S:.0f} s: look at its Ray logs") from error
     except RayError as error:
+        if row["NodeID"] not in [other["NodeID"] for other in alive()]:
+            return None
         raise RunError(f"node {address} cannot run a task: {str(error).strip().splitlines()[-1]}") from error
     ahead, behind = max(0.0, facts["time"] - time.time()), max(0.0, asked - facts["time"])
     return Answer(address, facts, row["NodeID"], ahead - behind)

@@ -21,21 +21,21 @@ def files_to_ship(directory: Path, limit_mb: float = LIMIT_MB) -> list[Path]:
 
     Raises InputError without git, or above ``limit_mb`` with the largest of them.
     """
-    rules = [f"--exclude-from={RULES}"] * (directory / RULES).is_file()
+    root = directory.resolve()
+    rules = [f"--exclude-from={RULES}"] * (root / RULES).is_file()
     with tempfile.TemporaryDirectory() as empty:
         # An empty repository beside the directory: git's rules without the checkout's own index.
-        where = ["git", f"--git-dir={empty}/.git", f"--work-tree={directory}"]
+        where = ["git", f"--git-dir={empty}/.git", f"--work-tree={root}"]
         try:
             subprocess.run(["git", "init", "-q", empty], check=True, capture_output=True)
             listed = subprocess.run(
                 [*where, "ls-files", "--others", "--exclude-standard", *rules, "-z"],
                 check=True,
                 capture_output=True,
-                cwd=directory,
+                cwd=root,
             )
         except FileNotFoundError as error:
             raise InputError("git is missing, which tells what is shipped: install it") from error
-    root = directory.resolve()
     found = [Path(name) for name in listed.stdout.decode().split("\0") if name]
     found = [path for path in found if (root / path).is_file() and (root / path).resolve().is_relative_to(root)]
     _check_size(root, found, limit_mb)

@@ -30,6 +30,11 @@ def test_what_git_and_ray_ignore_stays(place: Path) -> None:
     assert files_to_ship(place) == SHIPPED
 
 
+def test_the_place_may_be_relative(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place.parent)
+    assert files_to_ship(Path("place")) == SHIPPED
+
+
 def test_a_checkout_is_no_different(place: Path) -> None:
     subprocess.run(["git", "init", "-q", place], check=True)
     subprocess.run(["git", "-C", place, "add", "my.yaml"], check=True)

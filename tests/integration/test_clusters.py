@@ -235,9 +235,9 @@ def test_the_loss_of_a_node_is_survived(cluster: Cluster) -> None:
     command = cluster.start(
         "train", "two.yaml", "--address", cluster.address, "run.name=bereft", "train.dual_steps=400"
     )
-    cluster.wait_until(lambda: len(rows(run / "metrics.jsonl")) > 10)
+    cluster.wait_until(lambda: len(rows(run / "metrics.jsonl")) > 10 or command.poll() is not None)
     lose(cluster.second_node())
-    cluster.wait_until(lambda: bool(events(run, "waiting")))
+    cluster.wait_until(lambda: bool(events(run, "waiting")) or command.poll() is not None)
     with cluster.another_node():
         out, err = command.communicate(timeout=PATIENCE_S)
     assert command.returncode == 0, out + err
