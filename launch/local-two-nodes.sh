@@ -30,7 +30,8 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 (umask 077 && "$BIN/python" -c 'import secrets; print(secrets.token_hex(32), end="")' >"$home/token")
-export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$home/token RAY_DISABLE_IMPORT_WARNING=1 RAY_USAGE_STATS_ENABLED=0
+PATH=$(cd "$BIN" && pwd):$PATH # jobs say `python`
+export PATH RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$home/token RAY_DISABLE_IMPORT_WARNING=1 RAY_USAGE_STATS_ENABLED=0
 
 join() { # NAME OPTIONS...: a node in the background, as soon as it has started
   local name=$1 node

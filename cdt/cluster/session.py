@@ -151,6 +151,9 @@ def cluster(address: str | None) -> Iterator[None]:
     except CdtError:
         raise
     except Exception as error:  # Ray raises nearly anything
+        if "Version mismatch" in str(error):
+            told = " ".join(str(error).split()).removeprefix("Version mismatch: ")
+            raise InputError(f"--address {address}: Ray and Python must be the same everywhere: {told}") from error
         raise InputError(
             f"--address {address}: this machine is no node of that cluster ({_last_line(error)}): join it with "
             f"`ray start --address={address}`, or send the run there with `cdt submit`"
