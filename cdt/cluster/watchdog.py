@@ -17,7 +17,8 @@ from typing import NamedTuple
 import psutil
 import ray
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cdt.cluster.nodes import on_node
 
 PACKAGE = str(Path(__file__).parent.parent)
 STACKS = "stacks"
@@ -40,8 +41,7 @@ class Process(NamedTuple):
         """Kills it; what the system said of it just before, such as ``stopped``."""
         if self.node == ray.get_runtime_context().get_node_id():
             return _end(self.pid)
-        there = NodeAffinitySchedulingStrategy(self.node, soft=False)
-        ask = ray.remote(_end).options(num_cpus=0, scheduling_strategy=there).remote(self.pid)
+        ask = ray.remote(_end).options(**on_node(self.node)).remote(self.pid)
         try:
             return ray.get(ask, timeout=END_S)
         except RayError:
