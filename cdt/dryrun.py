@@ -29,7 +29,8 @@ def describe_plan(config: RunConfig) -> str:
     memory = state_bytes(parameters, trained, engine, world)
     if prepared.replay is not None and config.replay.target == "teacher" and prepared.answers is None:
         size = 2 if config.replay.teacher_precision == "bf16" else 4
-        memory["teacher"] = size * parameters / (world if engine.zero_stage >= 3 else 1)
+        where = "teacher (host)" if config.replay.teacher_offload else "teacher"
+        memory[where] = size * parameters / (world if engine.zero_stage >= 3 or config.replay.teacher_offload else 1)
     memory["activations"] = activation_bytes(network.to(dtype), prepared.index.shape, micro, dtype)
     samples = config.data.epoch_samples or prepared.index.count
     phases = {"warm start": train.warm_steps, "dual training": train.dual_steps, "cool-down": train.cooldown_steps}

@@ -153,6 +153,14 @@ def test_the_loss_statistic_counts_from_the_pretrained_model_s_own_loss(other: C
     assert calibrated["threshold"] == pytest.approx(calibrated["reference_loss"] + 0.25)
 
 
+def test_an_off_loaded_teacher_says_the_same(home: Path, other: Callable[..., RunConfig]) -> None:
+    config = other(replay={"teacher_offload": True})
+    assert "teacher (host)" in describe_plan(config)
+    train(config)
+    assert same_weights(config.directory, home / "tuned")
+    assert rows(config.directory, "dual.jsonl") == rows(home / "tuned", "dual.jsonl")
+
+
 @pytest.mark.parametrize(("target", "teacher"), [("teacher", True), ("noise", False)])
 def test_the_pretrained_model_as_the_objective(
     target: str, teacher: bool, home: Path, other: Callable[..., RunConfig]

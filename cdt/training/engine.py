@@ -245,10 +245,15 @@ class Engine:
             weight.ds_tensor.data.flatten()[: values.numel()] = values
         return self._partitioned_network
 
-    def _partition(self, network: nn.Module) -> Any:
+    def _partition(self, network: nn.Module, *, offload: bool = False) -> Any:
         """A second engine, which trains nothing: its weights are divided over the ranks."""
         # Small weights would stay gathered after their first forward, and keep the values of that day.
-        zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
+        zero: dict[str, Any] = {"stage": 3, "stage3_param_persistence_threshold": 0}
+        given = self._config.deepspeed.get("zero_optimization", {})
+        if offload or "offload_param" in given:  # where the weights in training lie, these do
+            zero["offload_param"] = given.get(
+                "offload_param", {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+            )
         low = next(network.parameters()).dtype == torch.bfloat16
         options = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero, "bf16": {"enabled": low}}
         with contextlib.redirect_stdout(io.StringIO()):
@@ -256,8 +261,13 @@ class Engine:
         wrapped.eval()
         return wrapped
 
-    def beside(self, network: nn.Module, dtype: torch.dtype) -> nn.Module:
-        """A network that is never trained, for all of the run: on every rank, or divided over them at stage 3."""
+    def beside(self, network: nn.Module, dtype: torch.dtype, *, offload: bool) -> nn.Module:
+        """A network that is never trained, for all of the run: on every rank, or divided over them at stage 3.
+
+        ``offload``: divided at any stage, in the hosts' memory; its layers come to the devices as they are needed.
+        """
+        if offload:
+            return self._partition(network.to(dtype).eval(), offload=True)
         network = network.to(self._ranks.device, dtype).eval()
         return self._partition(network) if self.partitioned else network
 

@@ -79,6 +79,8 @@ class Probe:
         self._first = np.concatenate([[0], np.cumsum(self._images)])[:-1]
         self._set_of = np.repeat(np.arange(len(sets)), self._images)
         self._taught: dict[int, Tensor] = {}
+        self.all = np.arange(len(sets))
+        """Positions of all constraints."""
 
     def teach(self, teacher: Network) -> None:
         """Keeps what ``teacher`` predicts at the draws of the sets that are compared with it: [draws, C, H, W] each.

@@ -43,6 +43,10 @@ class ReplayConfig(Config):
     """What training regresses onto at replayed samples: the pretrained network's prediction, or the noise."""
     teacher_precision: Literal["fp32", "bf16"] = "fp32"
     """Of the pretrained network during training; what is measured is always measured in fp32."""
+    teacher_offload: bool = False
+    """Whether the pretrained network's weights lie in the hosts' memory, divided over the ranks, and come to the
+    devices layer by layer: for one that is too large to stand beside the network at stages 0 to 2. At stage 3 it is
+    divided anyway, and off-loaded where ``engine.deepspeed`` off-loads the weights in training."""
     teacher_draws: int | None = Field(default=None, ge=1)
     """Draws of noise per sample at which the teacher is asked once, before training, and its answers are stored: for a
     teacher that is too large to stand beside the network. ``null``: it is asked in every step, at new draws."""

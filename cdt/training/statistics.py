@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,11 @@ from cdt.config import RunConfig
 from cdt.constraints import Calibration, Prior, Requirements
 from cdt.data.index import Index
 from cdt.data.reader import ImageReader, Images
+from cdt.diffusion.loss import Network
 from cdt.diffusion.process import Process
 from cdt.dual import DualProblem, DualState, Sums, measured_next
 from cdt.training.generated import GeneratedShares
 from cdt.training.held_out import held_out
-from cdt.training.pretrained import Pretrained
 from cdt.training.probe import Probe, ProbeSet
 from cdt.training.ranks import Ranks
 from cdt.training.reference import Reference
@@ -33,12 +34,13 @@ class Statistics:
         requirements: Requirements,
         process: Process,
         ranks: Ranks,
-        origin: Pretrained | None = None,
+        teacher: Callable[[], Network] | None = None,
         fresh: Index | None = None,
     ) -> None:
-        """``index`` is the data's, ``reader`` has all rows; training began at ``origin``, whose ``fresh`` samples are
-        not trained on."""
-        self._origin = origin
+        """``index`` is the data's, ``reader`` has all rows; ``teacher`` gives the pretrained network in fp32, whose
+        ``fresh`` samples are not trained on."""
+        self._teacher = teacher
+        self._gap_probes: tuple[list[int], tuple[Probe, Probe]] | None = None
         self._config, self._index, self._reader = config, index, reader
         self._requirements, self._process, self._ranks = requirements, process, ranks
         self._chunk = max(1, config.train.batch_size // ranks.world)
@@ -81,7 +83,7 @@ class Statistics:
 
     def set_windows(self, windows: np.ndarray) -> None:
         """Makes the probe, on log-SNR windows [m]; a function of data and seed, so a restarted worker has the same."""
-        self._windows = windows
+        self._windows, self._gap_probes = windows, None
         self._probe = self._make_probe([self._samples(i, apart=self._is_held_out(i)) for i in self._by_loss.tolist()])
 
     def _is_held_out(self, i: int) -> bool:
@@ -97,14 +99,9 @@ class Statistics:
     def _make_probe(self, sets: list[ProbeSet]) -> Probe:
         draws, seed = self._config.probe.draws, self._config.run.seed
         probe = Probe(sets, draws, self._process, self._ranks, seed=seed, chunk=self._chunk)
-        if self._origin is not None and any(each.of_teacher for each in sets):
-            probe.teach(self._origin.build(self._index.shape).to(self._ranks.device))
+        if self._teacher is not None and any(each.of_teacher for each in sets):
+            probe.teach(self._teacher())
         return probe
-
-    def _sums_on(self, sets: list[ProbeSet], network: nn.Module) -> Sums:
-        """Losses in nats on a probe of one occasion. A collective."""
-        probe = self._make_probe(sets)
-        return probe.sums(probe.measure(network, np.arange(len(sets))))
 
     def held_out_gaps(self, network: nn.Module, lambdas: np.ndarray) -> dict[str, tuple[float, float]]:
         """loss_i on held-out samples minus that on training samples, nats, and its standard error. A collective.
@@ -114,8 +111,11 @@ class Statistics:
         """
         binding = sorted(filter(self._is_held_out, self._by_loss.tolist()), key=lambda i: -abs(lambdas[i]))
         chosen = binding[: self.room]
-        # The same noise levels and noise in both.
-        apart, trained = (self._sums_on([self._samples(i, apart=a) for i in chosen], network) for a in (True, False))
+        if self._gap_probes is None or self._gap_probes[0] != chosen:
+            # The same noise levels and noise in both.
+            apart, trained = (self._make_probe([self._samples(i, apart=a) for i in chosen]) for a in (True, False))
+            self._gap_probes = chosen, (apart, trained)
+        apart, trained = (probe.sums(probe.measure(network, probe.all)) for probe in self._gap_probes[1])
         gaps = apart.mean() - trained.mean()
         errors = np.hypot(apart.standard_error(), trained.standard_error())
         names = (self._requirements.names[i] for i in chosen)
@@ -146,7 +146,7 @@ class Statistics:
 
     def _losses(self, network: nn.Module) -> np.ndarray:
         """loss_i [m], nats; nan for the constraints that have none. Keeps each image's own as the baseline."""
-        measured = self._probe.measure(network, np.arange(len(self._by_loss)))
+        measured = self._probe.measure(network, self._probe.all)
         self.baseline = self._probe.gather(measured)
         return self._spread(self._probe.sums(measured).mean(), fill=np.nan)
 
@@ -174,7 +174,8 @@ class Statistics:
         if on_all:
             rows = np.arange(self._requirements.base)
             sets = [ProbeSet(f"all {i}", rows, self._reader, float(windows[i])) for i in on_all]
-            means = self._sums_on(sets, network).mean()
+            probe = self._make_probe(sets)
+            means = probe.sums(probe.measure(network, probe.all)).mean()
             found |= dict(zip(on_all, means.tolist(), strict=True))
         return found
 

@@ -17,7 +17,7 @@ from cdt.monitor.pictures import save_picture
 from cdt.monitor.recorder import Recorder
 from cdt.training import calibrate, checkpoint, universal
 from cdt.training.account import Account
-from cdt.training.beside import teacher_beside
+from cdt.training.beside import Beside
 from cdt.training.dual_side import DualSide
 from cdt.training.ema import Ema
 from cdt.training.engine import Engine
@@ -60,7 +60,8 @@ class Worker:
         self.diffusion = Diffusion(config.diffusion)
         weights = self.prepared.first_weights() if job.checkpoint is None else None
         self.engine = Engine(self.prepared.build, config.engine, config.train, ranks, weights)
-        self.teacher = teacher_beside(self.engine, self.prepared, config.replay, self.index.shape, ranks.device)
+        beside = Beside(self.engine, self.prepared, config.replay, self.index.shape, ranks.device)
+        self.teacher = beside.teacher
         self.ema = Ema(self.engine)
         self.stream = MixtureStream(
             config.data,
@@ -75,7 +76,7 @@ class Worker:
             world=ranks.world,
         )
         process = self.diffusion.process
-        origin, replay = self.prepared.origin, self.prepared.replay
+        replay = self.prepared.replay
         fresh = None if replay is None else replay.fresh()
         statistics = Statistics(
             config,
@@ -84,7 +85,7 @@ class Worker:
             self.requirements,
             process,
             ranks,
-            origin=origin,
+            teacher=beside.network,
             fresh=fresh,
         )
         self.dual = DualSide(config, self.requirements, statistics)

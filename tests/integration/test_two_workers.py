@@ -33,9 +33,22 @@ sampler: {steps: 4}
 """
 
 
+TUNE = """
+init: runs/both
+run: {dir: runs, workers: 2, threads: 1}
+data: {shards: new, epoch_samples: 128}
+adapter: {rank: 2}
+engine: {zero_stage: 3}
+constraints: {old: {prior: {max_kl: 0.5}, window: 0.5}}
+probe: {draws: 64}
+replay: {samples: 100, teacher_offload: true, sampler: {steps: 2}}
+train: {batch_size: 32, warm_steps: 0, dual_steps: 12, log_steps: 4, lr: 0.002, grid_images: 0}
+"""
+
+
 def run_cdt(directory: Path, *arguments: str, status: int = 0) -> str:
     """``cdt`` in a process of its own; all that it printed."""
-    environment = {**os.environ, "PYTHONWARNINGS": "", "COLUMNS": "100"}
+    environment = {**os.environ, "PYTHONWARNINGS": "", "COLUMNS": "100", "CDT_CACHE": str(directory / "cache")}
     command = [sys.executable, "-m", "cdt", *arguments]
     done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stdout + done.stderr
@@ -123,6 +136,21 @@ def test_one_process_gives_the_weights_and_multipliers_of_two(home: Path) -> Non
     for one, two in zip(rows(runs / "alone" / "dual.jsonl"), rows(runs / "both" / "dual.jsonl"), strict=True):
         assert one["lambda"] == pytest.approx(two["lambda"], rel=1e-5)
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
+
+
+def test_fine_tuning_on_two_workers_is_that_on_one(home: Path) -> None:
+    """An adapter on a network whose weights are divided, beside a teacher that is divided and off-loaded."""
+    shard(SOURCES["digits"](), home / "new", only=["9"])
+    (home / "tune.yaml").write_text(TUNE)
+    run_cdt(home, "train", "tune.yaml", "run.name=tuned")
+    run_cdt(home, "train", "tune.yaml", "run.name=tuned-alone", "run.workers=0")
+    runs = home / "runs"
+    assert relative_distance(ema(runs / "tuned-alone", 12), ema(runs / "tuned", 12)) < 1e-4
+    one, two = (rows(runs / name / "dual.jsonl") for name in ("tuned-alone", "tuned"))
+    assert len(one) == 3
+    for mine, other in zip(one, two, strict=True):
+        assert mine["lambda"] == pytest.approx(other["lambda"], rel=1e-5)
+        assert mine["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
 def test_resuming_ends_where_the_uninterrupted_run_ended(home: Path) -> None:

@@ -58,15 +58,16 @@ def test_a_network_with_other_weights_is_that_network(two_ranks: list[dict[str, 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_frozen_network_stands_beside_the_trained_one(two_ranks: list[dict[str, Any]], case: str) -> None:
-    """At every stage and precision: it answers as it did alone, and a training step does not touch it."""
+    """Also off-loaded, at every stage and precision: it answers as it did alone, and no training step touches it."""
     stage, precision, _ = CASES[case]
     whole = sum(weight.numel() for weight in build().parameters())
     for rank in two_ranks:
         told = rank["cases"][case]
-        assert told["beside_error"] < (1e-6 if precision == "fp32" else 0.02)
+        assert max(told["beside_errors"]) < (1e-6 if precision == "fp32" else 0.02)
         assert told["beside_unchanged"]
-        # At stage 3 a rank holds nothing between two forwards but its part, which is not among the parameters' values.
-        assert told["beside_holds"] == (0 if stage == 3 else whole)
+        # Where it is divided a rank holds nothing between two forwards but its part, which is not among the
+        # parameters' values.
+        assert told["beside_holds"] == [0 if stage == 3 else whole, 0]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -276,18 +276,18 @@ class Case:
         for place, weight in enumerate(frozen.parameters()):  # a new DiT answers 0
             weight += normals(place, torch.arange(1), tuple(weight.shape))[0] / 10
         x, timestep = normals(8, torch.arange(3), SHAPE), torch.tensor([1.5, 400.0, 990.0])
-        teacher = engine.beside(copy.deepcopy(frozen), low)
+        teachers = [engine.beside(copy.deepcopy(frozen), low, offload=offload) for offload in (False, True)]
 
         @torch.no_grad()
         def answered(network: nn.Module, dtype: torch.dtype) -> Tensor:
             return network(x.to(dtype), timestep).float()
 
-        expected, answers = answered(frozen.eval(), torch.float32), [answered(teacher, low)]
+        expected, before = answered(frozen.eval(), torch.float32), [answered(teacher, low) for teacher in teachers]
         train(engine, self.ranks, 0, 1, lambda step: None)
-        answers.append(answered(teacher, low))
-        self.told["beside_error"] = float((answers[0] - expected).norm() / expected.norm())
-        self.told["beside_unchanged"] = bool(torch.equal(*answers))
-        self.told["beside_holds"] = sum(weight.numel() for weight in teacher.parameters())
+        after = [answered(teacher, low) for teacher in teachers]
+        self.told["beside_errors"] = [float((each - expected).norm() / expected.norm()) for each in before]
+        self.told["beside_unchanged"] = all(map(torch.equal, before, after))
+        self.told["beside_holds"] = [sum(weight.numel() for weight in each.parameters()) for each in teachers]
 
     def _save(self, engine: Engine, ema: Ema, step: int) -> None:
         path = checkpoint.save(self.folder, state_at(step, self.ranks), engine, ema, self.ranks)
