@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import signal
 import sys
 import time
@@ -31,16 +32,7 @@ from safetensors.torch import load_file
 
 from cdt.dual import replayed
 
-CONFIG = """
-run: {workers: 2, threads: 1, max_restarts: 10, hang_minutes: 0.25}
-data: {shards: data, epoch_samples: 64}
-network: {kind: dit, patch: 4, width: 64, depth: 2, heads: 2}
-constraints:
-  four: {class: 4, min_frequency: 0.2}
-  rare: {class: [5, 7], max_loss: 300}
-probe: {draws: 16}
-train: {batch_size: 16, warm_steps: 200, dual_steps: 300, checkpoint_steps: 20, log_steps: 2, lr: 0.002, grid_images: 0}
-"""
+CONFIG = Path(__file__).with_suffix(".yaml")
 STEPS, EPOCH = 500, 4
 SIGNALS = {
     "worker-kill": (WORKER, signal.SIGKILL),
@@ -86,7 +78,7 @@ class Run:
 
     def __init__(self, home: Path, name: str, cluster: Cluster | None = None, *overrides: str) -> None:
         self.home, self.name, self.directory, self.cluster = home, name, home / "runs" / name, cluster
-        self.command = Command(home, cluster, "train", "hard.yaml", f"run.name={name}", *overrides)
+        self.command = Command(home, cluster, "train", CONFIG.name, f"run.name={name}", *overrides)
         self.kills: list[Kill] = []
 
     def step(self) -> int:
@@ -248,7 +240,7 @@ def chaos(home: Path, runs: int, seed: int, kills: int, kinds: Sequence[str]) ->
 
     home.mkdir(parents=True)
     shard(SOURCES["digits"](), home / "data", keep={"4": 0.1})
-    (home / "hard.yaml").write_text(CONFIG)
+    shutil.copy(CONFIG, home)
     calm = Run(home, "calm")
     if status := calm.finish():
         raise RuntimeError(f"the undisturbed run ended with {status}: {calm.command.said()}")

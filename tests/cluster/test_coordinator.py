@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ray import cloudpickle
 
 from cdt.cluster.coordinator import RemoteCoordinator
 from cdt.cluster.session import local_ray
@@ -72,8 +74,11 @@ def values(state: DualState) -> list[list[float]]:
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)  # what the coordinator gets of it, it cannot import
     with local_ray():
         yield
+    cloudpickle.unregister_pickle_by_value(module)
 
 
 @pytest.mark.parametrize(("moment", "rows"), [("never", 1), ("before", 1), ("during", 1), ("after", 2)])
