@@ -115,7 +115,9 @@ class Run:
         if kind in SIGNALS:
             name, number = SIGNALS[kind]
             families = [self.command, *(cluster.nodes.values() if cluster else ())]
-            chance.choice(named(families, name) if name else [self.command.process]).send_signal(number)
+            # A coordinator that was killed before may still be on its way back.
+            targets = wait_until(lambda: named(families, name), name) if name else [self.command.process]
+            chance.choice(targets).send_signal(number)
             if name is None:
                 self.command.process.wait(PATIENCE_S)
                 self._resume()
