@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from cdt.dual import replayed
 from cdt.presence import who_works
 from cdt.run import Run
 from cdt.training.checkpoint import complete_checkpoints, read_state
@@ -39,9 +41,20 @@ def describe_status(directory: str | Path) -> Iterator[str]:
     starts = sum(event["event"] == "start" for event in events)
     restarts = sum(event["event"] == "restart" for event in events)
     yield f"  started {starts} time{'s' * (starts != 1)}, {restarts} of them after a worker had died"
+    if told := _dual_steps_again(run.rows("dual.jsonl")):
+        yield told
     if events:
         last = events[-1]
         yield f"  {_span(time.time() - last['time'])} ago: {last['event']}: {last['text'].splitlines()[0]}"
+
+
+def _dual_steps_again(journal: list[dict[str, Any]]) -> str | None:
+    """Whether what was done again after an interruption came out as before; None where nothing was."""
+    again, differing = replayed(journal)
+    if not again:
+        return None
+    told = f"not as before at {len(differing)}, first at step {differing[0]:,}" if differing else "each time as before"
+    return f"  dual steps done again: {len(again)}, {told}"
 
 
 def _span(seconds: float) -> str:

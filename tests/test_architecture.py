@@ -42,7 +42,7 @@ ARROWS: dict[str, set[str]] = {
     "measure": {"run", "data", "diffusion", "constraints", "judges", "evaluate", "training.pretrained"},
     "dryrun": {"config", "settings", "constraints", "start", "training"},
     "start": {"config", "settings", "data", "run", "presence", "monitor", "training", "cluster"},
-    "status": {"run", "presence", "monitor", "training.checkpoint"},
+    "status": {"run", "presence", "monitor", "dual", "training.checkpoint"},
     "__main__": {"cli"},
     "cli": PACKAGES
     | {"parser", "config", "settings", "export", "run", "start", "dryrun", "output", "measure", "status"},

@@ -331,6 +331,17 @@ def test_the_status_of_a_run_that_is_done(home: Path) -> None:
     assert fifth.endswith("end: 8 steps done")
 
 
+def test_the_status_tells_what_was_done_again_and_whether_it_came_out_as_before(whole: Path) -> None:
+    journal = whole / "dual.jsonl"
+    again = rows(whole, "dual.jsonl")[-2:]
+    for nudge, told in ((0.0, "each time as before"), (1e-12, "not as before at 1, first at step 8")):
+        with journal.open("a") as file:
+            file.writelines(
+                json.dumps(row | {"lambda": row["lambda"] + nudge * (1 + row["lambda"])}) + "\n" for row in again
+            )
+        assert f"  dual steps done again: 1, {told}" in list(describe_status(whole))
+
+
 def test_the_status_of_a_run_under_way_and_of_one_that_was_left(other: Callable[..., RunConfig]) -> None:
     config = other()
     seen: list[str] = []

@@ -2,32 +2,69 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import ray
+from ray.exceptions import RayActorError
+from ray.train import get_context
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
+
+from cdt.cluster.coordinator import Failure
+from cdt.cluster.restarts import WorkerDiedError
+from cdt.cluster.watchdog import Beat, Process, Watcher, pulse
 
 LOGS = "logs"
 """Folder of a run directory."""
 
 
 class NodesBackend(_TorchBackend):
-    """torch.distributed over the addresses by which Ray's nodes know each other."""
+    """torch.distributed over the addresses by which Ray's nodes know each other, watched while it forms."""
 
-    def on_start(self, worker_group, backend_config) -> None:
-        if len(set(worker_group.execute(ray.util.get_node_ip_address))) > 1:
-            worker_group.execute(name_interface)
-        super().on_start(worker_group, backend_config)
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        watcher = backend_config.watcher
+        for rank, worker in enumerate(worker_group.get_workers()):
+            # In its place: one that is stopped by now would never be missed.
+            watcher.tell(Beat(rank, Process(worker.metadata.node_id, worker.metadata.pid), 0, "start", 0))
+        try:
+            worker_group.execute(watch_forming, watcher)
+            if len(set(worker_group.execute(ray.util.get_node_ip_address))) > 1:
+                worker_group.execute(name_interface)
+            super().on_start(worker_group, backend_config)
+        except RayActorError as error:
+            # Of this one Ray would begin again by itself, and nobody would hear of it.
+            backend_config.failed(Failure(0, WorkerDiedError("a worker died before it began to train")))
+            raise RuntimeError from error
 
 
+@dataclass
 class NodesTorchConfig(TorchConfig):
+    watcher: Watcher | None = None
+    failed: Callable[[Failure], None] | None = None
+
     @property
     def backend_cls(self) -> type[NodesBackend]:
         return NodesBackend
+
+
+_forming = contextlib.ExitStack()
+
+
+def watch_forming(watcher: Watcher) -> None:
+    """Signs of life of a worker from now until it trains; the others would wait for one that is stopped."""
+    _forming.enter_context(pulse(get_context().get_world_rank(), watcher))
+
+
+def formed() -> None:
+    """The process group stands; from here on the thread that trains is watched."""
+    _forming.close()
 
 
 def name_interface() -> None:

@@ -22,14 +22,14 @@ from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
 from torch._C._distributed_c10d import HashStore
 
-from cdt.cluster.backend import LOGS, NodesTorchConfig, log_to
+from cdt.cluster.backend import LOGS, NodesTorchConfig, formed, log_to
 from cdt.cluster.coordinator import Coordinator, Failure, RemoteCoordinator
 from cdt.cluster.nodes import alive, tell_nodes
 from cdt.cluster.notice import notice
 from cdt.cluster.restarts import WorkerDiedError, persist
 from cdt.cluster.room import Workers, wait_for_room
 from cdt.cluster.session import cluster_slots, local_ray, set_environment
-from cdt.cluster.watchdog import STACKS, Hang, pulse
+from cdt.cluster.watchdog import STACKS, Hang, Watcher, pulse
 from cdt.config import RunConfig
 from cdt.errors import CdtError, RunError, Terminated
 from cdt.training.engine import start_deepspeed
@@ -137,7 +137,10 @@ def _trainer(job: Job, workers: Workers, coordinator: RemoteCoordinator) -> Torc
         ),
         # What hangs is ended by the watchdog, by name; a collective that gave up before would end the run.
         torch_config=NodesTorchConfig(
-            backend="nccl" if gpu else "gloo", timeout_s=round(1800 + 2 * _patience(job.config))
+            backend="nccl" if gpu else "gloo",
+            timeout_s=round(1800 + 2 * _patience(job.config)),
+            watcher=_watcher(job, coordinator),
+            failed=coordinator.failed,
         ),
         run_config=RayRunConfig(
             name=RAY_FOLDER,
@@ -156,7 +159,8 @@ def _work(arguments: dict[str, Any]) -> bool:
         cores = (os.cpu_count() or 1) // get_context().get_local_world_size()
         torch.set_num_threads(job.config.run.threads or max(1, cores))
         start_deepspeed()
-        with pulse(dist.get_rank(), job.directory, _beat_s(job.config), coordinator.beat, coordinator.leave) as at_step:
+        formed()
+        with pulse(dist.get_rank(), _watcher(job, coordinator)) as at_step:
             worker = Worker(job, coordinator)
             at_step(lambda: worker.step)
             return worker.run()
@@ -194,6 +198,10 @@ def _patience(config: RunConfig) -> float:
 def _beat_s(config: RunConfig) -> float:
     """Between two signs of life."""
     return min(10.0, _patience(config) / 10)
+
+
+def _watcher(job: Job, coordinator: RemoteCoordinator) -> Watcher:
+    return Watcher(job.directory, _beat_s(job.config), coordinator.beat, coordinator.leave)
 
 
 def _fit(

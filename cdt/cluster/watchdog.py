@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -122,11 +123,22 @@ def _where(beat: Beat) -> str:
     return f"at step {beat.step} in {beat.place}"
 
 
+@dataclass(frozen=True)
+class Watcher:
+    """Who takes the signs of life of a run's ranks."""
+
+    directory: Path
+    """Of the run."""
+    every: float
+    """Seconds between two of them."""
+    tell: Callable[[Beat], bool]
+    """Whether that rank is to write down its stack."""
+    leave: Callable[[int], None]
+
+
 @contextlib.contextmanager
-def pulse(
-    rank: int, directory: Path, every: float, tell: Callable[[Beat], bool], leave: Callable[[int], None]
-) -> Iterator[Callable[[Callable[[], int]], None]]:
-    """Signs of life of this thread from another one, every so many seconds; a stack when ``tell`` asks for it.
+def pulse(rank: int, watcher: Watcher) -> Iterator[Callable[[Callable[[], int]], None]]:
+    """Signs of life of this thread from another one, and a stack where one is asked for.
 
     Yields what takes the function that knows the step, once there is one.
     """
@@ -134,12 +146,12 @@ def pulse(
     steps: list[Callable[[], int]] = [lambda: 0]
 
     def give() -> None:
-        while not done.wait(every):
+        while not done.wait(watcher.every):
             place, position = _position(sys._current_frames().get(watched))
             step = steps[-1]()
             try:
-                if tell(Beat(rank, mine, step, place, hash((step, position)))):
-                    _write_stack(directory / STACKS / f"rank-{rank}.txt", step)
+                if watcher.tell(Beat(rank, mine, step, place, hash((step, position)))):
+                    _write_stack(watcher.directory / STACKS / f"rank-{rank}.txt", step)
             except (RayError, OSError):
                 continue  # the coordinator begins again, or the disk is full: the next one may come through
 
@@ -148,7 +160,7 @@ def pulse(
         yield steps.append
     finally:
         done.set()
-        leave(rank)
+        watcher.leave(rank)
 
 
 def _position(frame: FrameType | None) -> tuple[str, int]:

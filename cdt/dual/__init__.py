@@ -1,7 +1,7 @@
 """Lagrangian pieces, closed forms, update rules and the dual step: pure functions of arrays and states."""
 
 from cdt.dual.closed_form import FloorSolution, largest_feasible_scale, shares_exist, solve_floors
-from cdt.dual.journal import journal_rows, journaled, worst_constraint
+from cdt.dual.journal import journal_rows, journaled, replayed, worst_constraint
 from cdt.dual.lagrangian import ESTIMATORS, Draws, lagrangian, mixture_probabilities
 from cdt.dual.problem import DualConfig, DualProblem, DualState, Sums, finite_or_none
 from cdt.dual.rotation import measured_next
@@ -29,6 +29,7 @@ __all__ = [
     "measured_next",
     "mixture_probabilities",
     "news",
+    "replayed",
     "shares_exist",
     "solve_floors",
     "worst_constraint",

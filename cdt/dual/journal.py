@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,6 +68,27 @@ def journal_rows(
         }
         for i, multiplier, average, loss, error, count, threshold, gap, share in columns
     ]
+
+
+class Replayed(NamedTuple):
+    """Dual steps that a journal has more than once, by the training steps at which they were made."""
+
+    again: list[int]
+    differing: list[int]
+    """Those that did not have the same outcome each time."""
+
+
+def replayed(rows: Iterable[Mapping[str, Any]]) -> Replayed:
+    """What was done again after an interruption: on as many workers and with the same budgets, nothing may differ."""
+    first: dict[tuple[int, str], Mapping[str, Any]] = {}
+    again, differing = set(), set()
+    for row in rows:
+        key = row["step"], row["constraint"]
+        if key in first:
+            again.add(row["step"])
+        if first.setdefault(key, row) != row:
+            differing.add(row["step"])
+    return Replayed(sorted(again), sorted(differing))
 
 
 def worst_constraint(problem: DualProblem | None, state: DualState) -> tuple[str, float] | None:

@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,6 @@ from torch import Tensor
 from cdt.data.stream import StreamState
 from cdt.errors import InputError, RunError
 from cdt.networks import merged
-from cdt.training.ema import Ema
-from cdt.training.engine import Engine, Fragment
-from cdt.training.ranks import Ranks
 
 FORMAT = 2
 CHECKPOINT = r"step-\d{9}"
@@ -67,30 +64,7 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:09d}"
 
 
-def save(directory: Path, state: TrainState, engine: Engine, ema: Ema, ranks: Ranks) -> Path:
-    """Writes ``directory/step-N``: DeepSpeed's files, EMA and raw weights as safetensors, state, manifest.
-
-    A collective. Raises RunError on every rank when one of them cannot write; what was written is then removed.
-    """
-    final = directory / checkpoint_name(state.step)
-    partial = directory / f".{final.name}.partial"
-    stages: list[Callable[[], None]] = [
-        lambda: _fresh(partial) if ranks.first else None,
-        lambda: engine.save(partial),
-        lambda: _save_weights(partial / "ema.safetensors", engine, ema.fragments, ranks),
-        lambda: _save_weights(partial / "weights.safetensors", engine, engine.fragments(), ranks),
-        lambda: _seal(partial, final, state) if ranks.first else None,
-    ]
-    for stage in stages:
-        # Every rank learns of a problem before the next stage, which may be a collective.
-        if problem := ranks.any_of(problem_of(stage)):
-            if ranks.first:
-                shutil.rmtree(partial, ignore_errors=True)
-            raise RunError(f"cannot save {final}: {problem}; earlier checkpoints are intact")
-    return final
-
-
-def problem_of(stage: Callable[[], None]) -> str | None:
+def problem_of(stage: Callable[[], object]) -> str | None:
     """Runs a stage that writes; in words, why the machine refused."""
     try:
         stage()
@@ -101,34 +75,15 @@ def problem_of(stage: Callable[[], None]) -> str | None:
     return None
 
 
-def _fresh(partial: Path) -> None:
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-
-
-def _save_weights(path: Path, engine: Engine, fragments: dict[str, Fragment], ranks: Ranks) -> None:
-    whole: dict[str, Tensor] = {}
-    for name, fragment in fragments.items():
-        weight = engine.gather(name, fragment)
-        if ranks.first:
-            whole[name] = weight.cpu()
-    if ranks.first:
-        safetensors.torch.save_file(whole, path)
-
-
-def _seal(partial: Path, final: Path, state: TrainState) -> None:
-    (partial / "state.json").write_text(json.dumps(asdict(state)))
-    found = [path for path in sorted(partial.rglob("*")) if path.is_file()]
-    with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(_sha256, found))
+def seal(partial: Path, final: Path, state: TrainState, digests: dict[str, str]) -> None:
+    """Gives its name to what is on the disk already: the manifest, the folders, then the name. Raises OSError."""
     files = {
-        str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": digest}
-        for path, digest in zip(found, digests, strict=True)
+        name: {"bytes": (partial / name).stat().st_size, "sha256": digest} for name, digest in sorted(digests.items())
     }
     manifest = partial / "manifest.json"
     manifest.write_text(json.dumps({"format": FORMAT, "step": state.step, "files": files}, indent=1))
     # What has its name survives a power cut: contents first, then the name.
-    for path in (*found, manifest, *{path.parent for path in found}):
+    for path in (manifest, *{(partial / name).parent for name in files}):
         to_disk(path)
     if final.exists():
         _discard(final)
@@ -178,7 +133,7 @@ def write_text(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -210,7 +165,7 @@ def damage(checkpoint: Path) -> str | None:
     files = json.loads((checkpoint / "manifest.json").read_text())["files"]
     try:
         with ThreadPoolExecutor() as pool:
-            digests = pool.map(lambda name: _sha256(checkpoint / name), files)
+            digests = pool.map(lambda name: sha256(checkpoint / name), files)
             wrong = [name for name, found in zip(files, digests, strict=True) if found != files[name]["sha256"]]
     except OSError as error:
         return f"cannot be read ({error})"

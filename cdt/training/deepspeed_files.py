@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-from collections.abc import Iterator
-from enum import Enum
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from cdt.training.copies import Copies
 
 
 def load_data_only(path: Any, map_location: Any = None, weights_only: bool = True) -> Any:
@@ -56,31 +57,30 @@ def to_universal(saved: Path, out: Path) -> None:
         ds_to_universal.main(arguments)
 
 
-def without_enums(tree: Any) -> Any:
-    """DeepSpeed's enums as the numbers that they are: some versions of Python pickle them as a call of getattr."""
-    if isinstance(tree, dict):
-        return type(tree)((key, without_enums(value)) for key, value in tree.items())
-    if isinstance(tree, list | tuple) and type(tree) in (list, tuple):
-        return type(tree)(without_enums(value) for value in tree)
-    return tree.value if isinstance(tree, Enum) else tree
-
-
 @contextlib.contextmanager
-def deferred_errors(writer: Any, problems: list[OSError]) -> Iterator[None]:
-    """Collects what goes wrong while DeepSpeed writes: a rank that raised between its barriers would hang the rest."""
+def captured(writer: Any, copies: Copies) -> Iterator[list[Callable[[], Path]]]:
+    """What DeepSpeed saves meanwhile is copied and not written: each call of what is yielded writes one file.
+
+    They raise OSError. A rank on which DeepSpeed itself raised, between its barriers, would hang the rest.
+    """
     write = writer.save
+    writes: list[Callable[[], Path]] = []
 
-    def save(state_dict: Any, path: str) -> None:
-        try:
-            write(without_enums(state_dict), path)
-        except OSError as error:
-            problems.append(error)
-        except RuntimeError as error:
-            # How torch's zip writer reports a disk that refuses; it keeps the reason to itself.
-            problems.append(OSError(f"{path} could not be written, perhaps the disk is full ({error})"))
+    def take(state_dict: Any, path: str) -> None:
+        copied = copies.tree(Path(path).name, state_dict)
+        writes.append(lambda: _written(write, copied, path))
 
-    writer.save = save
+    writer.save = take
     try:
-        yield
+        yield writes
     finally:
         writer.save = write
+
+
+def _written(write: Callable[[Any, str], None], tree: Any, path: str) -> Path:
+    try:
+        write(tree, path)
+    except RuntimeError as error:
+        # How torch's zip writer reports a disk that refuses; it keeps the reason to itself.
+        raise OSError(f"{path} could not be written, perhaps the disk is full ({error})") from error
+    return Path(path)

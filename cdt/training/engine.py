@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from cdt.errors import RunError
 from cdt.schema import Config
-from cdt.training.deepspeed_files import data_only, deferred_errors, load_data_only
+from cdt.training.copies import Copies
+from cdt.training.deepspeed_files import captured, data_only, load_data_only
 from cdt.training.ranks import Ranks
 from cdt.training.schedule import TrainConfig
 
@@ -276,17 +277,17 @@ class Engine:
         """Whether no rank holds whole weights: then every rank must run equally many forwards."""
         return self._config.zero_stage == 3
 
-    def save(self, directory: Path) -> None:
-        """Weights and optimiser state, each rank its part. Raises OSError once all ranks are through."""
-        writer = self.network.checkpoint_engine
-        problems: list[OSError] = []
-        with deferred_errors(writer, problems):
+    def snapshot(self, directory: Path, copies: Copies) -> list[Callable[[], Path]]:
+        """A copy of weights and optimiser state, each rank its part, as calls that write its files into ``directory``.
+
+        They raise OSError. A collective.
+        """
+        with captured(self.network.checkpoint_engine, copies) as writes:
             self.network.save_checkpoint(str(directory), tag="engine", save_latest=False)
-        if problems:
-            raise problems[0]
+        return writes
 
     def load(self, directory: Path) -> None:
-        """What ``save`` wrote, on the same number of workers. Raises RunError when it is missing or something else."""
+        """What ``snapshot`` wrote, on as many workers. Raises RunError when it is missing or something else."""
         self._load(directory)
 
     def load_universal(self, directory: Path, whole: dict[str, Tensor]) -> None:
@@ -319,5 +320,5 @@ class Engine:
 
     @property
     def divides_state(self) -> bool:
-        """Whether what ``save`` writes depends on the number of workers."""
+        """Whether what ``snapshot`` writes depends on the number of workers."""
         return self._config.zero_stage > 0

@@ -25,6 +25,7 @@ from cdt.training.health import DivergedError, Health
 from cdt.training.job import Job, prepare
 from cdt.training.meter import Meter
 from cdt.training.ranks import Ranks
+from cdt.training.saving import Saver
 from cdt.training.schedule import Phase
 from cdt.training.statistics import Statistics
 from cdt.training.step import train_step
@@ -93,6 +94,7 @@ class Worker:
         self.step = 0
         self.loss: float | None = None
         self.health = Health(config.train.max_skipped)
+        self.saver = Saver(job.directory / "checkpoints", self.engine, self.ema, ranks)
         self._saved_at = time.monotonic()
         changed = self._restore() if job.checkpoint is not None else []
         self.recorder = Recorder(job.directory, self.step) if ranks.first else None
@@ -104,6 +106,15 @@ class Worker:
 
     def run(self) -> bool:
         """Whether it came to its end; it was asked to leave before, and saved, if not."""
+        try:
+            self._train()
+            self._commit()
+        finally:
+            self.saver.close()
+        self._end()
+        return self.step == self.train.total_steps
+
+    def _train(self) -> None:
         config, constrained = self.config, bool(self.requirements.names)
         self._event("start", f"step {self.step} of {self.train.total_steps} on {self.ranks.world} workers")
         meter, leaving = Meter(config.train.batch_size), False
@@ -138,10 +149,10 @@ class Worker:
                 self._report(phase, meter)
                 by_the_clock, leaving = self._occasion()
                 due = due or (by_the_clock and not self._withheld()) or leaving
+                if self.saver.busy and self.saver.written():
+                    self._commit()
             if due:
                 self._save()
-        self._end()
-        return self.step == self.train.total_steps
 
     def _first_lambdas(self) -> np.ndarray:
         """0 in a warm start; without one the dual side's first, from the first batch on."""
@@ -221,6 +232,7 @@ class Worker:
         if not self.engine.applied:
             self._event("skipped", f"update {self.step} is left out on all ranks: its gradient is not finite")
         if too_many:
+            self._commit()
             raise DivergedError(
                 f"{self.health.in_a_row} updates in a row could not be made by step {self.step}, as their gradients "
                 f"were not finite: lower train.lr (now {self.config.train.lr:g}), which may change when the run is "
@@ -267,13 +279,23 @@ class Worker:
             self.loss,
             self.sums.everyones(self.ranks) if self.dual.problem else None,
         )
-        path = checkpoint.save(self.job.directory / "checkpoints", state, self.engine, self.ema, self.ranks)
-        self._event("saved", f"checkpoints/{path.name}")
+        self._commit()
+        self.saver.begin(state)
         self._saved_at = time.monotonic()
-        if self.ranks.first:
-            checkpoint.prune(path.parent, self.train.keep_checkpoints, self.train.phase_ends)
+        if self.step in self.train.phase_ends:
+            # What comes next may end the run, and a run without a checkpoint can be removed.
+            self._commit()
         self._compare_held_out()
         self._draw_grid()
+
+    def _commit(self) -> None:
+        """Waits until the save that was begun, if one was, is a checkpoint."""
+        if not self.saver.busy:
+            return
+        path = self.saver.finish()
+        self._event("saved", f"checkpoints/{path.name}")
+        if self.ranks.first:
+            checkpoint.prune(path.parent, self.train.keep_checkpoints, self.train.phase_ends)
 
     def _compare_held_out(self) -> None:
         if self.dual.problem is None or not self.dual.statistics.holds_out:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from problems import begin, pose, sums, through_json
 
-from cdt.dual import DualProblem, DualState, Sums, dual_step, journal_rows, journaled, worst_constraint
+from cdt.dual import DualProblem, DualState, Sums, dual_step, journal_rows, journaled, replayed, worst_constraint
 
 THREE = pose(
     3,
@@ -74,6 +74,20 @@ def period(problem: DualProblem, number: int, state: DualState, means: np.ndarra
     before = dataclasses.replace(state, period=number - 1)
     after = dual_step(problem, before, sums(*means))
     return after, journaled(problem, before, after).tolist()
+
+
+def test_a_step_that_is_done_again_is_seen_and_one_with_another_outcome_is_named() -> None:
+    state, rows = begin(0.1, 0.1, 0.1), []
+    for step in (4, 8, 12):
+        before, state = state, dual_step(THREE, state, sums(-1.0, 1.0, 13.0))
+        rows += journal_rows(THREE, state, step)
+    assert replayed(rows) == ([], [])
+    rows += through_json(journal_rows(THREE, state, 12))  # a worker died, and the last period was trained again
+    assert replayed(rows) == ([12], [])
+    nudged = dataclasses.replace(before, lambdas=np.nextafter(before.lambdas, 1))
+    rows += journal_rows(THREE, dual_step(THREE, nudged, sums(-1.0, 1.0, 13.0)), 12)
+    assert replayed(rows) == ([12], [12])
+    assert replayed([*rows, rows[0]]) == ([4, 12], [12])
 
 
 @pytest.mark.parametrize("m", [1, 100])

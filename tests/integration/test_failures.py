@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,16 +23,8 @@ from cdt.data.sources import SOURCES
 
 pytestmark = pytest.mark.slow  # three starts of Ray
 
-CONFIG = """
-run: {workers: 2, threads: 1}
-data: {shards: data, epoch_samples: 64}
-network: {kind: dit, patch: 4, width: 16, depth: 1, heads: 2}
-constraints:
-  four: {class: 4, min_frequency: 0.2}
-  rare: {class: [5, 7], max_loss: 300}
-probe: {draws: 16}
-train: {batch_size: 16, warm_steps: 8, dual_steps: 1000000, checkpoint_steps: 20, lr: 0.002, grid_images: 0}
-"""
+CONFIG = Path(__file__).parents[2] / "tools" / "chaos.yaml"
+ENDLESS = ("train.warm_steps=8", "train.dual_steps=1000000", "run.hang_minutes=15")
 PATIENCE_S = 200
 
 
@@ -112,7 +105,7 @@ def saved(run: Path) -> list[int]:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     shard(SOURCES["digits"](), home / "data", keep={"4": 0.1})
-    (home / "hard.yaml").write_text(CONFIG)
+    shutil.copy(CONFIG, home / "hard.yaml")
     return home
 
 
@@ -120,7 +113,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def killed(home: Path) -> tuple[str, str]:
     """What ``runs/hard``, which may not restart, prints when one of its workers is killed."""
     run = home / "runs" / "hard"
-    with Command(home, "train", "hard.yaml", "run.max_restarts=0") as command:
+    with Command(home, "train", "hard.yaml", "run.max_restarts=0", *ENDLESS) as command:
         command.wait_until(lambda: len(saved(run)) > 1)
         kill_a_worker(command)
         assert command.status() == 1
@@ -128,10 +121,13 @@ def killed(home: Path) -> tuple[str, str]:
 
 
 def kill_a_worker(command: Command) -> None:
+    assert len(workers(command)) == 2
+    os.kill(max(workers(command)), signal.SIGKILL)
+
+
+def workers(command: Command) -> list[int]:
     started = descendants(command.process.pid)
-    workers = [pid for pid, name in started.items() if name.startswith("ray::RayTrainWorker")]
-    assert len(workers) == 2
-    os.kill(max(workers), signal.SIGKILL)
+    return [pid for pid, name in started.items() if name.startswith("ray::RayTrainWorker")]
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +181,7 @@ def test_it_stands_where_it_would_have_stood_undisturbed(home: Path, interrupted
     """Bit by bit: raw and averaged weights, where the streams stand, multipliers, and every row of the journal."""
     hard, calm = home / "runs" / "hard", home / "runs" / "calm"
     last = saved(hard)[-1]
-    with Command(home, "train", "hard.yaml", "run.name=calm", f"train.dual_steps={last - 8}") as command:
+    with Command(home, "train", "hard.yaml", "run.name=calm", *ENDLESS, f"train.dual_steps={last - 8}") as command:
         assert command.status() == 0, command.said()
     ours, theirs = (run / "checkpoints" / f"step-{last:09d}" for run in (hard, calm))
     for name in ("weights.safetensors", "ema.safetensors"):
@@ -199,3 +195,27 @@ def test_it_stands_where_it_would_have_stood_undisturbed(home: Path, interrupted
     disturbed = [row for row in rows(hard / "dual.jsonl") if row["step"] <= last]
     assert len(disturbed) >= len(journal)
     assert [row for number, row in enumerate(disturbed) if row not in disturbed[:number]] == journal
+
+
+def imports_torch(pid: int) -> bool:
+    """A worker does once Ray has told it what to be, some seconds before the process group forms."""
+    try:
+        return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return False
+
+
+def test_a_worker_that_stops_before_it_trains_is_named_and_replaced(home: Path) -> None:
+    run = home / "runs" / "early"
+    options = ["run.name=early", "run.hang_minutes=0.25", "train.warm_steps=8", "train.dual_steps=8"]
+    with Command(home, "train", "hard.yaml", *options) as command:
+        command.wait_until(lambda: any(map(imports_torch, workers(command))))
+        stopped = next(filter(imports_torch, workers(command)))
+        os.kill(stopped, signal.SIGSTOP)
+        assert command.status() == 0, command.said()
+    events = rows(run / "events.jsonl")
+    (told,) = [row["text"] for row in events if row["event"] == "restart"]
+    assert re.match(rf"no sign of life for 15 s from worker \d \(process {stopped}\), last at step 0 in start \(", told)
+    assert "(stopped); stacks are in " in told
+    assert told.endswith("; again from the beginning")
+    assert events[-1]["event"] == "end"

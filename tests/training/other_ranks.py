@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore
-from two_ranks import CASES, TRAIN, build, distance, forward_error, same, state_at, steps_of, train, uncovered, whole
+from two_ranks import CASES, TRAIN, build, distance, forward_error, same, save, steps_of, train, uncovered, whole
 
 from cdt.training import checkpoint, universal
 from cdt.training.ema import Ema
@@ -42,7 +42,7 @@ def go_on(folder: Path, config: EngineConfig, ranks: Ranks) -> dict[str, Any]:
     }
     train(engine, ranks, first, last, lambda step: ema.update(TRAIN.ema_decay_at(step)))
     if ranks.world == 1:
-        checkpoint.save(folder / "elastic", state_at(last, ranks), engine, ema, ranks)
+        save(folder / "elastic", last, engine, ema, ranks)
         return told
     undisturbed = folder / checkpoint.checkpoint_name(end)
     weights, averages = (checkpoint.read_weights(undisturbed, raw) for raw in (True, False))

@@ -31,6 +31,7 @@ def test_what_is_saved_is_what_was_there(two_ranks: list[dict[str, Any]], case: 
         assert told["saved_weights"]
         assert told["saved_ema"]
         assert told["saved_state"]
+        assert told["complete_before"] == []
         assert len(told["complete"]) == 1
         outside = [name for name in told["files"] if not name.startswith("engine/")]
         assert outside == ["ema.safetensors", "manifest.json", "state.json", "weights.safetensors"]

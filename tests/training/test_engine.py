@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from enum import Enum
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from two_ranks import CASES, build
 
-from cdt.training.deepspeed_files import without_enums
 from cdt.training.engine import EngineConfig, deepspeed_options
 from cdt.training.schedule import TrainConfig
 
@@ -107,13 +104,3 @@ def test_raw_options_reach_deepspeed() -> None:
         "gradient_clipping": 0.5,
         "bf16": {"enabled": True},
     }
-
-
-def test_what_is_saved_holds_numbers_in_place_of_enums() -> None:
-    class Stage(int, Enum):
-        weights = 3
-
-    saved = without_enums({"a": [Stage.weights, (1.5, Stage.weights)], "b": OrderedDict(c=Stage.weights), "d": "e"})
-    assert saved == {"a": [3, (1.5, 3)], "b": OrderedDict(c=3), "d": "e"}
-    assert {type(saved["a"][0]), type(saved["a"][1][1]), type(saved["b"]["c"])} == {int}
-    assert type(saved["b"]) is OrderedDict

@@ -13,7 +13,6 @@ import math
 import os
 import resource
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,6 +46,7 @@ from cdt.training.engine import Engine, EngineConfig, Fragment, start_deepspeed
 from cdt.training.meter import Meter
 from cdt.training.probe import Probe, ProbeSet
 from cdt.training.ranks import Ranks
+from cdt.training.saving import Saver
 from cdt.training.schedule import TrainConfig
 from cdt.training.step import train_step
 from cdt.training.sums import PeriodSums
@@ -233,9 +233,11 @@ class Case:
 
         first = train(engine, self.ranks, 0, steps // 2, first_half)
         self.told["ema_error"] = distance(whole(engine, ema.fragments), averages)
-        self._save(engine, ema, steps // 2)
         self.told["forward_errors"] = [forward_error(engine, ema.fragments)]
+        saver, saved = Saver(self.folder, engine, ema, self.ranks), (whole(engine), whole(engine, ema.fragments))
+        saver.begin(state_at(steps // 2, self.ranks))
         second = train(engine, self.ranks, steps // 2, steps, second_half)
+        self._finish(saver, saved, steps // 2)
         before = whole(engine)
         self.told["forward_errors"] += [forward_error(engine, f) for f in (ema.fragments, engine.fragments())]
         self.told["untouched"] = same(whole(engine), before)
@@ -244,7 +246,9 @@ class Case:
             self._against_plain(engine, norms, first, second)
         self._against_forward_weights(engine)
         self._resume(steps, whole(engine), whole(engine, ema.fragments))
-        checkpoint.save(self.folder, state_at(steps, self.ranks), engine, ema, self.ranks)
+        saver.begin(state_at(steps, self.ranks))
+        saver.finish()
+        saver.close()
         self._beside(engine)
         return engine
 
@@ -289,10 +293,12 @@ class Case:
         self.told["beside_unchanged"] = all(map(torch.equal, before, after))
         self.told["beside_holds"] = [sum(weight.numel() for weight in each.parameters()) for each in teachers]
 
-    def _save(self, engine: Engine, ema: Ema, step: int) -> None:
-        path = checkpoint.save(self.folder, state_at(step, self.ranks), engine, ema, self.ranks)
-        self.told["saved_weights"] = same(checkpoint.read_weights(path, raw=True), whole(engine))
-        self.told["saved_ema"] = same(checkpoint.read_weights(path), whole(engine, ema.fragments))
+    def _finish(self, saver: Saver, saved: tuple[dict[str, Tensor], dict[str, Tensor]], step: int) -> None:
+        """A save that was written while training went on, against what there was when it began."""
+        self.told["complete_before"] = [path.name for path in checkpoint.complete_checkpoints(self.folder)]
+        path = saver.finish()
+        self.told["saved_weights"] = same(checkpoint.read_weights(path, raw=True), saved[0])
+        self.told["saved_ema"] = same(checkpoint.read_weights(path), saved[1])
         self.told["saved_state"] = checkpoint.read_state(path) == state_at(step, self.ranks)
         self.told["files"] = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
         self.told["complete"] = [path.name for path in checkpoint.complete_checkpoints(self.folder)]
@@ -321,15 +327,16 @@ class Case:
 
 @contextmanager
 def refusing_disk(bytes_per_file: int) -> Iterator[None]:
-    """The operating system refuses this process to write files beyond a size: a full disk of one's own."""
+    """The operating system refuses this process to write files beyond a size: a full disk of one's own.
+
+    Python ignores the signal that comes with it.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_per_file, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
 
 
 @contextmanager
@@ -356,10 +363,20 @@ def failing(owner: Any, name: str, failure: Callable[[], Any], only: Callable[..
         setattr(owner, name, true)
 
 
+def save(folder: Path, step: int, engine: Engine, ema: Ema, ranks: Ranks) -> None:
+    """All of it before it returns."""
+    saver = Saver(folder, engine, ema, ranks)
+    try:
+        saver.begin(state_at(step, ranks))
+        saver.finish()
+    finally:
+        saver.close()
+
+
 def full_disks(engine: Engine, folder: Path, ranks: Ranks) -> dict[str, Any]:
     """Saving while one rank cannot write, at each place that writes: what each rank hears, and what is left."""
     ema = Ema(engine)
-    checkpoint.save(folder, state_at(1, ranks), engine, ema, ranks)
+    save(folder, 1, engine, ema, ranks)
     writer = engine.network.checkpoint_engine
 
     def refused() -> Any:
@@ -389,7 +406,7 @@ def full_disks(engine: Engine, folder: Path, ranks: Ranks) -> dict[str, Any]:
         mine = failing(owner, name, failure, only) if ranks.rank == rank else failing(owner, name, failure, named("\0"))
         try:
             with mine:
-                checkpoint.save(folder, state_at(2, ranks), engine, ema, ranks)
+                save(folder, 2, engine, ema, ranks)
             heard = "nothing"
         except RunError as error:
             heard = str(error)
@@ -398,7 +415,7 @@ def full_disks(engine: Engine, folder: Path, ranks: Ranks) -> dict[str, Any]:
         complete = [path.name for path in checkpoint.complete_checkpoints(folder)]
         told[place] = {"heard": heard, "left": left, "complete": complete}
         dist.barrier()
-    checkpoint.save(folder, state_at(2, ranks), engine, ema, ranks)
+    save(folder, 2, engine, ema, ranks)
     told["afterwards"] = [path.name for path in checkpoint.complete_checkpoints(folder)]
     return told
 
