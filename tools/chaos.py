@@ -174,7 +174,7 @@ def differences(run: Run, calm: Run) -> list[str]:
     allowed = TOLERANCE * sum((STEPS - kill.at + kill.again) / EPOCH for kill in lasting)
     for name in ("weights.safetensors", "ema.safetensors"):
         distance = relative_distance(load_file(ours / name), load_file(theirs / name))
-        if distance > allowed:
+        if not distance <= allowed:  # nor when it is not a number
             found.append(f"{name} (relative L2 {distance:.2g}, allowed {allowed:.2g})")
         elif lasting:
             print(f"{run.name}: {name} within {distance:.2g} of the undisturbed run's", flush=True)
