@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cdt.cluster.nodes import check_nodes
-from cdt.cluster.session import check_slots, cluster, set_environment
+from cdt.cluster.session import check_slots, cluster
 from cdt.cluster.trainer import launch
 from cdt.config import RunConfig
 from cdt.data.header import read_header
@@ -123,20 +120,9 @@ def _check_unfinished(directory: Path, state: TrainState, before: RunConfig, con
 def _fit_together(config: RunConfig) -> Prepared:
     """Raises InputError unless configuration, data and machine do."""
     check_slots(config.run.min_workers or config.run.workers)
-    check_tools()
     prepared = prepare(config)
     check_nodes(config.directory.resolve(), config.paths())
     return prepared
-
-
-def check_tools() -> None:
-    """Raises InputError when DeepSpeed could not build its communication op for CPUs."""
-    set_environment()
-    compiler = os.environ.get("CXX", "c++")
-    tools = {"ninja": "pip install ninja", compiler: "install a C++ compiler (Debian: apt-get install g++)"}
-    missing = [f"{name} is missing: {remedy}" for name, remedy in tools.items() if shutil.which(name) is None]
-    if missing and not torch.cuda.is_available():
-        raise InputError(f"DeepSpeed builds its CPU communication with tools that are not here: {'; '.join(missing)}")
 
 
 def _draw_replay(prepared: Prepared, on_progress: OnProgress) -> None:
