@@ -14,6 +14,7 @@ from cdt.cluster.trainer import launch
 from cdt.config import RunConfig
 from cdt.data.header import read_header
 from cdt.errors import InputError, RunError
+from cdt.mirror import Mirror, mirrored
 from cdt.monitor.recorder import note
 from cdt.presence import at_work, check_idle
 from cdt.run import Run, has_checkpoint, save_text, write_card
@@ -26,7 +27,16 @@ OnProgress = Callable[[dict[str, Any]], None]
 CHANGEABLE = {
     "data": {"shards", "loader_workers", "cache_mb"},
     "dual": {"eta", "kp", "nu", "gamma", "cap", "stop_when_satisfied_for"},
-    "run": {"workers", "min_workers", "threads", "max_restarts", "hang_minutes", "placement", "patience_minutes"},
+    "run": {
+        "workers",
+        "min_workers",
+        "threads",
+        "max_restarts",
+        "hang_minutes",
+        "placement",
+        "patience_minutes",
+        "mirror",
+    },
     "sampler": {"name", "steps"},
     "train": {
         *("dual_steps", "cooldown_steps", "lr", "log_steps", "max_skipped", "grid_images"),
@@ -47,6 +57,8 @@ def check(config: RunConfig) -> tuple[Prepared, Path | None]:
         raise InputError(f"{config.directory} exists already: choose another name, run.name=NAME{remedy}")
     prepared = _fit_together(config)
     prepared.index.check_sizes()
+    if mirror := _mirror(config, config.directory):
+        mirror.check_new()
     return prepared, None if config.run.fork is None else _warm_checkpoint(config, prepared)
 
 
@@ -85,6 +97,8 @@ def _resume(directory: str | Path, overrides: Sequence[str], on_progress: OnProg
     run = Run(directory)
     check_idle(run.directory)
     config = _changed(run, overrides).anchored()
+    if mirror := _mirror(config, run.directory):
+        mirror.check_behind()
     sound, passed_over = newest_sound(run.directory.resolve() / "checkpoints")
     if sound:
         _check_unfinished(run.directory, read_state(sound), run.config, config)
@@ -134,14 +148,20 @@ def _draw_replay(prepared: Prepared, on_progress: OnProgress) -> None:
 
 
 def _finish(job: Job, directory: Path, on_progress: OnProgress) -> Run:
+    def tell(text: str) -> None:
+        note(directory, 0, "mirror", text)
+        on_progress({"said": text})
+
     try:
-        with at_work(directory) as alive:
+        with at_work(directory) as alive, mirrored(_mirror(job.config, job.directory), tell):
 
             def hear(report: dict[str, Any]) -> None:
                 alive()
                 on_progress(report)
 
             launch(job, hear)
+            run = Run(directory)
+            write_card(run)
     except InputError:
         if not has_checkpoint(directory):
             shutil.rmtree(directory, ignore_errors=True)  # found out at calibration: the name is free again
@@ -150,9 +170,11 @@ def _finish(job: Job, directory: Path, on_progress: OnProgress) -> Run:
         raise RunError(f"{error}\n{_left_behind(directory)}") from error
     except KeyboardInterrupt as interrupt:
         raise type(interrupt)(_left_behind(directory)) from None
-    run = Run(directory)
-    write_card(run)
     return run
+
+
+def _mirror(config: RunConfig, directory: Path) -> Mirror | None:
+    return None if config.run.mirror is None else Mirror(directory, f"{config.run.mirror}/{config.run.name}")
 
 
 def _left_behind(directory: Path) -> str:

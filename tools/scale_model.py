@@ -184,7 +184,7 @@ def of_this_machine(pieces: dict[str, Any], case: str, workers: int) -> Assumpti
         parameters=P,
         batch=batch,
         sample_s=sample_s,
-        fixed_s=large - sample_s * batch // 2 - found["update_s"],
+        fixed_s=large - sample_s * (batch // 2) - found["update_s"],
         update_s=found["update_s"] / P,
         low_bytes=4,
         gpus_per_node=workers,

@@ -1,4 +1,4 @@
-"""The memory estimate of `cdt train --dry-run` against measured peaks: python tools/bench/memory.py [--only 1] [--json FILE]
+"""The memory estimate of a dry run against measured peaks: python tools/bench/memory.py [--only 1] [--json FILE]
 
 For networks of 1, 20 and 80 million weights, ZeRO stages 0 to 3, one and two ranks: the largest resident memory of a
 rank above what it has once the libraries have trained a tiny network, in three parts: setting up, then steps and a
@@ -168,7 +168,7 @@ def train(case: Case, network: DiTConfig, batch: int, place: Path, parts: Parts)
         with engine.network_with(ema.fragments) as copy:
             copy(torch.zeros(batch, *SHAPE), torch.zeros(batch))
 
-    state = checkpoint.TrainState(STEPS, ranks.world, 0, StreamState(0, [0], []))
+    state = checkpoint.TrainState(STEPS, ranks.world, 0, StreamState(0, {}, []))
     parts.during("steps", steps)
     parts.during("probe", probe)
     parts.during("save", lambda: checkpoint.save(place, state, engine, ema, ranks))

@@ -29,6 +29,7 @@ import torch
 import torch.distributed as dist
 
 import cdt
+from cdt.cluster.session import local_ray
 from cdt.data.shard import shard
 from cdt.data.sources import SOURCES
 from cdt.dual import ALARMS, DualProblem, DualState, Sums, dual_step, journal_rows, journaled
@@ -42,7 +43,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
 }
 SHAPE = (1, 8, 8)
-STEPS, LOG = 32, 2
+STEPS, LOG = 24, 2
 PARTS = (4, 2)
 """Of the batch: the pieces are measured at a quarter and at half."""
 CONSTRAINTS = 100_000
@@ -84,8 +85,9 @@ def repetition(folder: Path, repeat: int) -> dict[str, Any]:
             size = str(batch // part)
             found[case][f"alone {size}"] = alone[case][size]
             found[case][f"beside {size}"] = max(one[case][size], other[case][size])
-        for workers in (1, 2):
-            found[case][f"run {workers}"] = run_seconds(folder, case, batch, workers, f"run-{repeat}")
+        with local_ray():  # one for both
+            for workers in (1, 2):
+                found[case][f"run {workers}"] = run_seconds(folder, case, batch, workers, f"run-{repeat}")
     return found
 
 
@@ -156,7 +158,7 @@ def meet(place: Path, rank: str, number: int) -> None:
 
 
 def run_seconds(folder: Path, case: str, batch: int, workers: int, name: str) -> dict[str, float]:
-    """A step, and what lies before the first and after the last, of workers under Ray."""
+    """A step of workers under Ray, and what lies before the first."""
     config = configuration(folder, case, batch, workers, f"{name}-{list(CASES).index(case)}-{workers}")
     began = time.time()
     cdt.train(config)
