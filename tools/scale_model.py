@@ -175,10 +175,8 @@ def of_this_machine(pieces: dict[str, Any], case: str, workers: int) -> Assumpti
     """The same formulas' assumptions for a case of the pieces: steps at two other batches, and gloo."""
     found = pieces[case]
     batch, P = found["batch"], found["parameters"]
-    how = "alone" if workers == 1 else "beside"
-    small, large = found[f"{how} {batch // 4}"], found[f"{how} {batch // 2}"]
+    small, large = found[f"alone {batch // 4}"], found[f"alone {batch // 2}"]
     sample_s = (large - small) / (batch // 2 - batch // 4)
-    rate, latency = pieces["collectives"]["bytes_per_s"], pieces["collectives"]["latency_s"]
     return replace(
         Assumptions(),
         parameters=P,
@@ -188,8 +186,8 @@ def of_this_machine(pieces: dict[str, Any], case: str, workers: int) -> Assumpti
         update_s=found["update_s"] / P,
         low_bytes=4,
         gpus_per_node=workers,
-        inside=rate,
-        inside_latency=latency / 2,
+        inside=pieces["collectives"]["bytes_per_s"],
+        inside_latency=pieces["collectives"]["latency_s"] / 2,
     )
 
 
@@ -221,13 +219,13 @@ def held_against(pieces: dict[str, Any]) -> Table:
     for case in cases:
         for workers in (1, 2):
             predicted = 1000 * step(of_this_machine(pieces, case, workers), workers)
-            each = [1000 * found[case][f"run {workers}"]["step_s"] for found in pieces["all"]]
-            measured = 1000 * pieces[case][f"run {workers}"]["step_s"]
+            each = [1000 * found[case][f"run {workers}"] for found in pieces["all"]]
+            measured = 1000 * pieces[case][f"run {workers}"]
             spread = f"{min(each):.1f} to {max(each):.1f}"
             told = [f"{value:.1f}" for value in (predicted, measured)]
             rows.append([case, str(workers), *told, spread, f"{predicted / measured:.2f}"])
     columns = ("", "workers", "predicted, ms", "measured, ms", "range", "ratio")
-    return table_of(f"steps on this machine ({pieces['repeats']} repeats)", columns, rows)
+    return table_of(f"processor time of a step on this machine ({pieces['repeats']} repeats)", columns, rows)
 
 
 def assumptions_table(a: Assumptions) -> Table:

@@ -2,15 +2,16 @@
 
     python tools/bench/pieces.py OUT.json [--repeats 3]
 
-Steps of one process at a quarter and at half of the batch, alone and beside another process that does the same; what a
-collective of two processes takes; what an update of a parameter takes. Then runs of one and two workers under Ray and
-DeepSpeed, on batches that no piece was measured at. Medians of wall time per report of a run; all of it is repeated in
-turn, as the load of a machine changes.
+Steps of a run in one process at a quarter and at half of a batch; what a collective of two processes takes; what the
+update of a weight takes. Then runs of one and of two workers under Ray and DeepSpeed, on the whole batch, at which no
+piece was measured. All of it is processor time, of the busiest rank where there are several: on a machine that others
+use wall time says more about them. Everything is repeated in turn.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 import hashlib
 import json
@@ -21,10 +22,12 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -43,7 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
 }
 SHAPE = (1, 8, 8)
-STEPS, LOG = 24, 2
+STEPS, LOG = 16, 2
 PARTS = (4, 2)
 """Of the batch: the pieces are measured at a quarter and at half."""
 CONSTRAINTS = 100_000
@@ -77,17 +80,15 @@ def main() -> None:
 def repetition(folder: Path, repeat: int) -> dict[str, Any]:
     found: dict[str, Any] = {"collectives": together(folder, "collectives", 2, repeat)[0], **central()}
     (alone,) = together(folder, "steps", 1, repeat)
-    one, other = together(folder, "steps", 2, repeat)
     for case, settings in CASES.items():
         batch, parameters = settings["batch"], count(case)
-        found[case] = {"batch": batch, "parameters": parameters, "update_s": update_seconds(parameters)}
-        for part in PARTS:
-            size = str(batch // part)
-            found[case][f"alone {size}"] = alone[case][size]
-            found[case][f"beside {size}"] = max(one[case][size], other[case][size])
+        found[case] = {"batch": batch, "parameters": parameters, "update_s": update_seconds(parameters), **alone[case]}
         with local_ray():  # one for both
             for workers in (1, 2):
-                found[case][f"run {workers}"] = run_seconds(folder, case, batch, workers, f"run-{repeat}")
+                config = configuration(
+                    folder, case, batch, workers, f"run-{repeat}-{list(CASES).index(case)}-{workers}"
+                )
+                found[case][f"run {workers}"] = step_seconds(config, workers_seconds)
     return found
 
 
@@ -116,12 +117,33 @@ def configuration(folder: Path, case: str, batch: int, workers: int, name: str) 
     )
 
 
-def step_seconds(config: cdt.RunConfig) -> float:
-    """The median over the reports in the second and third quarter of a run."""
-    lines = (config.directory / "metrics.jsonl").read_text().splitlines()
-    rates = [json.loads(line)["samples_per_s"] for line in lines]
-    quarter = len(rates) // 4
-    return config.train.batch_size / statistics.median(rates[quarter : 3 * quarter])
+def step_seconds(config: cdt.RunConfig, clocks: Callable[[], dict[int, float]]) -> float:
+    """Processor time per step in the second half of a run, of the process that took most."""
+    seen: dict[int, dict[int, float]] = {}
+
+    def hear(report: dict[str, Any]) -> None:
+        if "step" in report and report["step"] not in seen:
+            seen[report["step"]] = clocks()
+
+    cdt.train(config, hear)
+    first, last = min(step for step in seen if step >= STEPS // 2), max(step for step in seen if step < STEPS)
+    spent = [seen[last][process] - seen[first][process] for process in seen[last] if process in seen[first]]
+    return max(spent) / (last - first)
+
+
+def own_seconds() -> dict[int, float]:
+    return {os.getpid(): time.process_time()}
+
+
+def workers_seconds() -> dict[int, float]:
+    """Of the processes that train under this one's Ray."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "".join(process.cmdline()).startswith("ray::RayTrainWorker"):
+                used = process.cpu_times()
+                found[process.pid] = used.user + used.system
+    return found
 
 
 def together(folder: Path, what: str, number: int, repeat: int) -> list[Any]:
@@ -137,38 +159,17 @@ def together(folder: Path, what: str, number: int, repeat: int) -> list[Any]:
 
 
 def steps_here(out: Path, rank: str, number: str, repeat: str, place: str) -> None:
-    """Of one process, in step with the others."""
     found: dict[str, dict[str, float]] = {}
-    for case, settings in CASES.items():
+    for number_of_case, (case, settings) in enumerate(CASES.items()):
         for part in PARTS:
-            name = f"{list(CASES).index(case)}-{part}-{number}-{repeat}"
-            meet(Path(place) / name, rank, int(number))
-            config = configuration(Path(place), case, settings["batch"] // part, 0, f"{name}-{rank}")
-            cdt.train(config)
-            found.setdefault(case, {})[str(settings["batch"] // part)] = step_seconds(config)
+            batch = settings["batch"] // part
+            config = configuration(Path(place), case, batch, 0, f"alone-{repeat}-{number_of_case}-{part}")
+            found.setdefault(case, {})[f"alone {batch}"] = step_seconds(config, own_seconds)
     out.write_text(json.dumps(found))
 
 
-def meet(place: Path, rank: str, number: int) -> None:
-    """Waits until so many processes have come to a place."""
-    place.mkdir(exist_ok=True)
-    (place / rank).touch()
-    while len(list(place.iterdir())) < number:
-        time.sleep(0.01)
-
-
-def run_seconds(folder: Path, case: str, batch: int, workers: int, name: str) -> dict[str, float]:
-    """A step of workers under Ray, and what lies before the first."""
-    config = configuration(folder, case, batch, workers, f"{name}-{list(CASES).index(case)}-{workers}")
-    began = time.time()
-    cdt.train(config)
-    events = [json.loads(line) for line in (config.directory / "events.jsonl").read_text().splitlines()]
-    start = next(row["time"] for row in events if row["event"] == "start")
-    return {"step_s": step_seconds(config), "start_s": start - began}
-
-
 def collectives(out: Path, rank: str, number: str, repeat: str, place: str) -> None:
-    """Of two processes over gloo: seconds before anything moves, and bytes of the ring per second."""
+    """Of two processes over gloo: seconds of a small one, and bytes of the ring per second."""
     from torch._C._distributed_c10d import FileStore
 
     store = FileStore(f"{place}/store-{repeat}", int(number))
@@ -177,13 +178,12 @@ def collectives(out: Path, rank: str, number: str, repeat: str, place: str) -> N
     )
     seconds = {}
     for size in (SMALL, LARGE):
-        tensor, times = torch.zeros(size // 4), []
-        for _ in range(30 if size == SMALL else 12):
-            dist.barrier()
-            began = time.perf_counter()
+        tensor, times = torch.zeros(size // 4), 200 if size == SMALL else 12
+        dist.all_reduce(tensor)
+        began = time.process_time()
+        for _ in range(times):
             dist.all_reduce(tensor)
-            times.append(time.perf_counter() - began)
-        seconds[size] = statistics.median(times)
+        seconds[size] = (time.process_time() - began) / times
     answer = {"latency_s": seconds[SMALL], "bytes_per_s": (LARGE - SMALL) / (seconds[LARGE] - seconds[SMALL])}
     out.write_text(json.dumps(answer))
     dist.destroy_process_group()
@@ -202,11 +202,11 @@ def update_seconds(parameters: int) -> float:
     weights[0].grad = torch.ones(parameters)
     optimizer, times = torch.optim.AdamW(weights), []
     for _ in range(8):
-        began = time.perf_counter()
+        began = time.process_time()
         optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(average, weights, 0.1)  # pyright: ignore[reportPrivateImportUsage]
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
     return statistics.median(times)
 
 
@@ -228,24 +228,24 @@ def central() -> dict[str, float]:
     state, dual = DualState.first(np.zeros(m), len(ALARMS)), []
     for period in range(5):
         gaps = rng.normal(0, 0.1, m)
-        began = time.perf_counter()
+        began = time.process_time()
         after = dual_step(problem, state, Sums(10 * gaps, 10 * gaps**2, np.full(m, 10.0)))
         journal_rows(problem, after, period, journaled(problem, state, after))
-        dual.append(time.perf_counter() - began)
+        dual.append(time.process_time() - began)
         state = after
     payload, digests = bytes(2**26), []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.process_time()
         hashlib.sha256(payload).digest()
-        digests.append((time.perf_counter() - began) / len(payload))
+        digests.append((time.process_time() - began) / len(payload))
     case = max(CASES, key=count)
     config = cdt.RunConfig.model_validate({"data": {"shards": "none"}, "network": CASES[case]["network"]})
-    began = time.perf_counter()
+    began = time.process_time()
     build_network(config.network, SHAPE)
     return {
         "dual_s": statistics.median(dual) / m,
         "hash_s": statistics.median(digests),
-        "build_s": (time.perf_counter() - began) / count(case),
+        "build_s": (time.process_time() - began) / count(case),
     }
 
 
