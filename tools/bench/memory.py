@@ -80,9 +80,11 @@ def main() -> None:
     torch.set_num_threads(1)
     cases = [Case(*each) for each in itertools.product(arguments.only, range(4), (1, 2), ("fp32",))]
     cases += [Case(20, stage, 2, "bf16") for stage in range(4) if 20 in arguments.only]
-    rows = [{**case._asdict(), **estimated(case), **measured(case)} for case in cases]
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    rows = []
+    for case in cases:
+        rows.append({**case._asdict(), **estimated(case), **measured(case)})
+        if arguments.json:
+            arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
     Console(width=130).print(table(rows))
 
 
