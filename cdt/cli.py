@@ -131,6 +131,13 @@ def resume(arguments: argparse.Namespace, console: Console) -> None:
     console.print(end_of_training(run.directory, run.constraint_rows(), run.bad_samples()))
 
 
+def fetch(arguments: argparse.Namespace, console: Console) -> None:
+    from cdt.mirror import fetch as fetch_run
+
+    fetch_run(arguments.url, arguments.directory)
+    _say(console, f"run: {arguments.directory}; continue it with `cdt resume {arguments.directory}`")
+
+
 def status(arguments: argparse.Namespace, console: Console) -> None:
     from cdt.monitor.report import end_of_training
     from cdt.run import load
@@ -254,7 +261,7 @@ def _printable(text: str) -> str:
 VERBS: dict[str, Callable[[argparse.Namespace, Console], int | None]] = {
     verb.__name__: verb
     for verb in (
-        *(shard, index, verify, train, resume, status, sample, classifier, evaluate, export),
+        *(shard, index, verify, train, resume, fetch, status, sample, classifier, evaluate, export),
         *(submit, jobs, stop, doctor),
     )
 }

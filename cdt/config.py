@@ -30,7 +30,10 @@ class RunSettings(Config):
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run; its directory is ``dir/name``."""
     dir: Path = Path("runs")
-    """Where run directories are."""
+    """Where run directories are: on a file system that all workers see."""
+    mirror: str | None = Field(default=None, pattern=r"^(s3|gs)://[^/]+(/[^/]+)*$")
+    """A place in an object store, as ``s3://bucket/runs``: each checkpoint that is committed, and the journals, are
+    copied to ``mirror/name``, from where `cdt fetch` brings them back."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of weights, data order and noise."""
     workers: int = Field(default=1, ge=0)
@@ -49,6 +52,13 @@ class RunSettings(Config):
     """A worker without a sign of life for so long is killed, as are all when none has moved; the run begins again."""
     fork: Path | None = None
     """Start from the warm checkpoint of this run (same network and data) instead of from new weights."""
+
+    @field_validator("dir", mode="before")
+    @classmethod
+    def _on_a_file_system(cls, place: Any) -> Any:
+        if "://" in str(place):
+            raise ValueError(f"{place}: runs are written on a file system; run.mirror: {place} keeps a copy there")
+        return place
 
     @model_validator(mode="after")
     def _range_of_workers(self) -> RunSettings:

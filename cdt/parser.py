@@ -49,6 +49,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_overrides(added, "settings that may change, as train.dual_steps")
     _add_address(added)
 
+    added = add("fetch", "bring a run back from the object store that it was mirrored to (run.mirror)")
+    added.add_argument("url", metavar="URL", help="of the run, as s3://bucket/runs/NAME")
+    added.add_argument("directory", type=Path, metavar="DIR", help="the new run directory")
+
     added = add("status", "where a run stands, and whether something trains it")
     added.add_argument("run", type=Path, metavar="RUN", help="a run directory")
 

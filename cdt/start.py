@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cdt.cluster.nodes import check_nodes
-from cdt.cluster.session import check_slots, cluster, set_environment
+from cdt.cluster.session import check_slots, cluster
 from cdt.cluster.trainer import launch
 from cdt.config import RunConfig
 from cdt.data.header import read_header
 from cdt.errors import InputError, RunError
+from cdt.mirror import Mirror, mirrored
 from cdt.monitor.recorder import note
 from cdt.presence import at_work, check_idle
 from cdt.run import Run, has_checkpoint, save_text, write_card
@@ -29,7 +27,16 @@ OnProgress = Callable[[dict[str, Any]], None]
 CHANGEABLE = {
     "data": {"shards", "loader_workers", "cache_mb"},
     "dual": {"eta", "kp", "nu", "gamma", "cap", "stop_when_satisfied_for"},
-    "run": {"workers", "min_workers", "threads", "max_restarts", "hang_minutes", "placement", "patience_minutes"},
+    "run": {
+        "workers",
+        "min_workers",
+        "threads",
+        "max_restarts",
+        "hang_minutes",
+        "placement",
+        "patience_minutes",
+        "mirror",
+    },
     "sampler": {"name", "steps"},
     "train": {
         *("dual_steps", "cooldown_steps", "lr", "log_steps", "max_skipped", "grid_images"),
@@ -50,6 +57,8 @@ def check(config: RunConfig) -> tuple[Prepared, Path | None]:
         raise InputError(f"{config.directory} exists already: choose another name, run.name=NAME{remedy}")
     prepared = _fit_together(config)
     prepared.index.check_sizes()
+    if mirror := _mirror(config, config.directory):
+        mirror.check_new()
     return prepared, None if config.run.fork is None else _warm_checkpoint(config, prepared)
 
 
@@ -88,6 +97,8 @@ def _resume(directory: str | Path, overrides: Sequence[str], on_progress: OnProg
     run = Run(directory)
     check_idle(run.directory)
     config = _changed(run, overrides).anchored()
+    if mirror := _mirror(config, run.directory):
+        mirror.check_behind()
     sound, passed_over = newest_sound(run.directory.resolve() / "checkpoints")
     if sound:
         _check_unfinished(run.directory, read_state(sound), run.config, config)
@@ -123,20 +134,9 @@ def _check_unfinished(directory: Path, state: TrainState, before: RunConfig, con
 def _fit_together(config: RunConfig) -> Prepared:
     """Raises InputError unless configuration, data and machine do."""
     check_slots(config.run.min_workers or config.run.workers)
-    check_tools()
     prepared = prepare(config)
     check_nodes(config.directory.resolve(), config.paths())
     return prepared
-
-
-def check_tools() -> None:
-    """Raises InputError when DeepSpeed could not build its communication op for CPUs."""
-    set_environment()
-    compiler = os.environ.get("CXX", "c++")
-    tools = {"ninja": "pip install ninja", compiler: "install a C++ compiler (Debian: apt-get install g++)"}
-    missing = [f"{name} is missing: {remedy}" for name, remedy in tools.items() if shutil.which(name) is None]
-    if missing and not torch.cuda.is_available():
-        raise InputError(f"DeepSpeed builds its CPU communication with tools that are not here: {'; '.join(missing)}")
 
 
 def _draw_replay(prepared: Prepared, on_progress: OnProgress) -> None:
@@ -148,14 +148,20 @@ def _draw_replay(prepared: Prepared, on_progress: OnProgress) -> None:
 
 
 def _finish(job: Job, directory: Path, on_progress: OnProgress) -> Run:
+    def tell(text: str) -> None:
+        note(directory, 0, "mirror", text)
+        on_progress({"said": text})
+
     try:
-        with at_work(directory) as alive:
+        with at_work(directory) as alive, mirrored(_mirror(job.config, job.directory), tell):
 
             def hear(report: dict[str, Any]) -> None:
                 alive()
                 on_progress(report)
 
             launch(job, hear)
+            run = Run(directory)
+            write_card(run)
     except InputError:
         if not has_checkpoint(directory):
             shutil.rmtree(directory, ignore_errors=True)  # found out at calibration: the name is free again
@@ -164,9 +170,11 @@ def _finish(job: Job, directory: Path, on_progress: OnProgress) -> Run:
         raise RunError(f"{error}\n{_left_behind(directory)}") from error
     except KeyboardInterrupt as interrupt:
         raise type(interrupt)(_left_behind(directory)) from None
-    run = Run(directory)
-    write_card(run)
     return run
+
+
+def _mirror(config: RunConfig, directory: Path) -> Mirror | None:
+    return None if config.run.mirror is None else Mirror(directory, f"{config.run.mirror}/{config.run.name}")
 
 
 def _left_behind(directory: Path) -> str:

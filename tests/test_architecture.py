@@ -41,11 +41,12 @@ ARROWS: dict[str, set[str]] = {
     "output": {"data", "monitor"},
     "measure": {"run", "data", "diffusion", "constraints", "judges", "evaluate", "training.pretrained"},
     "dryrun": {"config", "settings", "constraints", "start", "training"},
-    "start": {"config", "settings", "data", "run", "presence", "monitor", "training", "cluster"},
+    "mirror": {"config", "settings", "data.remote", "training.checkpoint"},
+    "start": {"config", "settings", "data", "run", "presence", "mirror", "monitor", "training", "cluster"},
     "status": {"run", "presence", "monitor", "dual", "training.checkpoint"},
     "__main__": {"cli"},
     "cli": PACKAGES
-    | {"parser", "config", "settings", "export", "run", "start", "dryrun", "output", "measure", "status"},
+    | {"parser", "config", "settings", "export", "run", "start", "dryrun", "output", "measure", "mirror", "status"},
     "__init__": PACKAGES | {"config", "run", "start", "measure"},
 }
 """What each part of cdt may import besides itself."""

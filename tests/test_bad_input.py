@@ -148,6 +148,7 @@ def test_no_ninja_and_no_compiler(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "prefix", "/nonexistent")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "/nonexistent")
     monkeypatch.setenv("PATH", "/nonexistent/bin")
     said = refused(capsys, "train", config)
     assert "ninja is missing" in said

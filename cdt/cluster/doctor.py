@@ -15,7 +15,18 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 
 from cdt.cluster import node
-from cdt.cluster.nodes import ANSWER_S, Answer, alive, ask, here, mark, on_node, storage_problems, version_problems
+from cdt.cluster.nodes import (
+    ANSWER_S,
+    Answer,
+    alive,
+    ask,
+    here,
+    mark,
+    missing_tools,
+    on_node,
+    storage_problems,
+    version_problems,
+)
 from cdt.cluster.session import cluster, cluster_slots, set_environment
 from cdt.cluster.token import open_to_others, token_file
 from cdt.errors import InputError
@@ -95,12 +106,11 @@ def machine(answer: Answer) -> Iterator[Line]:
 
 
 def _tools(name: str, facts: Mapping[str, Any]) -> Line:
-    missing = [tool for tool, found in facts["tools"].items() if found is None]
+    if missing := missing_tools(facts):
+        remedy = "install a C++ compiler and ninja (Debian: apt-get install g++; pip install ninja)"
+        return Line(name, f"DeepSpeed cannot load its communication for CPUs without {', '.join(missing)}", remedy)
     if facts["op"]:
         return Line(name, "DeepSpeed's communication for CPUs is built")
-    if missing:
-        remedy = "install a C++ compiler and ninja (Debian: apt-get install g++; pip install ninja)"
-        return Line(name, f"DeepSpeed cannot build its communication for CPUs without {', '.join(missing)}", remedy)
     remedy = "the first run does, in about 2 minutes; beforehand: python tools/prebuild_ops.py"
     return Line(name, "DeepSpeed's communication for CPUs is not built", remedy)
 

@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from cdt.cluster.parcel import files_to_ship, packed
+from cdt.cluster.parcel import files_to_ship, packed, unpack
 from cdt.cluster.token import NOT_LET_IN, header, keep_private
 from cdt.config import RunConfig
 from cdt.errors import InputError, RunError
@@ -83,17 +82,15 @@ class Jobs:
         files = files_to_ship(directory)
         if entry not in files:
             raise InputError(f"{config} is not among what is shipped: .gitignore or .rayignore names it")
-        if wheel is not None and (wheel.suffix != ".whl" or not wheel.is_file()):
-            raise InputError(f"--wheel {wheel}: no such wheel; build one with `pip wheel --no-deps .`")
+        if wheel is not None and "cdt" in {path.parts[0] for path in files}:
+            raise InputError(f"--wheel {wheel}: {directory} has a cdt of its own, which is shipped; choose one of them")
         command = ["exec", "python", "-m", "cdt", "train", str(entry), "--address", "auto", *overrides]
         name = apply_overrides(load_yaml(config), list(overrides)).get("run", {}).get("name", config.stem)
         with tempfile.TemporaryDirectory() as place, self._told():
-            environment: dict[str, Any] = {
-                "working_dir": str(packed(directory, files, Path(place))),
-                "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(SAVE_S)},
-            }
+            packed(directory, files, Path(place))
             if wheel is not None:
-                environment["py_modules"] = [str(wheel)]
+                unpack(wheel, Path(place))
+            environment = {"working_dir": place, "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(SAVE_S)}}
             return self._client.submit_job(
                 entrypoint=shlex.join(command), runtime_env=environment, metadata={"cdt_run": str(name)}
             )

@@ -152,30 +152,39 @@ def check_storage(answers: Sequence[Answer], labels: Mapping[str, str]) -> None:
         )
 
 
-def tool_problems(answers: Sequence[Answer]) -> list[str]:
-    """What DeepSpeed needs to build its communication for CPUs, where it is not built."""
-    return [
-        f"{tool} is missing on {answer.name}"
-        for answer in answers
-        if not answer.facts["op"] and not answer.facts["gpus"]
-        for tool, found in answer.facts["tools"].items()
-        if found is None
-    ]
+def check_tools(answers: Sequence[Answer]) -> None:
+    """Raises InputError where DeepSpeed cannot load its communication for CPUs, by ninja, or build it by a compiler."""
+    remedies = {"ninja": "pip install ninja"}
+    problems = []
+    for answer in answers:
+        for tool in missing_tools(answer.facts):
+            remedy = remedies.get(tool, "install a C++ compiler (Debian: apt-get install g++)")
+            problems.append(f"{tool} is missing on {answer.name}: {remedy}")
+    if problems:
+        raise InputError(f"DeepSpeed cannot load its communication for CPUs: {'; '.join(problems)}")
+
+
+def missing_tools(facts: Mapping[str, Any]) -> list[str]:
+    """What a node lacks to train on its CPUs; nothing where it has GPUs."""
+    compiled = {"ninja": facts["tools"]["ninja"]} if facts["op"] else facts["tools"]
+    return [] if facts["gpus"] else [tool for tool, found in compiled.items() if found is None]
 
 
 def check_nodes(directory: Path, paths: Mapping[str, str]) -> None:
-    """Whether the connected cluster's nodes can train a run in ``directory`` that needs ``paths`` (with their labels).
+    """Whether this machine, or the connected cluster's nodes together, can train a run.
 
-    Raises InputError with what differs between them, or is missing.
+    It will be in ``directory`` and needs ``paths`` (with their labels).
+
+    Raises InputError with what is missing, or differs between nodes.
     """
     if not ray.is_initialized() or len(alive()) == 1:
+        check_tools([here()])
         return
     with mark(directory) as sign:
         answers = ask([*paths, str(sign)])
     check_versions(answers)
     check_storage(answers, {**paths, str(sign): "run.dir"})
-    if problems := tool_problems(answers):
-        raise InputError(f"DeepSpeed cannot build its communication for CPUs: {'; '.join(problems)}")
+    check_tools(answers)
 
 
 def tell_nodes() -> list[Answer]:

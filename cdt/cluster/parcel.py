@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+import zipfile
 from pathlib import Path
 
 from cdt.errors import InputError
@@ -53,9 +54,23 @@ def _check_size(root: Path, files: list[Path], limit_mb: float) -> None:
         )
 
 
-def packed(directory: Path, files: list[Path], place: Path) -> Path:
-    """A copy of these files alone, under ``place``."""
+def packed(directory: Path, files: list[Path], place: Path) -> None:
+    """A copy of these files under ``place``, without the rules: they have been followed, and Ray would do so again."""
     for path in files:
-        (place / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(directory / path, place / path)
-    return place
+        if path.name not in (".gitignore", RULES):
+            (place / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(directory / path, place / path)
+
+
+def unpack(wheel: Path, place: Path) -> None:
+    """The contents of a wheel of cdt under ``place``; Ray would install it on every node, with all that it depends on.
+
+    Raises InputError when it is none.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            if not any(name.startswith("cdt/") for name in archive.namelist()):
+                raise InputError(f"--wheel {wheel}: it is no wheel of cdt")
+            archive.extractall(place)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"--wheel {wheel}: no such wheel; build one with `pip wheel --no-deps .`") from error

@@ -125,7 +125,7 @@ class Fsspec(Transport):
         import fsspec  # here, because http needs no such thing
 
         try:
-            self._system: Any = fsspec.filesystem(scheme, skip_instance_cache=True)
+            self._system: Any = fsspec.filesystem(scheme, skip_instance_cache=True, use_listings_cache=False)
         except ImportError as error:
             raise InputError(f"{scheme}:// needs `pip install cdt-diffusion[{scheme}]`: {error}") from error
 
@@ -146,13 +146,13 @@ class Fsspec(Transport):
         except (FileNotFoundError, PermissionError) as error:
             raise BadDataError("missing shard", f"{url}: {type(error).__name__}") from error
 
-    def _ask(self, name: str, timeout_s: float, url: str, **arguments: int) -> Any:
+    def _ask(self, name: str, timeout_s: float, *arguments: Any, **options: Any) -> Any:
         """A method of the file system; those that could wait for ever are asynchronous, and are cut off."""
         if not self._system.async_impl:
-            return getattr(self._system, name)(url, **arguments)
+            return getattr(self._system, name)(*arguments, **options)
         from fsspec.asyn import sync
 
-        return sync(self._system.loop, getattr(self._system, f"_{name}"), url, timeout=timeout_s, **arguments)
+        return sync(self._system.loop, getattr(self._system, f"_{name}"), *arguments, timeout=timeout_s, **options)
 
 
 class Pipe(Transport):

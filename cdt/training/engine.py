@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import os
@@ -150,6 +151,7 @@ class Engine:
         if config.zero_stage == 0 and config.precision == "fp32":
             self._check_gradient()
         self._partitioned_network: Any = None
+        self._bare_network: nn.Module | None = None
 
     def backward(self, loss: Tensor) -> None:
         self.network.backward(loss)
@@ -233,9 +235,12 @@ class Engine:
             yield network
 
     def _copy(self, weights: dict[str, Fragment]) -> nn.Module:
-        network = self._build().to(self._ranks.device).eval()
-        for name, weight in network.named_parameters():
-            weight.data = self.gather(name, weights[name])
+        if self._bare_network is None:
+            # Drawing new weights, to be overwritten, takes seconds for hundreds of millions: once, not at each probe.
+            self._bare_network = _without_weights(self._build().to(self._ranks.device).eval())
+        network = copy.deepcopy(self._bare_network)
+        whole = {name: self.gather(name, weights[name]) for name, _ in network.named_parameters()}
+        network.load_state_dict(whole, strict=False, assign=True)
         return network
 
     def _partitioned(self, weights: dict[str, Fragment]) -> nn.Module:
@@ -322,3 +327,11 @@ class Engine:
     def divides_state(self) -> bool:
         """Whether what ``snapshot`` writes depends on the number of workers."""
         return self._config.zero_stage > 0
+
+
+def _without_weights(network: nn.Module) -> nn.Module:
+    """The network with its buffers, its weights on the meta device, where they take no memory."""
+    for module in network.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(weight.detach().to("meta"), requires_grad=weight.requires_grad))
+    return network

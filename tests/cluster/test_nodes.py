@@ -10,7 +10,7 @@ import pytest
 
 from cdt.cluster import node
 from cdt.cluster.doctor import machine
-from cdt.cluster.nodes import Answer, check_storage, check_versions, mark, tool_problems, version_problems
+from cdt.cluster.nodes import Answer, check_storage, check_tools, check_versions, mark, version_problems
 from cdt.cluster.session import cluster
 from cdt.errors import InputError
 
@@ -76,10 +76,15 @@ def test_storage_is_told_with_both_answers() -> None:
 
 
 def test_tools_are_missed_only_where_they_are_needed() -> None:
-    tools = {"ninja": None, "c++": "/usr/bin/c++"}
-    missed = answer("a", tools=tools, op=False, gpus=[])
-    assert tool_problems([missed]) == ["ninja is missing on a (h, a-node)"]
-    assert tool_problems([answer("a", tools=tools, op=True), answer("b", tools=tools, op=False, gpus=["H100"])]) == []
+    """DeepSpeed asks for ninja whenever it loads what it has built, and for a compiler to build it."""
+    nothing, whole = {"ninja": None, "c++": None}, {"ninja": "/bin/ninja", "c++": "/usr/bin/c++"}
+    check_tools([answer("a", tools=whole, op=False), answer("b", tools=nothing, op=False, gpus=["H100"])])
+    check_tools([answer("a", tools={"ninja": "/bin/ninja", "c++": None}, op=True)])
+    for built, missing in ((True, ["ninja"]), (False, ["ninja", "c++"])):
+        with pytest.raises(InputError) as caught:
+            check_tools([answer("a", tools=whole), answer("b", tools=nothing, op=built, gpus=[])])
+        told = str(caught.value)
+        assert [tool for tool in nothing if f"{tool} is missing on b (h, b-node): " in told] == missing
 
 
 def test_a_mark_is_made_in_the_nearest_parent_and_goes(tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from cdt.cluster.parcel import files_to_ship, packed
+from cdt.cluster.parcel import files_to_ship, packed, unpack
 from cdt.errors import InputError
 
 
@@ -49,6 +50,20 @@ def test_too_much_is_refused_with_the_largest(place: Path) -> None:
         files_to_ship(place, limit_mb=2)
 
 
-def test_packing_copies_these_alone(place: Path, tmp_path: Path) -> None:
-    there = packed(place, [Path("code/a.py")], tmp_path / "there")
-    assert [path.relative_to(there) for path in there.rglob("*") if path.is_file()] == [Path("code/a.py")]
+def test_packing_copies_these_without_the_rules_that_were_followed(place: Path, tmp_path: Path) -> None:
+    packed(place, SHIPPED, tmp_path / "there")
+    left = {path.relative_to(tmp_path / "there") for path in (tmp_path / "there").rglob("*") if path.is_file()}
+    assert left == {Path("code/a.py"), Path("my.yaml"), Path("secret.txt")}
+
+
+def test_a_wheel_of_cdt_is_unpacked_and_no_other_file(tmp_path: Path) -> None:
+    for name, inside in (("cdt", "cdt/__init__.py"), ("other", "other/__init__.py")):
+        with zipfile.ZipFile(tmp_path / f"{name}.whl", "w") as archive:
+            archive.writestr(inside, "x = 1")
+            archive.writestr(f"{name}.dist-info/METADATA", "Version: 9")
+    (tmp_path / "text.whl").write_text("no wheel")
+    unpack(tmp_path / "cdt.whl", tmp_path / "there")
+    assert (tmp_path / "there/cdt/__init__.py").read_text() == "x = 1"
+    for name, told in (("other", "no wheel of cdt"), ("text", "no such wheel; build one"), ("no", "no such wheel")):
+        with pytest.raises(InputError, match=told):
+            unpack(tmp_path / f"{name}.whl", tmp_path / "elsewhere")

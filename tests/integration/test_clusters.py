@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from cdt.cluster import node
 from cdt.data.shard import shard
 from cdt.data.sources import SOURCES
 
@@ -150,6 +152,15 @@ def test_a_run_across_both_nodes(cluster: Cluster) -> None:
     assert cluster.token.read_text() not in (run / "events.jsonl").read_text()
 
 
+@pytest.mark.slow
+def test_a_run_goes_on_across_both_nodes(cluster: Cluster) -> None:
+    cluster.cdt("train", "two.yaml", "--address", cluster.address, "run.name=first")
+    cluster.cdt("resume", "runs/first", "train.dual_steps=16", "--address", cluster.address)
+    run = cluster.run("first")
+    assert rows(run / "metrics.jsonl")[-1]["step"] == 24
+    assert [row["text"] for row in events(run, "start")] == ["step 0 of 16 on 2 workers", "step 16 of 24 on 2 workers"]
+
+
 def test_more_workers_than_there_is_room_for(cluster: Cluster) -> None:
     said = cluster.cdt("train", "two.yaml", "--address", cluster.address, "run.workers=8", "run.name=no", status=2)
     assert said == "cdt train: run.workers: asked for 8 workers × 1 CPU, the cluster has 2 CPUs on 2 nodes"
@@ -200,6 +211,28 @@ def test_a_job_is_sent_followed_listed_and_stopped(cluster: Cluster) -> None:
     assert list((cluster.run("long") / "checkpoints").iterdir())
     again = cluster.cdt("stop", job, "--address", cluster.dashboard, status=2)
     assert again.startswith(f"cdt stop: job {job} has ended already: ")
+
+
+@pytest.mark.slow
+def test_a_wheel_takes_the_place_of_the_nodes_own(cluster: Cluster) -> None:
+    """Of a changed cdt, whose source the run records; no node installs anything."""
+    source, ship = cluster.home / "source", cluster.home / "plain"
+    root = SCRIPT.parents[1]
+    shutil.copytree(root / "cdt", source / "cdt", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, source)
+    (source / "cdt" / "mark.py").write_text('"""Of this wheel alone."""\n')
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*build, f"--wheel-dir={cluster.home}", source], check=True, capture_output=True)
+    (wheel,) = cluster.home.glob("*.whl")
+    ship.mkdir()
+    (ship / "wheel.yaml").write_text(CONFIG)
+    (ship / ".gitignore").write_text("data/\n")  # which is a folder of the wheel's, too
+    places = [f"run.dir={cluster.home / 'runs'}", f"data.shards={cluster.home / 'data'}"]
+    where = ["--directory", str(ship), "--address", cluster.dashboard, "--wheel", str(wheel)]
+    cluster.cdt("submit", str(ship / "wheel.yaml"), "--follow", *where, *places)
+    assert {row["source"] for row in events(cluster.run("wheel"), "node")} == {node._digest_of(source / "cdt")}
+    assert rows(cluster.run("wheel") / "metrics.jsonl")[-1]["step"] == 16
 
 
 @pytest.mark.slow

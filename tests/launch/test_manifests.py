@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -39,15 +43,49 @@ def test_an_odd_key_is_no_cluster() -> None:
         validate_config(prepare_config(read("ray-cluster.yaml") | {"max_wrokers": 2}))
 
 
-def test_the_rayjob_is_whole() -> None:
-    """KubeRay's schema is not at hand: the fields that it requires, and that all of it fits together."""
-    manifest = read("kuberay-rayjob.yaml")
-    assert (manifest["apiVersion"], manifest["kind"]) == ("ray.io/v1", "RayJob")
+def check_rayjob(manifest: dict[str, Any]) -> None:
+    """Raises what jsonschema or kubernetes_validate do: RayJob's own fields, then every pod by Kubernetes' schema."""
+    jsonschema.validate(manifest, json.loads((Path(__file__).parent / "rayjob.json").read_text()))
     spec = manifest["spec"]
-    assert set(spec) == {
-        *("entrypoint", "runtimeEnvYAML", "submissionMode", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished"),
-        *("backoffLimit", "rayClusterSpec", "submitterPodTemplate"),
-    }
+    cluster = spec["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    for pod in (*(group["template"] for group in groups), spec["submitterPodTemplate"]):
+        resource = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": manifest["metadata"], "template": pod}
+        kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_the_rayjob_fits_the_schemas() -> None:
+    check_rayjob(read("kuberay-rayjob.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("spec.submissionMode", "K8SJobMode"),
+        ("spec.backofLimit", 2),
+        ("spec.ttlSecondsAfterFinished", "600"),
+        ("spec.rayClusterSpec.headGroupSpec.rayStartParams.num-cpus", 0),  # only texts are taken
+        ("spec.rayClusterSpec.workerGroupSpecs.0.replica", 2),
+        ("spec.rayClusterSpec.headGroupSpec.template.spec.containers.0.imge", "cdt"),
+        ("spec.rayClusterSpec.workerGroupSpecs.0.template.spec.containers.0.volumeMounts.0.mountpath", "/shared"),
+        ("spec.submitterPodTemplate.spec.restartPolicy", 1),
+    ],
+)
+def test_what_is_no_rayjob_is_found(place: str, value: Any) -> None:
+    manifest = copy.deepcopy(read("kuberay-rayjob.yaml"))
+    *way, last = place.split(".")
+    there: Any = manifest
+    for name in way:
+        there = there[int(name) if isinstance(there, list) else name]
+    there[last] = value
+    with pytest.raises(jsonschema.ValidationError):
+        check_rayjob(manifest)
+
+
+def test_the_rayjob_is_whole() -> None:
+    """All of it fits together."""
+    manifest = read("kuberay-rayjob.yaml")
+    spec = manifest["spec"]
     cluster = spec["rayClusterSpec"]
     (workers,) = cluster["workerGroupSpecs"]
     assert workers["minReplicas"] == workers["replicas"] == workers["maxReplicas"]
