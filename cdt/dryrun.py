@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from cdt.config import RunConfig
@@ -9,7 +11,7 @@ from cdt.constraints import Prior
 from cdt.settings import dump_yaml
 from cdt.start import check
 from cdt.training.calibrate import share_at_budget
-from cdt.training.estimate import activation_bytes, state_bytes
+from cdt.training.estimate import activation_bytes, copies_bytes, state_bytes
 from cdt.training.replay import Replay
 
 
@@ -27,10 +29,12 @@ def describe_plan(config: RunConfig) -> str:
     micro = train.batch_size // (world * engine.accumulation)
     dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
     memory = state_bytes(parameters, trained, engine, world)
+    host = {"copies for saves": copies_bytes(parameters, trained, engine, world)}
     if prepared.replay is not None and config.replay.target == "teacher" and prepared.answers is None:
         size = 2 if config.replay.teacher_precision == "bf16" else 4
-        where = "teacher (host)" if config.replay.teacher_offload else "teacher"
-        memory[where] = size * parameters / (world if engine.zero_stage >= 3 or config.replay.teacher_offload else 1)
+        offload = config.replay.teacher_offload
+        divided = world if engine.zero_stage >= 3 or offload else 1
+        (host if offload else memory)["teacher"] = size * parameters / divided
     memory["activations"] = activation_bytes(network.to(dtype), prepared.index.shape, micro, dtype)
     samples = config.data.epoch_samples or prepared.index.count
     phases = {"warm start": train.warm_steps, "dual training": train.dual_steps, "cool-down": train.cooldown_steps}
@@ -49,8 +53,8 @@ def describe_plan(config: RunConfig) -> str:
         else "dual steps   none: there are no constraints",
         f"workers      {world}{' (this process)' * (config.run.workers == 0)}, "
         f"{micro} samples per worker and micro-batch, ZeRO stage {engine.zero_stage}, {engine.precision}",
-        f"memory       about {sum(memory.values()) / 2**20:,.0f} MiB per worker beside the libraries: "
-        + ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in memory.items()),
+        f"memory       about {sum(memory.values()) / 2**20:,.0f} MiB per worker beside the libraries: {_mib(memory)}",
+        f"of the host  {_mib(host)}, beside that (MiB, first worker)",
         f"writes       {config.directory}/: config.yaml, data.json, metrics.jsonl, dual.jsonl, events.jsonl, "
         "calibration.json, README.md, checkpoints/, samples/, tb/",
     ]
@@ -61,6 +65,10 @@ def describe_plan(config: RunConfig) -> str:
     if warm is not None:
         lines.append(f"starts from  {warm}")
     return "\n".join(lines)
+
+
+def _mib(sizes: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in sizes.items())
 
 
 def _replay_lines(config: RunConfig, replay: Replay) -> list[str]:

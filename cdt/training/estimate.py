@@ -38,11 +38,25 @@ def state_bytes(parameters: int, trained: int, engine: EngineConfig, world: int)
     """
     low = 2 if engine.precision == "bf16" else 4
     stage = engine.zero_stage
-    master = 4 if engine.precision == "bf16" or stage > 0 else 0
     return {
         "weights": low * parameters / (world if stage >= 3 else 1),
         "gradients": low * trained / (world if stage >= 2 else 1),
-        "optimiser": (master + _ADAM_BYTES) * trained / (world if stage >= 1 else 1),
+        "optimiser": _optimiser_bytes(trained, engine, world),
         "EMA": 4 * parameters / world,
         "probe": 4 * parameters / (world if stage >= 3 else 1),
     }
+
+
+def copies_bytes(parameters: int, trained: int, engine: EngineConfig, world: int) -> float:
+    """Bytes of host memory on the first rank for what is written while training goes on; less on the others.
+
+    Its part of DeepSpeed's state, and as safetensors whole weights and averages.
+    """
+    low = 2 if engine.precision == "bf16" else 4
+    weights = low * parameters / (world if engine.zero_stage >= 3 else 1)
+    return weights + _optimiser_bytes(trained, engine, world) + 2 * 4 * parameters
+
+
+def _optimiser_bytes(trained: int, engine: EngineConfig, world: int) -> float:
+    master = 4 if engine.precision == "bf16" or engine.zero_stage > 0 else 0
+    return (master + _ADAM_BYTES) * trained / (world if engine.zero_stage >= 1 else 1)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from cdt.networks import DiTConfig, UNetConfig, build_network
 from cdt.training.engine import EngineConfig
-from cdt.training.estimate import activation_bytes, state_bytes
+from cdt.training.estimate import activation_bytes, copies_bytes, state_bytes
 
 P, WORLD = 1000, 4
 
@@ -81,3 +81,11 @@ def test_activations_grow_with_the_batch_and_shrink_by_checkpointing(config: DiT
     assert small > 0
     assert large == 2 * small
     assert activation_bytes(thrifty, (1, 8, 8), 8, torch.float32) < large / 2
+
+
+def test_copies_for_saves() -> None:
+    """Engine's state in its parts, weights and averages whole."""
+    assert copies_bytes(P, P, EngineConfig(zero_stage=0), 1) == (4 + 8 + 8) * P
+    assert copies_bytes(P, P, EngineConfig(zero_stage=1), 1) == (4 + 12 + 8) * P
+    assert copies_bytes(P, P, EngineConfig(zero_stage=3, precision="bf16"), 2) == (1 + 6 + 8) * P
+    assert copies_bytes(P, 0, EngineConfig(zero_stage=0), 1) == (4 + 8) * P
