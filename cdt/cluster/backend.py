@@ -16,25 +16,34 @@ from ray.exceptions import RayActorError
 from ray.train import get_context
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from cdt.cluster.coordinator import Failure
 from cdt.cluster.restarts import WorkerDiedError
-from cdt.cluster.watchdog import Beat, Process, Watcher, pulse
+from cdt.cluster.watchdog import Process, Watcher, pulse
 
 LOGS = "logs"
 """Folder of a run directory."""
+
+
+class Started(WorkerGroupCallback):
+    """Tells of workers as soon as Ray knows them: of one that is stopped by then, no sign would ever come."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+
+    def before_init_train_context(self, workers: list[Any]) -> dict[str, list[Any]]:
+        for rank, worker in enumerate(workers):
+            self._watcher.expect(rank, Process(worker.metadata.node_id, worker.metadata.pid))
+        return {}
 
 
 class NodesBackend(_TorchBackend):
     """torch.distributed over the addresses by which Ray's nodes know each other, watched while it forms."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        watcher = backend_config.watcher
-        for rank, worker in enumerate(worker_group.get_workers()):
-            # In its place: one that is stopped by now would never be missed.
-            watcher.tell(Beat(rank, Process(worker.metadata.node_id, worker.metadata.pid), 0, "start", 0))
         try:
-            worker_group.execute(watch_forming, watcher)
+            worker_group.execute(watch_forming, backend_config.watcher)
             if len(set(worker_group.execute(ray.util.get_node_ip_address))) > 1:
                 worker_group.execute(name_interface)
             super().on_start(worker_group, backend_config)

@@ -70,6 +70,9 @@ class Coordinator:
     def leaving(self) -> bool:
         return self._notice.is_set()
 
+    def expect(self, rank: int, process: Process) -> None:
+        self._watch.expect(rank, process, time.monotonic())
+
     def beat(self, beat: Beat) -> bool:
         """Whether that worker is to write down its stack."""
         return self._watch.beat(beat, time.monotonic())
@@ -124,6 +127,9 @@ class RemoteCoordinator:
 
     def leaving(self) -> bool:
         return ray.get(self._actor.leaving.remote())
+
+    def expect(self, rank: int, process: Process) -> None:
+        ray.get(self._actor.expect.remote(rank, process))
 
     def beat(self, beat: Beat) -> bool:
         return ray.get(self._actor.beat.remote(beat))

@@ -22,7 +22,7 @@ from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
 from torch._C._distributed_c10d import HashStore
 
-from cdt.cluster.backend import LOGS, NodesTorchConfig, formed, log_to
+from cdt.cluster.backend import LOGS, NodesTorchConfig, Started, formed, log_to
 from cdt.cluster.coordinator import Coordinator, Failure, RemoteCoordinator
 from cdt.cluster.nodes import alive, tell_nodes
 from cdt.cluster.notice import notice
@@ -126,6 +126,7 @@ def _addresses() -> dict[str, str]:
 
 def _trainer(job: Job, workers: Workers, coordinator: RemoteCoordinator) -> TorchTrainer:
     settings, gpu = job.config.run, workers.kind == "GPU"
+    callbacks: list[Any] = [Started(_watcher(job, coordinator))]  # Ray takes more kinds of them than it says
     return TorchTrainer(
         _work,
         train_loop_config={"job": job, "coordinator": coordinator},
@@ -146,6 +147,7 @@ def _trainer(job: Job, workers: Workers, coordinator: RemoteCoordinator) -> Torc
             name=RAY_FOLDER,
             storage_path=str(job.directory),
             failure_config=FailureConfig(controller_failure_limit=FRUITLESS_STARTS),
+            callbacks=callbacks,
         ),
     )
 
@@ -201,7 +203,7 @@ def _beat_s(config: RunConfig) -> float:
 
 
 def _watcher(job: Job, coordinator: RemoteCoordinator) -> Watcher:
-    return Watcher(job.directory, _beat_s(job.config), coordinator.beat, coordinator.leave)
+    return Watcher(job.directory, coordinator.expect, _beat_s(job.config), coordinator.beat, coordinator.leave)
 
 
 def _fit(

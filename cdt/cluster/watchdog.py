@@ -24,6 +24,8 @@ from cdt.cluster.nodes import on_node
 PACKAGE = str(Path(__file__).parent.parent)
 STACKS = "stacks"
 """Where in a run directory the stacks of its ranks are written."""
+START_S = 300.0
+"""A worker that has just been started may be silent for so long: many import from a shared file system at once."""
 END_S = 30.0
 """The longest that ending a process on another machine may take."""
 
@@ -96,6 +98,11 @@ class Watch:
         self._unshown.discard(beat.rank)
         return shows
 
+    def expect(self, rank: int, process: Process, now: float) -> None:
+        """That process has been started, and is to give signs of life."""
+        self._beats[rank] = Beat(rank, process, 0, "start", 0)
+        self._heard[rank] = self._moved[rank] = now + START_S
+
     def leave(self, rank: int) -> None:
         """It is done and will not be heard of again."""
         self._beats.pop(rank, None)
@@ -129,6 +136,7 @@ class Watcher:
 
     directory: Path
     """Of the run."""
+    expect: Callable[[int, Process], None]
     every: float
     """Seconds between two of them."""
     tell: Callable[[Beat], bool]

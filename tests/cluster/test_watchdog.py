@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from cdt.cluster.watchdog import Beat, Process, Watch, _position
+from cdt.cluster.watchdog import START_S, Beat, Process, Watch, _position
 
 
 def beat(rank: int, step: int = 1, position: int = 0) -> Beat:
@@ -53,6 +53,20 @@ def test_who_is_done_or_was_never_there_is_not_missed() -> None:
     watch.beat(beat(0), 0)
     watch.leave(0)
     assert watch.hung(1e9, patience=1) is None
+
+
+def test_one_that_was_started_has_more_time_for_its_first_sign_of_life() -> None:
+    watch = Watch()
+    for rank in (0, 1):
+        watch.expect(rank, Process("here", 100 + rank), 0)
+    watch.beat(beat(0), START_S)
+    assert watch.hung(START_S + 4, patience=5) is None
+    watch.beat(beat(0), START_S + 5)
+    hang = watch.hung(START_S + 6, patience=5)
+    assert hang is not None
+    assert hang.text == "no sign of life for 5 s from worker 1 (process 101), last at step 0 in start"
+    watch.beat(beat(1), START_S + 6)
+    assert watch.hung(START_S + 7, patience=5) is None
 
 
 def test_each_is_asked_for_its_stack_once() -> None:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cdt.cluster.watchdog import START_S
 from cdt.data.shard import shard
 from cdt.data.sources import SOURCES
 
@@ -197,24 +198,21 @@ def test_it_stands_where_it_would_have_stood_undisturbed(home: Path, interrupted
     assert [row for number, row in enumerate(disturbed) if row not in disturbed[:number]] == journal
 
 
-def imports_torch(pid: int) -> bool:
-    """A worker does once Ray has told it what to be, some seconds before the process group forms."""
-    try:
-        return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
-    except OSError:
-        return False
-
-
 def test_a_worker_that_stops_before_it_trains_is_named_and_replaced(home: Path) -> None:
+    """While the process group forms, or just before: there it may take START_S until it is missed."""
     run = home / "runs" / "early"
     options = ["run.name=early", "run.hang_minutes=0.25", "train.warm_steps=8", "train.dual_steps=8"]
+
+    def forming() -> list[int]:
+        return [pid for pid in workers(command) if commandline(pid).startswith("ray::RayTrainWorker.execute")]
+
     with Command(home, "train", "hard.yaml", *options) as command:
-        command.wait_until(lambda: any(map(imports_torch, workers(command))))
-        stopped = next(filter(imports_torch, workers(command)))
+        command.wait_until(lambda: bool(forming()))
+        stopped = workers(command)[-1]
         os.kill(stopped, signal.SIGSTOP)
-        assert command.status() == 0, command.said()
+        assert command.process.wait(START_S + PATIENCE_S) == 0, command.said()
     events = rows(run / "events.jsonl")
-    (told,) = [row["text"] for row in events if row["event"] == "restart"]
+    told = next(row["text"] for row in events if row["event"] == "restart")
     assert re.match(rf"no sign of life for 15 s from worker \d \(process {stopped}\), last at step 0 in start \(", told)
     assert "(stopped); stacks are in " in told
     assert told.endswith("; again from the beginning")
