@@ -9,7 +9,7 @@ from cdt.constraints import Prior
 from cdt.settings import dump_yaml
 from cdt.start import check
 from cdt.training.calibrate import share_at_budget
-from cdt.training.estimate import activation_bytes, state_bytes
+from cdt.training.estimate import activation_bytes, peak_bytes, state_bytes
 from cdt.training.replay import Replay
 
 
@@ -48,8 +48,8 @@ def describe_plan(config: RunConfig) -> str:
         else "dual steps   none: there are no constraints",
         f"workers      {world}{' (this process)' * (config.run.workers == 0)}, "
         f"{micro} samples per worker and micro-batch, ZeRO stage {engine.zero_stage}, {engine.precision}",
-        f"memory       about {sum(memory.values()) / 2**20:,.0f} MiB per worker beside the libraries: "
-        + ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in memory.items()),
+        f"memory       about {peak_bytes(memory, engine.accumulation) / 2**20:,.0f} MiB per worker at most, beside the "
+        "libraries, not all at once: " + ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in memory.items()),
         f"writes       {config.directory}/: config.yaml, data.json, metrics.jsonl, dual.jsonl, events.jsonl, "
         "calibration.json, README.md, checkpoints/, samples/, tb/",
     ]
