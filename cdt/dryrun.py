@@ -11,7 +11,7 @@ from cdt.constraints import Prior
 from cdt.settings import dump_yaml
 from cdt.start import check
 from cdt.training.calibrate import share_at_budget
-from cdt.training.estimate import activation_bytes, copies_bytes, state_bytes
+from cdt.training.estimate import activation_bytes, copies_bytes, peak_bytes, state_bytes
 from cdt.training.replay import Replay
 
 
@@ -53,7 +53,8 @@ def describe_plan(config: RunConfig) -> str:
         else "dual steps   none: there are no constraints",
         f"workers      {world}{' (this process)' * (config.run.workers == 0)}, "
         f"{micro} samples per worker and micro-batch, ZeRO stage {engine.zero_stage}, {engine.precision}",
-        f"memory       about {sum(memory.values()) / 2**20:,.0f} MiB per worker beside the libraries: {_mib(memory)}",
+        f"memory       about {peak_bytes(memory, engine.accumulation) / 2**20:,.0f} MiB per worker at most, beside the "
+        f"libraries, not all at once: {_mib(memory)}",
         f"of the host  {_mib(host)}, beside that (MiB, first worker)",
         f"writes       {config.directory}/: config.yaml, data.json, metrics.jsonl, dual.jsonl, events.jsonl, "
         "calibration.json, README.md, checkpoints/, samples/, tb/",

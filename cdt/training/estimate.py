@@ -33,7 +33,8 @@ def activation_bytes(network: nn.Module, shape: tuple[int, int, int], batch: int
 def state_bytes(parameters: int, trained: int, engine: EngineConfig, world: int) -> dict[str, float]:
     """Bytes per rank of weights, gradients, optimiser (fp32 master and moments) and EMA under a ZeRO stage.
 
-    Rajbhandari et al., "ZeRO", SC 2020, figure 1; the EMA is always divided over the ranks.
+    Rajbhandari et al., "ZeRO", SC 2020, figure 1; the EMA is always divided over the ranks. The update's own are the
+    temporary copies of AdamW and DeepSpeed, as measured (tools/bench/memory.py).
     ``trained``: how many of the parameters are; of the others fp32 values are kept as the EMA is.
     """
     low = 2 if engine.precision == "bf16" else 4
@@ -42,9 +43,21 @@ def state_bytes(parameters: int, trained: int, engine: EngineConfig, world: int)
         "weights": low * parameters / (world if stage >= 3 else 1),
         "gradients": low * trained / (world if stage >= 2 else 1),
         "optimiser": _optimiser_bytes(trained, engine, world),
+        "update": 4 * trained * {0: 1, 1: 2 / world, 2: 2 / world, 3: 4 / world}[stage],
         "EMA": 4 * parameters / world,
         "probe": 4 * parameters / (world if stage >= 3 else 1),
     }
+
+
+def peak_bytes(memory: dict[str, float], accumulation: int) -> float:
+    """The most that is there at once: activations, the update and the probe follow each other.
+
+    Gradients come as activations go, and are there before them only from a second micro-batch on.
+    """
+    gradients = memory["gradients"]
+    passing = {"activations": memory["activations"] + gradients * (accumulation > 1)}
+    passing |= {"update": gradients + memory["update"], "probe": memory["probe"]}
+    return sum(size for name, size in memory.items() if name not in {*passing, "gradients"}) + max(passing.values())
 
 
 def copies_bytes(parameters: int, trained: int, engine: EngineConfig, world: int) -> float:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from cdt.networks import DiTConfig, UNetConfig, build_network
 from cdt.training.engine import EngineConfig
-from cdt.training.estimate import activation_bytes, copies_bytes, state_bytes
+from cdt.training.estimate import activation_bytes, copies_bytes, peak_bytes, state_bytes
 
 P, WORLD = 1000, 4
 
@@ -50,7 +50,26 @@ def test_what_is_not_trained_has_neither_gradients_nor_optimiser() -> None:
         engine = EngineConfig.model_validate({"zero_stage": stage})
         all_trained, few = state_bytes(P, P, engine, WORLD), state_bytes(P, 10, engine, WORLD)
         for name, size in all_trained.items():
-            assert few[name] == pytest.approx(size / 100 if name in ("gradients", "optimiser") else size)
+            assert few[name] == pytest.approx(size / 100 if name in ("gradients", "optimiser", "update") else size)
+
+
+@pytest.mark.parametrize(
+    ("millions", "stage", "activations", "measured"),
+    [
+        *((19.97, stage, 185, measured) for stage, measured in enumerate((504, 613, 614, 767))),
+        *((79.79, stage, 93, measured) for stage, measured in enumerate((1832, 2441, 2441))),
+    ],
+)
+def test_the_peak_is_that_which_was_measured(millions: float, stage: int, activations: float, measured: float) -> None:
+    """MiB on one rank, in fp32, by tools/bench/memory.py."""
+    P = round(millions * 1e6)
+    memory = state_bytes(P, P, EngineConfig.model_validate({"zero_stage": stage}), 1)
+    assert peak_bytes({**memory, "activations": activations * 2**20}, 1) / 2**20 == pytest.approx(measured, rel=0.05)
+
+
+def test_activations_come_beside_gradients_from_a_second_micro_batch_on() -> None:
+    memory = {"weights": 10.0, "gradients": 10, "update": 10, "probe": 10, "activations": 100}
+    assert [peak_bytes(memory, accumulation) for accumulation in (1, 2)] == [110, 120]
 
 
 class Chain(nn.Module):

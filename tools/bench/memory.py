@@ -36,7 +36,7 @@ from cdt.networks import DiTConfig, build_network
 from cdt.training import checkpoint
 from cdt.training.ema import Ema
 from cdt.training.engine import Engine, EngineConfig, start_deepspeed
-from cdt.training.estimate import activation_bytes, state_bytes
+from cdt.training.estimate import activation_bytes, peak_bytes, state_bytes
 from cdt.training.ranks import Ranks
 from cdt.training.schedule import TrainConfig
 from cdt.training.step import train_step
@@ -97,7 +97,7 @@ def estimated(case: Case) -> dict[str, float]:
     parts["activations"] = activation_bytes(network.to(dtype), SHAPE, case.batch, dtype)
     return {
         "parameters": parameters,
-        "estimate": sum(parts.values()) / MIB,
+        "estimate": peak_bytes(parts, 1) / MIB,
         "of activations": parts["activations"] / MIB,
     }
 
