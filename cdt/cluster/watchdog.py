@@ -24,8 +24,8 @@ from cdt.cluster.nodes import on_node
 PACKAGE = str(Path(__file__).parent.parent)
 STACKS = "stacks"
 """Where in a run directory the stacks of its ranks are written."""
-START_S = 300.0
-"""A worker that has just been started may be silent for so long: many import from a shared file system at once."""
+START_S = 120.0
+"""So much longer a worker that has just been started may be silent: it imports much, perhaps with many others."""
 END_S = 30.0
 """The longest that ending a process on another machine may take."""
 

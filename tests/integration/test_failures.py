@@ -199,16 +199,16 @@ def test_it_stands_where_it_would_have_stood_undisturbed(home: Path, interrupted
 
 
 def test_a_worker_that_stops_before_it_trains_is_named_and_replaced(home: Path) -> None:
-    """While the process group forms, or just before: there it may take START_S until it is missed."""
+    """While it imports what it is to run, before its first sign of life."""
     run = home / "runs" / "early"
     options = ["run.name=early", "run.hang_minutes=0.25", "train.warm_steps=8", "train.dual_steps=8"]
 
-    def forming() -> list[int]:
-        return [pid for pid in workers(command) if commandline(pid).startswith("ray::RayTrainWorker.execute")]
+    def starting() -> list[int]:
+        return [pid for pid in workers(command) if commandline(pid) == "ray::RayTrainWorker.init_train_context"]
 
     with Command(home, "train", "hard.yaml", *options) as command:
-        command.wait_until(lambda: bool(forming()))
-        stopped = workers(command)[-1]
+        command.wait_until(lambda: bool(starting()))
+        stopped = starting()[-1]
         os.kill(stopped, signal.SIGSTOP)
         assert command.process.wait(START_S + PATIENCE_S) == 0, command.said()
     events = rows(run / "events.jsonl")
