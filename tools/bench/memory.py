@@ -33,11 +33,12 @@ from cdt.data.stream import Batch, StreamState
 from cdt.diffusion.loss import Diffusion
 from cdt.diffusion.process import DiffusionConfig
 from cdt.networks import DiTConfig, build_network
-from cdt.training import checkpoint
+from cdt.training.checkpoint import TrainState
 from cdt.training.ema import Ema
 from cdt.training.engine import Engine, EngineConfig, start_deepspeed
 from cdt.training.estimate import activation_bytes, peak_bytes, state_bytes
 from cdt.training.ranks import Ranks
+from cdt.training.saving import Saver
 from cdt.training.schedule import TrainConfig
 from cdt.training.step import train_step
 from cdt.training.sums import PeriodSums
@@ -175,10 +176,15 @@ def train(case: Case, network: DiTConfig, batch: int, place: Path, parts: Parts)
         with engine.network_with(ema.fragments) as copy:
             copy(torch.zeros(batch, *SHAPE), torch.zeros(batch))
 
-    state = checkpoint.TrainState(STEPS, ranks.world, 0, StreamState(0, {}, []))
+    def save() -> None:
+        saver = Saver(place, engine, ema, ranks)
+        saver.begin(TrainState(STEPS, ranks.world, 0, StreamState(0, {}, [])))
+        saver.finish()
+        saver.close()
+
     parts.during("steps", steps)
     parts.during("probe", probe)
-    parts.during("save", lambda: checkpoint.save(place, state, engine, ema, ranks))
+    parts.during("save", save)
 
 
 def samples(step: int, batch: int, rank: int) -> Batch:
