@@ -110,6 +110,8 @@ class Worker:
             self._train()
             self._commit()
         finally:
+            if self.ranks.world == 1:
+                self._commit()  # nobody else has to agree: what was begun is not lost to an interrupt
             self.saver.close()
         self._end()
         return self.step == self.train.total_steps
