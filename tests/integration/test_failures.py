@@ -167,7 +167,7 @@ def test_ctrl_c_is_answered_in_one_line(interrupted: tuple[str, str]) -> None:
     assert err == (
         "cdt resume: interrupted; continue with `cdt resume runs/hard`; the run's log is runs/hard/events.jsonl\n"
     )
-    said, _bar = re.sub(r"\n(?! *hard)", "", out.strip()).splitlines()
+    said, *_progress = re.sub(r"\n(?! *hard)", "", out.strip()).splitlines()
     assert re.fullmatch(r"worker [01] died: killed from outside.*; again from step-\d{9}", said)
 
 
