@@ -248,5 +248,7 @@ def _end_hanging(hang: Hang, coordinator: RemoteCoordinator, job: Job) -> str:
     """Once those that can have written down their stacks, kills who hangs; what is to be said of it."""
     coordinator.show_stacks()
     time.sleep(2 * _beat_s(job.config))
-    states = {process.end() for process in hang.processes}
-    return f"{hang.text} ({', '.join(sorted(states))}); stacks are in {job.directory / STACKS}"
+    states = [process.end() for process in hang.processes]
+    each = [f"{process.pid} {state}" for process, state in zip(hang.processes, states, strict=True)]
+    told = states[0] if len(set(states)) == 1 else ", ".join(each)
+    return f"{hang.text} ({told}); stacks are in {job.directory / STACKS}"
