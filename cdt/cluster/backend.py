@@ -5,21 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
-from ray.exceptions import RayActorError
 from ray.train import get_context
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
-from cdt.cluster.coordinator import Failure
-from cdt.cluster.restarts import WorkerDiedError
 from cdt.cluster.watchdog import Process, Watcher, pulse
 
 LOGS = "logs"
@@ -42,21 +38,15 @@ class NodesBackend(_TorchBackend):
     """torch.distributed over the addresses by which Ray's nodes know each other, watched while it forms."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        try:
-            worker_group.execute(watch_forming, backend_config.watcher)
-            if len(set(worker_group.execute(ray.util.get_node_ip_address))) > 1:
-                worker_group.execute(name_interface)
-            super().on_start(worker_group, backend_config)
-        except RayActorError as error:
-            # Of this one Ray would begin again by itself, and nobody would hear of it.
-            backend_config.failed(Failure(0, WorkerDiedError("a worker died before it began to train")))
-            raise RuntimeError from error
+        worker_group.execute(watch_forming, backend_config.watcher)
+        if len(set(worker_group.execute(ray.util.get_node_ip_address))) > 1:
+            worker_group.execute(name_interface)
+        super().on_start(worker_group, backend_config)
 
 
 @dataclass
 class NodesTorchConfig(TorchConfig):
     watcher: Watcher | None = None
-    failed: Callable[[Failure], None] | None = None
 
     @property
     def backend_cls(self) -> type[NodesBackend]:

@@ -141,7 +141,6 @@ def _trainer(job: Job, workers: Workers, coordinator: RemoteCoordinator) -> Torc
             backend="nccl" if gpu else "gloo",
             timeout_s=round(1800 + 2 * _patience(job.config)),
             watcher=_watcher(job, coordinator),
-            failed=coordinator.failed,
         ),
         run_config=RayRunConfig(
             name=RAY_FOLDER,
@@ -217,6 +216,7 @@ def _fit(
     trainer, patience = _trainer(job, workers, coordinator), _patience(job.config)
     result: Future[bool] = Future()
     hang: str | None = None
+    before: dict[str, Any] = {}
 
     def fit() -> None:
         try:
@@ -232,8 +232,11 @@ def _fit(
         seen = coordinator.look(patience)
         if seen.report:
             on_progress(seen.report)
-        if seen.hang and hang is None:
-            hang = _end_hanging(seen.hang, coordinator, job)
+        if seen.hang:
+            hang, before = _end_hanging(seen.hang, coordinator, job), seen.report
+            coordinator.note("hang", hang)
+        elif seen.report != before:
+            hang = None  # of workers that had not yet trained; Ray itself began again, with others
     if hang and result.exception():
         raise WorkerDiedError(hang)
     if report := coordinator.look(patience).report:
@@ -245,5 +248,7 @@ def _end_hanging(hang: Hang, coordinator: RemoteCoordinator, job: Job) -> str:
     """Once those that can have written down their stacks, kills who hangs; what is to be said of it."""
     coordinator.show_stacks()
     time.sleep(2 * _beat_s(job.config))
-    states = {process.end() for process in hang.processes}
-    return f"{hang.text} ({', '.join(sorted(states))}); stacks are in {job.directory / STACKS}"
+    states = [process.end() for process in hang.processes]
+    each = [f"{process.pid} {state}" for process, state in zip(hang.processes, states, strict=True)]
+    told = states[0] if len(set(states)) == 1 else ", ".join(each)
+    return f"{hang.text} ({told}); stacks are in {job.directory / STACKS}"

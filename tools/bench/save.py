@@ -24,8 +24,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
-from rich.table import Table
 from torch import multiprocessing
 from torch._C._distributed_c10d import FileStore
 
@@ -51,15 +49,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()), help="on the disk to be measured")
     arguments = parser.parse_args()
     set_environment()
-    table = Table(*COLUMNS, box=None)
+    print(*COLUMNS, sep="; ")
     for size in arguments.sizes:
         width, depth = map(int, size.split("x"))
         for world in arguments.workers:
             with tempfile.TemporaryDirectory(dir=arguments.out) as folder:
                 work = (world, Path(folder), width, depth, arguments.repeats)
                 multiprocessing.spawn(measure, work, nprocs=world)  # pyright: ignore[reportPrivateImportUsage]
-                table.add_row(*(Path(folder) / "row").read_text().splitlines())
-    Console(width=120).print(table)
+                print(*(Path(folder) / "row").read_text().splitlines(), sep="; ", flush=True)
 
 
 def measure(rank: int, world: int, folder: Path, width: int, depth: int, repeats: int) -> None:
