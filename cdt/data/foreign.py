@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -93,7 +94,8 @@ def _scanned(place: str, notes: Path, class_field: str | None, remote: bool) -> 
         samples = [Found(**sample | {"shape": tuple(sample["shape"])}) for sample in raw["samples"]]
         return Scan(raw["bytes"], raw["sha256"], samples, Problems(**raw["problems"]))
     scan = scan_tar(_fetched(place, size) if remote else path, place, class_field)
-    partial = note.with_suffix(".partial")
+    # One file that has two paths is scanned by two threads at once.
+    partial = note.with_suffix(f".{threading.get_ident()}.partial")
     partial.write_text(json.dumps(asdict(scan)))
     partial.rename(note)
     return scan
