@@ -39,6 +39,8 @@ _OWNED = {
     "amp": "engine.precision",
     "torch_autocast": "engine.precision",
 }
+_BUCKET = 500_000_000
+"""Gradients that are reduced at once, by DeepSpeed's default."""
 
 
 class EngineConfig(Config):
@@ -80,8 +82,11 @@ class Fragment:
         return Fragment(self.start, self.values.detach().clone())
 
 
-def deepspeed_options(engine: EngineConfig, train: TrainConfig, world: int) -> dict[str, Any]:
-    """The configuration that DeepSpeed gets. ``train.batch_size`` must divide by workers times accumulation."""
+def deepspeed_options(engine: EngineConfig, train: TrainConfig, world: int, trained: int) -> dict[str, Any]:
+    """The configuration that DeepSpeed gets. ``train.batch_size`` must divide by workers times accumulation.
+
+    ``trained``: weights that are. DeepSpeed takes a buffer of reduce_bucket_size however few they are.
+    """
     raw = dict(engine.deepspeed)
     return {
         **raw,
@@ -90,7 +95,11 @@ def deepspeed_options(engine: EngineConfig, train: TrainConfig, world: int) -> d
         "gradient_accumulation_steps": engine.accumulation,
         "gradient_clipping": engine.clip,
         "bf16": {"enabled": engine.precision == "bf16"},
-        "zero_optimization": {**raw.get("zero_optimization", {}), "stage": engine.zero_stage},
+        "zero_optimization": {
+            "reduce_bucket_size": min(trained, _BUCKET),
+            **raw.get("zero_optimization", {}),
+            "stage": engine.zero_stage,
+        },
     }
 
 
@@ -135,9 +144,9 @@ class Engine:
         weights_to_train = [named[name] for name in self.trained]
         optimizer = torch.optim.AdamW(weights_to_train, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay)
         with contextlib.redirect_stdout(io.StringIO()):
-            wrapped = deepspeed.initialize(
-                model=self.module, optimizer=optimizer, config=deepspeed_options(config, train, ranks.world)
-            )
+            trained = sum(weight.numel() for weight in weights_to_train)
+            options = deepspeed_options(config, train, ranks.world, trained)
+            wrapped = deepspeed.initialize(model=self.module, optimizer=optimizer, config=options)
         self.network: Any = wrapped[0]
         # It would copy scripts beside its files: on rank 0 alone, between barriers, where an error hangs the others.
         self.network._copy_recovery_script = lambda directory: None

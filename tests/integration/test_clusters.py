@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from small import CONFIG
 
 from cdt.cluster import node
 from cdt.data.shard import shard
@@ -27,15 +28,6 @@ pytest.importorskip("aiohttp_cors", reason="ray[default] is not installed: no da
 SCRIPT = Path(__file__).parents[2] / "launch" / "local-two-nodes.sh"
 BIN = Path(sys.executable).parent
 PATIENCE_S = 400
-CONFIG = """
-run: {workers: 2, threads: 1, placement: spread}
-data: {shards: data, epoch_samples: 64}
-network: {kind: dit, patch: 4, width: 16, depth: 1, heads: 2}
-constraints:
-  four: {class: 4, min_frequency: 0.2}
-probe: {draws: 16}
-train: {batch_size: 16, warm_steps: 8, dual_steps: 8, checkpoint_steps: 8, lr: 0.002, log_steps: 4, grid_images: 0}
-"""
 ENDLESS = "train.dual_steps=1000000"
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from small import CONFIG
 from two_hosts import HEAD, OTHER, Hosts, two_hosts
 
 from cdt.data.shard import shard
@@ -16,15 +17,6 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("aiohttp_cors", reason="ray[default] is not installed: no dashboard")
 
 ADDRESS = f"{HEAD}:6379"
-CONFIG = """
-run: {workers: 2, threads: 1, placement: spread}
-data: {shards: data, epoch_samples: 64}
-network: {kind: dit, patch: 4, width: 16, depth: 1, heads: 2}
-constraints:
-  four: {class: 4, min_frequency: 0.2}
-probe: {draws: 16}
-train: {batch_size: 16, warm_steps: 8, dual_steps: 8, checkpoint_steps: 8, lr: 0.002, log_steps: 4, grid_images: 0}
-"""
 
 
 @pytest.fixture(scope="module")

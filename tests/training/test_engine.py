@@ -95,7 +95,7 @@ def test_deepspeed_prints_nothing(two_ranks: list[dict[str, Any]]) -> None:
 def test_raw_options_reach_deepspeed() -> None:
     raw = {"wall_clock_breakdown": True, "zero_optimization": {"reduce_bucket_size": 1000}}
     config = EngineConfig(zero_stage=2, precision="bf16", accumulation=3, clip=0.5, deepspeed=raw)
-    assert deepspeed_options(config, TrainConfig(batch_size=24), world=4) == {
+    assert deepspeed_options(config, TrainConfig(batch_size=24), world=4, trained=10**9) == {
         "wall_clock_breakdown": True,
         "zero_optimization": {"reduce_bucket_size": 1000, "stage": 2},
         "train_batch_size": 24,
@@ -104,3 +104,9 @@ def test_raw_options_reach_deepspeed() -> None:
         "gradient_clipping": 0.5,
         "bf16": {"enabled": True},
     }
+
+
+@pytest.mark.parametrize(("trained", "bucket"), [(3_000, 3_000), (10**9, 500_000_000)])
+def test_the_buffer_of_gradients_is_no_larger_than_they_are(trained: int, bucket: int) -> None:
+    options = deepspeed_options(EngineConfig(), TrainConfig(), world=1, trained=trained)
+    assert options["zero_optimization"] == {"reduce_bucket_size": bucket, "stage": 1}

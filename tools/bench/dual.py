@@ -16,13 +16,9 @@ import numpy as np
 from cdt.dual import ALARMS, DualProblem, DualState, Sums, dual_step, journal_rows, journaled
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Dual steps for many constraints.")
-    parser.add_argument("--constraints", type=int, default=100_000)
-    parser.add_argument("--repeats", type=int, default=20)
-    arguments = parser.parse_args()
-    m, rng = arguments.constraints, np.random.default_rng(0)
-    problem = DualProblem(
+def classes(m: int) -> DualProblem:
+    """A floor on each of m classes, under the mass rule."""
+    return DualProblem(
         names=tuple(f"class {i}" for i in range(m)),
         shares=np.full(m, 1 / m),
         baseline=np.full(m, 10.0),
@@ -34,6 +30,15 @@ def main() -> None:
         kp=np.zeros(m),
         cap=10.0,
     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Dual steps for many constraints.")
+    parser.add_argument("--constraints", type=int, default=100_000)
+    parser.add_argument("--repeats", type=int, default=20)
+    arguments = parser.parse_args()
+    m, rng = arguments.constraints, np.random.default_rng(0)
+    problem = classes(m)
     state = DualState.first(np.zeros(m), len(ALARMS))
     steps, journals, rows = [], [], []
     for period in range(arguments.repeats):

@@ -30,12 +30,13 @@ import numpy as np
 import psutil
 import torch
 import torch.distributed as dist
+from dual import classes
 
 import cdt
 from cdt.cluster.session import local_ray
 from cdt.data.shard import shard
 from cdt.data.sources import SOURCES
-from cdt.dual import ALARMS, DualProblem, DualState, Sums, dual_step, journal_rows, journaled
+from cdt.dual import ALARMS, DualState, Sums, dual_step, journal_rows, journaled
 from cdt.networks import build_network
 
 CASES: dict[str, dict[str, Any]] = {
@@ -213,18 +214,7 @@ def update_seconds(parameters: int) -> float:
 def central() -> dict[str, float]:
     """Per constraint, what a dual step takes; per byte, what the digest of a checkpoint; per parameter, new weights."""
     m, rng = CONSTRAINTS, np.random.default_rng(0)
-    problem = DualProblem(
-        names=tuple(f"class {i}" for i in range(m)),
-        shares=np.full(m, 1 / m),
-        baseline=np.full(m, 10.0),
-        thresholds=np.full(m, 9.9),
-        rules=np.array(["mass"] * m),
-        etas=np.full(m, 0.02),
-        equal=np.zeros(m, dtype=bool),
-        generated=np.zeros(m, dtype=bool),
-        kp=np.zeros(m),
-        cap=10.0,
-    )
+    problem = classes(m)
     state, dual = DualState.first(np.zeros(m), len(ALARMS)), []
     for period in range(5):
         gaps = rng.normal(0, 0.1, m)
