@@ -41,7 +41,7 @@ class RunSettings(Config):
     min_workers: int | None = Field(default=None, ge=1)
     """Go on with as few as these where there is no room for all, as after the loss of a machine; default: all."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads per worker; default: the machine's cores over the workers that it has."""
+    """CPU threads per worker; default: the machine's cores over the workers that it has, or what this process has."""
     placement: Literal["pack", "spread"] = "pack"
     """On a cluster: workers on as few nodes as they fit on, or on as many as there are."""
     patience_minutes: float = Field(default=10, ge=0)

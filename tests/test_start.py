@@ -63,6 +63,14 @@ def interrupting(step: int, with_error: BaseException) -> Callable[[dict[str, An
     return on_progress
 
 
+def test_a_run_in_this_process_has_the_threads_it_asks_for(other: Callable[..., RunConfig]) -> None:
+    before, seen = torch.get_num_threads(), set[int]()
+    asked = before + 1
+    train(other(run={"threads": asked}), lambda report: seen.add(torch.get_num_threads()))
+    assert seen == {asked}
+    assert torch.get_num_threads() == before
+
+
 def test_a_run_is_returned_opened(home: Path) -> None:
     run = cdt.load(home / "whole")
     assert run.state.step == 8

@@ -71,13 +71,17 @@ def _run_here(job: Job, on_progress: OnProgress, given: threading.Event) -> bool
         coordinator.note(kind, text)
         on_progress({"said": text})
 
+    threads = torch.get_num_threads()
     try:
+        torch.set_num_threads(job.config.run.threads or threads)
         start_deepspeed()
         return persist(job, lambda job: Worker(job, coordinator).run(), tell)
     except Exception as error:
         told = _in_our_words(error)
         coordinator.note("failed", str(told))
         raise told from (None if told is error else error)
+    finally:
+        torch.set_num_threads(threads)  # of the caller's process
 
 
 def _run_under_ray(job: Job, on_progress: OnProgress, given: threading.Event) -> bool:

@@ -103,6 +103,9 @@ class Slurm:
         )
         return done.stdout.strip()
 
+    def logs(self) -> str:
+        return "\n".join(f"{log.name}\n{log.read_text()[-4000:]}" for log in self.hosts.home.glob("*.log"))
+
     def state(self, job: str) -> dict[str, str]:
         return dict(re.findall(r"(\w+)=(\S*)", self.says("scontrol", "show", "job", job)))
 
@@ -120,8 +123,7 @@ def slurm() -> Iterator[Slurm]:
         try:
             yield Slurm(hosts)
         except AssertionError:
-            for log in hosts.home.glob("*.log"):
-                print(log.name, log.read_text()[-2000:], sep="\n")
+            print(*(f"{log.name}\n{log.read_text()[-2000:]}" for log in hosts.home.glob("*.log")), sep="\n")
             raise
 
 
@@ -151,7 +153,7 @@ def test_a_run_saves_on_notice_is_queued_again_and_goes_on(slurm: Slurm) -> None
     wait_until(lambda: slurm.state(job)["JobState"] == "PENDING" or ended())
     slurm.says("scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm would wait for two minutes
     wait_until(ended)
-    assert slurm.state(job)["JobState"] == "COMPLETED", out.read_text()
+    assert slurm.state(job)["JobState"] == "COMPLETED", f"{slurm.state(job)}\n{slurm.logs()}"
     assert [row["step"] > 0 for row in told("start")] == [False, True]
     assert rows(run / "metrics.jsonl")[-1]["step"] == 400
     assert {row["address"] for row in told("node")} == {HEAD, OTHER}

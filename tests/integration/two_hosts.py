@@ -1,11 +1,10 @@
-"""Two network namespaces, joined by a cable, as two machines with an address each."""
+"""Two machines with an address each: namespaces of network and processes, joined by a cable."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 BIN = Path(sys.executable).parent
@@ -21,10 +21,14 @@ PATIENCE_S = 400
 
 
 class Hosts:
-    """Two namespaces joined by a cable; commands that run in one of them."""
+    """Two namespaces joined by a cable; commands that run in one of them.
+
+    Each has its own processes: Ray looks among those that it sees for the node to connect to.
+    """
 
     def __init__(self, home: Path) -> None:
         self.home, self.nodes = home, list[subprocess.Popen[bytes]]()
+        self.first = dict[str, subprocess.Popen[bytes]]()
         self.names = {HEAD: f"cdt-{os.getpid()}-a", OTHER: f"cdt-{os.getpid()}-b"}
         token = home / "token"
         token.touch(mode=0o600)
@@ -40,7 +44,8 @@ class Hosts:
         }
 
     def on(self, host: str, *command: str) -> list[str]:
-        return ["ip", "netns", "exec", self.names[host], *command]
+        (first,) = psutil.Process(self.first[host].pid).children()
+        return ["nsenter", f"--target={first.pid}", "--pid", "--mount", "--net", f"--wd={self.home}", *command]
 
     def make(self) -> None:
         """Raises CalledProcessError where it is not allowed."""
@@ -53,18 +58,24 @@ class Hosts:
             lines.append(f"-n {self.names[host]} route add default via {other}")
         for line in lines:
             subprocess.run(["ip", *line.split()], check=True, capture_output=True)
+        own = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        for host, name in self.names.items():
+            lasting = ["sh", "-c", "echo; exec sleep infinity"]
+            first = subprocess.Popen(["ip", "netns", "exec", name, *own, *lasting], stdout=subprocess.PIPE)
+            self.first[host] = first
+            assert first.stdout is not None
+            with first.stdout:
+                if not first.stdout.readline():
+                    raise subprocess.CalledProcessError(first.wait(), own)
 
     def remove(self) -> None:
-        for name in self.names.values():
-            for _ in range(2):  # what the first killed had just started
-                told = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False)
-                for process in told.stdout.split():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(process), signal.SIGKILL)
-                time.sleep(0.5)
-            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+        for process in self.first.values():  # and with it, all that it is the first of
+            process.kill()
+            process.wait()
         for node in self.nodes:
             node.wait(60)
+        for name in self.names.values():
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
     def join(self, host: str, *options: str) -> None:
         """A Ray node that has started. On a busy machine Ray may give up after half a minute."""
@@ -85,7 +96,6 @@ class Hosts:
         command = self.on(host, sys.executable, "-m", "cdt", *arguments)
         done = subprocess.run(
             command,
-            cwd=self.home,
             env=self.environment,
             capture_output=True,
             text=True,
