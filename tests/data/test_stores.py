@@ -5,19 +5,16 @@ All on the loopback address: a real S3 API, and servers that say what the librar
 
 from __future__ import annotations
 
-import json
 import socket
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from fsspec.config import conf as fsspec_settings
+from stores import Google, Hub, serving
 
 from cdt.data import remote
 from cdt.data.foreign import index_shards
@@ -30,92 +27,6 @@ from cdt.dual import Draws
 from cdt.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries' own
-
-
-class Store(BaseHTTPRequestHandler):
-    """The files below ``root``; subclasses know what the requests of an API mean."""
-
-    protocol_version = "HTTP/1.1"
-    root: Path
-    failures: list[int]
-    """Statuses that are answered first, one by a request for bytes."""
-
-    def file(self, name: str) -> Path | None:
-        path = self.root / unquote(name)
-        return path if path.is_file() else None
-
-    def answer(self, status: int, body: bytes, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def tell(self, thing: Any, status: int = 200) -> None:
-        self.answer(status, json.dumps(thing).encode(), Content_Type="application/json")
-
-    def send_file(self, path: Path | None) -> None:
-        if self.failures:
-            self.tell({"error": "later"}, self.failures.pop())
-            return
-        if path is None:
-            self.tell({"error": {"code": 404, "message": "not found"}}, 404)
-            return
-        content = path.read_bytes()
-        first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
-        part = content[int(first) : int(last) + 1 if last else None]
-        span = f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}"
-        self.answer(206, part, Content_Range=span, Content_Type="application/octet-stream")
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, the library's name
-        return
-
-
-class Google(Store):
-    """https://cloud.google.com/storage/docs/json_api/v1/objects"""
-
-    def do_GET(self) -> None:
-        path = urlsplit(self.path).path
-        name = path.partition("/o/")[2]
-        if path.startswith("/download/") or "alt=media" in self.path:
-            self.send_file(self.file(name))
-        elif name and (file := self.file(name)):
-            self.tell(
-                {"name": unquote(name), "bucket": "data", "size": str(file.stat().st_size), "kind": "storage#object"}
-            )
-        elif name:
-            self.send_file(None)
-        else:
-            self.tell({"kind": "storage#objects", "items": []})
-
-
-class Hub(Store):
-    """https://huggingface.co/docs/hub/api"""
-
-    def do_GET(self) -> None:
-        path = urlsplit(self.path).path
-        if path.startswith("/datasets/user/data/resolve/main/"):
-            self.send_file(self.file(path.removeprefix("/datasets/user/data/resolve/main/")))
-        elif path.startswith("/api/datasets/user/data/tree/main"):
-            folder = self.root / unquote(path.removeprefix("/api/datasets/user/data/tree/main").lstrip("/"))
-            entries = folder.iterdir() if folder.is_dir() else []
-            self.tell([self.entry(entry) for entry in entries], 200 if folder.is_dir() else 404)
-        elif path in ("/api/datasets/user/data", "/api/datasets/user/data/revision/main"):
-            self.tell({"id": "user/data", "sha": "0" * 40, "private": False, "tags": [], "siblings": []})
-        else:
-            self.answer(404, b"{}", X_Error_Code="RepoNotFound")
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        files = [self.root / name for name in asked["paths"]]
-        self.tell([self.entry(file) for file in files if file.exists()])
-
-    def entry(self, path: Path) -> dict[str, Any]:
-        kind = "directory" if path.is_dir() else "file"
-        size = 0 if path.is_dir() else path.stat().st_size
-        return {"type": kind, "path": path.relative_to(self.root).as_posix(), "size": size, "oid": "0" * 40}
 
 
 @pytest.fixture(scope="module")
@@ -137,18 +48,10 @@ def google_or_hub(scheme: str, shards: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # read at import: the HTTP API alone
     pytest.importorskip({"gs": "gcsfs", "hf": "huggingface_hub"}[scheme])
     failures: list[int] = []
-    handler: Any = type("Handler", ({"gs": Google, "hf": Hub}[scheme],), {"root": shards.parent, "failures": failures})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    settings = {"gs": {"token": "anon", "endpoint_url": url}, "hf": {"endpoint": url, "token": False}}
-    monkeypatch.setitem(fsspec_settings, scheme, settings[scheme])
-    yield There({"gs": "gs://data/digits", "hf": "hf://datasets/user/data/digits"}[scheme], failures)
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving({"gs": Google, "hf": Hub}[scheme], shards.parent, failures) as url:
+        settings = {"gs": {"token": "anon", "endpoint_url": url}, "hf": {"endpoint": url, "token": False}}
+        monkeypatch.setitem(fsspec_settings, scheme, settings[scheme])
+        yield There({"gs": "gs://data/digits", "hf": "hf://datasets/user/data/digits"}[scheme], failures)
 
 
 def s3_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
