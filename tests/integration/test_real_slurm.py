@@ -151,7 +151,8 @@ def test_a_run_saves_on_notice_is_queued_again_and_goes_on(slurm: Slurm) -> None
     slurm.says("scancel", "--batch", "--signal=TERM", job)
     wait_until(lambda: bool(told("left")) or ended())
     wait_until(lambda: slurm.state(job)["JobState"] == "PENDING" or ended())
-    slurm.says("scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm would wait for two minutes
+    time.sleep(3)  # Slurm would wait for two minutes: it revokes the job's credentials to the second
+    slurm.says("scontrol", "update", f"JobId={job}", "StartTime=now")
     wait_until(ended)
     assert slurm.state(job)["JobState"] == "COMPLETED", f"{slurm.state(job)}\n{slurm.logs()}"
     assert [row["step"] > 0 for row in told("start")] == [False, True]
