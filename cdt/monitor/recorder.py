@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +22,12 @@ class Recorder:
         """``step``: where the run goes on; TensorBoard forgets what lies after it, the journals keep both accounts."""
         self._directory = directory
         self._tensorboard = SummaryWriter(str(directory / "tb"), flush_secs=10, purge_step=step + 1 if step else None)
+        self._threads_hook, threading.excepthook = threading.excepthook, self._thread_failed
+
+    def _thread_failed(self, told: threading.ExceptHookArgs) -> None:
+        """What TensorBoard's own thread meets, as a full disk, the next call here raises: it needs no traceback."""
+        if not type(told.thread).__module__.startswith("tensorboard."):
+            self._threads_hook(told)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One row of metrics.jsonl and the scalars ``train/...``."""
@@ -55,7 +62,10 @@ class Recorder:
         self._tensorboard.add_image("samples/ema", picture, step, dataformats="HWC")
 
     def close(self) -> None:
-        self._tensorboard.close()
+        """Lets go of TensorBoard's file, also where the disk has no room for the last of it."""
+        threading.excepthook = self._threads_hook
+        with suppress(OSError):
+            self._tensorboard.close()
 
 
 def note(directory: Path, step: int, kind: str, text: str, **details: Any) -> None:

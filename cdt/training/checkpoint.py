@@ -69,7 +69,7 @@ def problem_of(stage: Callable[[], object]) -> str | None:
     try:
         stage()
     except OSError as error:
-        return "the disk is full" if error.errno == errno.ENOSPC else str(error)
+        return "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
     except safetensors.SafetensorError as error:
         return str(error)
     return None

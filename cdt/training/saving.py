@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -112,7 +114,12 @@ def _fresh(folder: Path) -> None:
 
 
 def _write_weights(path: Path, weights: dict[str, Tensor]) -> Path:
-    safetensors.torch.save_file(weights, path)
+    try:
+        safetensors.torch.save_file(weights, path)
+    except safetensors.SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise
     return path
 
 

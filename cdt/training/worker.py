@@ -109,11 +109,13 @@ class Worker:
         try:
             self._train()
             self._commit()
+            self._end()
         finally:
             if self.ranks.world == 1:
                 self._commit()  # nobody else has to agree: what was begun is not lost to an interrupt
             self.saver.close()
-        self._end()
+            if self.recorder:
+                self.recorder.close()
         return self.step == self.train.total_steps
 
     def _train(self) -> None:
@@ -253,13 +255,10 @@ class Worker:
         return self.ranks.from_first((due, self.coordinator.leaving()) if self.ranks.first else None)
 
     def _end(self) -> None:
-        if self.recorder is None:
-            return
         if self.step < self.train.total_steps:
             self._event("left", f"asked to leave: saved after {self.step} of {self.train.total_steps} steps")
         else:
             self._event("end", f"{self.step} steps done")
-        self.recorder.close()
 
     def _say(self, phase: str, **values: float) -> None:
         if self.ranks.first:

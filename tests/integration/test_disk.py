@@ -93,12 +93,15 @@ def test_a_disk_that_fills_up_during_a_save_costs_nothing_but_that_save(home: Pa
     run = disk.seen(home / "runs" / "tiny")
     status, said = disk.cdt("train", str(home / "tiny.yaml"))
     assert status == 1, said
+    assert len(said.strip().splitlines()) == 2, said
     first, second = said.strip().splitlines()
     assert first.startswith("cdt train: "), said
     assert "the disk is full" in first
     assert second.startswith("continue with `cdt resume ")
-    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000000002"]
-    assert damage(run / "checkpoints" / "step-000000002") is None
+    left = sorted((run / "checkpoints").iterdir())
+    assert left[0].name == "step-000000002"
+    assert [path.name for path in left[1:]] in ([], ["step-000000004"]), "what the journals did not need may do for one"
+    assert not any(map(damage, left))
     disk.mount("-o", "remount,size=100m", str(disk.place))
     status, said = disk.cdt("resume", str(disk.place / "tiny"))
     assert status == 0, said

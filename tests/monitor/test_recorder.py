@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,21 @@ def test_a_second_recorder_appends(tmp_path: Path) -> None:
     accumulator = EventAccumulator(str(tmp_path / "tb"))
     accumulator.Reload()
     assert [step for step, _ in scalars(accumulator, "train/loss")] == [1, 2]
+
+
+def test_what_tensorboards_thread_meets_is_not_printed_and_what_others_meet_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real full disk is in tests/integration/test_disk.py."""
+    told: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    before = threading.excepthook
+    recorder = Recorder(tmp_path)
+    for module in ("tensorboard.summary.writer.event_file_writer", "mine"):
+        kind = type("Failing", (threading.Thread,), {"__module__": module, "run": lambda self: 1 / 0})
+        thread = kind()
+        thread.start()
+        thread.join()
+    assert [type(each.thread).__module__ for each in told] == ["mine"]
+    recorder.close()
+    assert threading.excepthook == before
