@@ -53,7 +53,7 @@ def describe_plan(config: RunConfig) -> str:
         else "dual steps   none: there are no constraints",
         f"workers      {world}{' (this process)' * (config.run.workers == 0)}, "
         f"{micro} samples per worker and micro-batch, ZeRO stage {engine.zero_stage}, {engine.precision}",
-        f"memory       about {peak_bytes(memory, engine.accumulation) / 2**20:,.0f} MiB per worker at most, beside the "
+        f"memory       about {peak_bytes(memory, engine) / 2**20:,.0f} MiB per worker at most, beside the "
         f"libraries, not all at once: {_mib(memory)}",
         f"of the host  {_mib(host)}, beside that (MiB, first worker)",
         f"writes       {config.directory}/: config.yaml, data.json, metrics.jsonl, dual.jsonl, events.jsonl, "

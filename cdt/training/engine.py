@@ -40,7 +40,7 @@ _OWNED = {
     "torch_autocast": "engine.precision",
 }
 _BUCKET = 500_000_000
-"""Gradients that are reduced at once, by DeepSpeed's default."""
+"""Gradients that DeepSpeed reduces at once, by its default."""
 
 
 class EngineConfig(Config):
@@ -82,10 +82,15 @@ class Fragment:
         return Fragment(self.start, self.values.detach().clone())
 
 
+def bucket_size(engine: EngineConfig, trained: int) -> int:
+    """How many gradients are reduced at once: DeepSpeed takes a buffer for so many, however few there are."""
+    return engine.deepspeed.get("zero_optimization", {}).get("reduce_bucket_size", min(trained, _BUCKET))
+
+
 def deepspeed_options(engine: EngineConfig, train: TrainConfig, world: int, trained: int) -> dict[str, Any]:
     """The configuration that DeepSpeed gets. ``train.batch_size`` must divide by workers times accumulation.
 
-    ``trained``: weights that are. DeepSpeed takes a buffer of reduce_bucket_size however few they are.
+    ``trained``: how many weights are.
     """
     raw = dict(engine.deepspeed)
     return {
@@ -96,8 +101,8 @@ def deepspeed_options(engine: EngineConfig, train: TrainConfig, world: int, trai
         "gradient_clipping": engine.clip,
         "bf16": {"enabled": engine.precision == "bf16"},
         "zero_optimization": {
-            "reduce_bucket_size": min(trained, _BUCKET),
             **raw.get("zero_optimization", {}),
+            "reduce_bucket_size": bucket_size(engine, trained),
             "stage": engine.zero_stage,
         },
     }

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from cdt.training.engine import EngineConfig
+from cdt.training.engine import EngineConfig, bucket_size
 
 _ADAM_BYTES = 8  # two fp32 moments
+_PREFETCHED = 50_000_000
+"""Weights that DeepSpeed gathers ahead at stage 3, by its default."""
 
 
 def activation_bytes(network: nn.Module, shape: tuple[int, int, int], batch: int, dtype: torch.dtype) -> int:
@@ -34,30 +36,38 @@ def state_bytes(parameters: int, trained: int, engine: EngineConfig, world: int)
     """Bytes per rank of weights, gradients, optimiser (fp32 master and moments) and EMA under a ZeRO stage.
 
     Rajbhandari et al., "ZeRO", SC 2020, figure 1; the EMA is always divided over the ranks. The update's own are the
-    temporary copies of AdamW and DeepSpeed, as measured (tools/bench/memory.py).
+    temporary copies of AdamW and DeepSpeed, the buckets hold gradients before they are divided and weights that are
+    gathered, all as measured (tools/bench/memory.py).
     ``trained``: how many of the parameters are; of the others fp32 values are kept as the EMA is.
     """
     low = 2 if engine.precision == "bf16" else 4
-    stage = engine.zero_stage
+    stage, bucket = engine.zero_stage, min(trained, bucket_size(engine, trained))
     return {
         "weights": low * parameters / (world if stage >= 3 else 1),
         "gradients": low * trained / (world if stage >= 2 else 1),
         "optimiser": _optimiser_bytes(trained, engine, world),
-        "update": 4 * trained * {0: 1, 1: 2 / world, 2: 2 / world, 3: 4 / world}[stage],
+        "bucket": low * {0: 0, 1: 0, 2: min(bucket, trained - trained / world), 3: bucket}[stage],
+        "gathered": low * (parameters + min(parameters, _PREFETCHED)) if stage == 3 and world > 1 else 0,
+        "update": 4 * trained * {0: 1, 1: 2 / world, 2: 2 / world, 3: 3 / world}[stage],
         "EMA": 4 * parameters / world,
         "probe": 4 * parameters / (world if stage >= 3 else 1),
     }
 
 
-def peak_bytes(memory: dict[str, float], accumulation: int) -> float:
+def peak_bytes(memory: dict[str, float], engine: EngineConfig) -> float:
     """The most that is there at once: activations, the update and the probe follow each other.
 
-    Gradients come as activations go, and are there before them only from a second micro-batch on.
+    Gradients come as activations go, and are there before them only from a second micro-batch on; DeepSpeed's stage 3
+    has memory of their own for them, and keeps it.
     """
-    gradients = memory["gradients"]
-    passing = {"activations": memory["activations"] + gradients * (accumulation > 1)}
-    passing |= {"update": gradients + memory["update"], "probe": memory["probe"]}
-    return sum(size for name, size in memory.items() if name not in {*passing, "gradients"}) + max(passing.values())
+    gradients, lasting = memory["gradients"] + memory["bucket"], engine.zero_stage == 3
+    passing = {
+        "activations": memory["activations"] + memory["gathered"] + gradients * (lasting or engine.accumulation > 1),
+        "update": gradients + memory["update"],
+        "probe": memory["probe"] + gradients * lasting,
+    }
+    staying = memory.keys() - {*passing, "gradients", "bucket", "gathered"}
+    return sum(memory[name] for name in staying) + max(passing.values())
 
 
 def copies_bytes(parameters: int, trained: int, engine: EngineConfig, world: int) -> float:

@@ -50,26 +50,50 @@ def test_what_is_not_trained_has_neither_gradients_nor_optimiser() -> None:
         engine = EngineConfig.model_validate({"zero_stage": stage})
         all_trained, few = state_bytes(P, P, engine, WORLD), state_bytes(P, 10, engine, WORLD)
         for name, size in all_trained.items():
-            assert few[name] == pytest.approx(size / 100 if name in ("gradients", "optimiser", "update") else size)
+            assert few[name] == pytest.approx(
+                size / 100 if name in ("gradients", "bucket", "optimiser", "update") else size
+            )
 
 
 @pytest.mark.parametrize(
-    ("millions", "stage", "activations", "measured"),
+    ("millions", "stage", "world", "activations", "measured"),
     [
-        *((19.97, stage, 185, measured) for stage, measured in enumerate((504, 613, 614, 767))),
-        *((79.79, stage, 93, measured) for stage, measured in enumerate((1832, 2441, 2441))),
+        (1.26, 3, 1, 187, 228),
+        (1.26, 3, 2, 187, 219),
+        *((19.97, stage, 1, 185, measured) for stage, measured in enumerate((504, 614, 614, 767))),
+        *((19.97, stage, 2, 185, measured) for stage, measured in enumerate((466, 428, 428, 645))),
+        *((79.79, stage, 1, 93, measured) for stage, measured in enumerate((1831, 2441, 2440, 3051))),
+        *((79.79, stage, 2, 93, measured) for stage, measured in enumerate((1681, 1529, 1529, 1840))),
     ],
 )
-def test_the_peak_is_that_which_was_measured(millions: float, stage: int, activations: float, measured: float) -> None:
-    """MiB on one rank, in fp32, by tools/bench/memory.py."""
-    P = round(millions * 1e6)
-    memory = state_bytes(P, P, EngineConfig.model_validate({"zero_stage": stage}), 1)
-    assert peak_bytes({**memory, "activations": activations * 2**20}, 1) / 2**20 == pytest.approx(measured, rel=0.05)
+def test_the_peak_is_that_which_was_measured(
+    millions: float, stage: int, world: int, activations: float, measured: float
+) -> None:
+    """MiB of one of one and of two ranks, in fp32, by tools/bench/memory.py."""
+    P, engine = round(millions * 1e6), EngineConfig.model_validate({"zero_stage": stage})
+    memory = {**state_bytes(P, P, engine, world), "activations": activations * 2**20}
+    assert peak_bytes(memory, engine) / 2**20 == pytest.approx(measured, rel=0.05)
 
 
 def test_activations_come_beside_gradients_from_a_second_micro_batch_on() -> None:
-    memory = {"weights": 10.0, "gradients": 10, "update": 10, "probe": 10, "activations": 100}
-    assert [peak_bytes(memory, accumulation) for accumulation in (1, 2)] == [110, 120]
+    memory = dict.fromkeys(("weights", "gradients", "bucket", "update", "probe", "gathered"), 10.0) | {
+        "activations": 100
+    }
+
+    def peak(stage: int, accumulation: int) -> float:
+        return peak_bytes(memory, EngineConfig.model_validate({"zero_stage": stage, "accumulation": accumulation}))
+
+    assert [peak(2, accumulation) for accumulation in (1, 2)] == [120, 140]
+    assert peak(3, 1) == 140, "at stage 3 from the first"
+
+
+def test_a_bucket_of_ones_own_is_counted() -> None:
+    def bucket(options: dict[str, int]) -> float:
+        engine = EngineConfig.model_validate({"zero_stage": 3, "deepspeed": {"zero_optimization": options}})
+        return state_bytes(P, P, engine, WORLD)["bucket"]
+
+    assert bucket({}) == 4 * P
+    assert bucket({"reduce_bucket_size": 100}) == 400
 
 
 class Chain(nn.Module):

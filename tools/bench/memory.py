@@ -98,7 +98,7 @@ def estimated(case: Case) -> dict[str, float]:
     parts["activations"] = activation_bytes(network.to(dtype), SHAPE, case.batch, dtype)
     return {
         "parameters": parameters,
-        "estimate": peak_bytes(parts, 1) / MIB,
+        "estimate": peak_bytes(parts, case.engine) / MIB,
         "of activations": parts["activations"] / MIB,
     }
 
