@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from cdt.errors import InputError
 from cdt.networks import AdapterConfig, NetworkConfig
 from cdt.schema import Config
 from cdt.settings import apply_overrides, load_yaml, parse
-from cdt.training.engine import EngineConfig
+from cdt.training.engine_config import EngineConfig
 from cdt.training.pretrained import filled_in
 from cdt.training.probe import ProbeConfig
 from cdt.training.replay import ReplayConfig
@@ -157,6 +159,12 @@ class RunConfig(Config):
         if isinstance(run, dict):
             run.setdefault("name", path.stem)
         return parse(cls, tree, where=str(path))
+
+
+def budgets_digest(config: RunConfig) -> str:
+    """Of the constraints as they are stated: SHA-256."""
+    stated = {name: constraint.model_dump(mode="json") for name, constraint in config.constraints.items()}
+    return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 
 
 def check_batch(batch_size: int, accumulation: int) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class CdtError(Exception):
     """A failure that is explained in one or few lines; the command line prints no traceback for it."""
@@ -23,3 +26,12 @@ class InputError(CdtError):
     """The user's input is wrong: say what, where, and what would be right."""
 
     exit_status = 2
+
+
+@contextlib.contextmanager
+def at(setting: str) -> Iterator[None]:
+    """Says where in the configuration what is wrong meanwhile was asked for."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{setting}: {error}") from error

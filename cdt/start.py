@@ -11,7 +11,7 @@ from typing import Any
 from cdt.cluster.nodes import check_nodes
 from cdt.cluster.session import check_slots, cluster
 from cdt.cluster.trainer import launch
-from cdt.config import RunConfig
+from cdt.config import RunConfig, budgets_digest
 from cdt.data.header import read_header
 from cdt.errors import InputError, RunError
 from cdt.mirror import Mirror, mirrored
@@ -101,7 +101,7 @@ def _resume(directory: str | Path, overrides: Sequence[str], on_progress: OnProg
         mirror.check_behind()
     sound, passed_over = newest_sound(run.directory.resolve() / "checkpoints")
     if sound:
-        _check_unfinished(run.directory, read_state(sound), run.config, config)
+        _check_unfinished(run.directory, read_state(sound), config)
     prepared = _fit_together(config)
     prepared.index.check_sizes(spare=config.data.max_bad_fraction)
     if differing := _differences(run.data, _facts(prepared)):
@@ -111,19 +111,30 @@ def _resume(directory: str | Path, overrides: Sequence[str], on_progress: OnProg
     config = _pinned(config, prepared)
     fork = config.run.fork is not None and sound is None
     checkpoint = _warm_checkpoint(config, prepared) if fork else sound
+    stated = (run.directory / "config.yaml").read_text()
     save_text(run.directory / "config.yaml", dump_yaml(config))
     for problem in passed_over:
         told = f"{problem}; it is passed over"
         note(run.directory, read_state(sound).step if sound else 0, "damaged", told)
         on_progress({"said": told})
-    return _finish(Job(config, run.directory.resolve(), checkpoint, fork), run.directory, on_progress)
+    try:
+        return _finish(Job(config, run.directory.resolve(), checkpoint, fork), run.directory, on_progress)
+    except InputError:
+        if run.directory.is_dir():
+            save_text(run.directory / "config.yaml", stated)
+        raise
 
 
-def _check_unfinished(directory: Path, state: TrainState, before: RunConfig, config: RunConfig) -> None:
+def _check_unfinished(directory: Path, state: TrainState, config: RunConfig) -> None:
     """Raises InputError when a checkpoint leaves nothing to do."""
-    ended = before.train.ending_at(before.train.warm_steps + state.dual_steps)
-    if state.dual_steps < before.train.dual_steps and state.step >= ended.total_steps:
-        raise InputError(f"{directory} is complete: dual training ended with all requirements satisfied")
+    dual, enough = state.dual or {}, config.dual.stop_when_satisfied_for
+    satisfied = enough is not None and dual and dual["state"]["satisfied_for"] >= enough
+    ended = config.train.ending_at(config.train.warm_steps + state.dual_steps)
+    if satisfied and dual.get("budgets") == budgets_digest(config) and state.step >= ended.total_steps:
+        raise InputError(
+            f"{directory} is complete: dual training ended with all requirements satisfied; more with other budgets, "
+            "or dual.stop_when_satisfied_for=null"
+        )
     if state.step >= config.train.total_steps:
         raise InputError(
             f"{directory} is complete: {state.step} of {config.train.total_steps} steps are done; "

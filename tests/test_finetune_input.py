@@ -121,6 +121,20 @@ def test_a_scheduler_that_cannot_be_mapped(home: Path, tmp_path: Path, refused: 
     assert re.search(r"it is a EDMEulerScheduler; these can be: .*DDPMScheduler", said)
 
 
+def test_the_setting_that_is_meant_is_named(home: Path, refused: Refused) -> None:
+    def said(*overrides: str) -> str:
+        return refused(home / "pretrained", *overrides)
+
+    assert "replay.shards: no such directory" in said("replay.shards=nowhere")
+    assert "replay: sampler.steps: 2000 is more than" in said("replay.sampler.steps=2000")
+    assert "replay.samples: got 1000000000000; must be" in said("replay.samples=1000000000000")
+    reference = "constraints.nine={class: 9, max_kl: 1, reference: nowhere}"
+    assert "constraints.nine: reference: no such directory" in said(reference)
+    judged = "constraints.nine={class: 9, generated_frequency: {min: 0.1, classifier: nowhere.safetensors}}"
+    assert "constraints.nine: " in said(judged)
+    assert "constraints.nine.max_excess: " in said("constraints.nine={class: 9, max_excess: 1.0e+308}")
+
+
 def test_budgets_that_cannot_be_met(home: Path, refused: Refused) -> None:
     """One that is none, and a floor that is further from the pretrained model than its budget allows."""
     assert "constraints.old.prior.max_kl: got 0; must be a finite number > 0" in refused(

@@ -288,6 +288,35 @@ def test_dual_training_ends_when_all_requirements_are_satisfied_for_long_enough(
         resume(config.directory)
 
 
+def test_a_run_that_ended_early_goes_on_under_other_budgets(other: Callable[..., RunConfig]) -> None:
+    config = other(constraints=EASY, dual={"stop_when_satisfied_for": 1}, train={"dual_steps": 6})
+    assert train(config).state.step == 6
+    assert resume(config.directory, ["constraints.five.max_loss=0.1"]).state.step == 10
+    with pytest.raises(InputError, match="is complete: 10 of 10 steps are done"):
+        resume(config.directory)
+
+
+def test_an_extension_that_dies_before_its_first_checkpoint_is_not_taken_for_an_early_end(
+    other: Callable[..., RunConfig],
+) -> None:
+    config = other()
+    train(config)
+    with pytest.raises(KeyboardInterrupt):
+        resume(config.directory, ["train.dual_steps=8"], interrupting(10, KeyboardInterrupt()))
+    assert Run(config.directory).state.step == 8
+    assert resume(config.directory).state.step == 12
+
+
+def test_a_resume_that_is_refused_changes_nothing(other: Callable[..., RunConfig]) -> None:
+    config = other()
+    train(config)
+    stated = (config.directory / "config.yaml").read_text()
+    with pytest.raises(InputError, match=r"dual\.gamma: 1e\+09 with a step size"):
+        resume(config.directory, ["dual.gamma=1e9", "train.dual_steps=8"])
+    assert (config.directory / "config.yaml").read_text() == stated
+    assert resume(config.directory, ["train.dual_steps=8"]).state.step == 12
+
+
 def test_an_early_end_survives_an_interruption_in_the_cooldown(other: Callable[..., RunConfig]) -> None:
     config = other(
         constraints=EASY,

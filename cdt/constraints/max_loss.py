@@ -59,7 +59,7 @@ class MaxExcess(Constraint):
     budget: ClassVar[str] = "max_excess"
     rule: ClassVar[str] = "ascent"
 
-    max_excess: FiniteFloat = Field(gt=-1)
+    max_excess: FiniteFloat = Field(gt=-1, le=1e6)
     """r, a fraction of the reference loss."""
     reference: Literal["warm", "base"] | Path = "warm"
     """Whose loss: the warm model's on the same samples (``warm``) or on all data (``base``), or another run's."""

@@ -11,6 +11,9 @@ from pydantic import Field, FiniteFloat, model_validator
 from cdt.constraints.constraint import Calibration, Constraint, Population
 from cdt.schema import Config
 
+LARGEST = 700.0
+"""Nats, beyond which exp(b) is no float64; all that is computed from a budget is 0 long before."""
+
 
 class PriorBudget(Config):
     max_kl: FiniteFloat = Field(gt=0)
@@ -62,7 +65,7 @@ class Prior(Constraint):
     @property
     def eta(self) -> float:
         """A tenth of Newton's step where ``log(1 + 1 / lambda) = b`` falls by ``1 / (lambda (1 + lambda))``."""
-        lambda_ = 1 / math.expm1(self.prior.max_kl)
+        lambda_ = 1 / math.expm1(min(self.prior.max_kl, LARGEST))
         return 0.1 * lambda_ * (1 + lambda_)
 
     @property

@@ -68,13 +68,13 @@ def largest_feasible_scale(floors: np.ndarray, cells: np.ndarray, members: np.nd
     Args:
         floors: F [m]; ``cells``, ``members``: [P], the pairs (cell, constraint); ``num_cells``: K.
     """
-    m = len(floors)
+    m, largest = len(floors), floors.max()
     coverage = coo_matrix((np.ones(len(cells)), (members, cells)), shape=(m, num_cells))
-    unmet = hstack([-coverage, coo_matrix(floors[:, None])])
+    unmet = hstack([-coverage, coo_matrix(floors[:, None] / largest)])  # the solver drops what is below 1e-9
     total = np.concatenate([np.ones(num_cells), [0.0]])[None, :]
     objective = np.concatenate([np.zeros(num_cells), [-1.0]])
     solution = linprog(objective, A_ub=unmet, b_ub=np.zeros(m), A_eq=total, b_eq=[1.0], method="highs")
-    return float(-solution.fun)
+    return float(-solution.fun / largest)
 
 
 def shares_exist(shares: np.ndarray, equal: np.ndarray, cells: np.ndarray, members: np.ndarray, num_cells: int) -> bool:

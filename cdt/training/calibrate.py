@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cdt.constraints import Calibration, Constraint, Prior, Requirements
+from cdt.constraints.prior import LARGEST
 from cdt.constraints.window import SEPARATED, auto_window
 from cdt.data.plan import stream_key
 from cdt.data.reader import Images, normalise
@@ -48,19 +49,10 @@ def _some(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def pose_problem(
     requirements: Requirements, calibrations: Sequence[Calibration], config: DualConfig, probe_room: int
 ) -> DualProblem:
-    """The dual problem of calibrated requirements; ``probe_room``: how many constraints one probe measures.
-
-    Raises InputError when resilience and step size make an unstable pair.
-    """
+    """The dual problem of calibrated requirements; ``probe_room``: how many constraints one probe measures."""
     constraints = list(requirements.constraints.values())
-    rules = np.array([constraint.rule if config.rule == "auto" else config.rule for constraint in constraints], "U8")
-    default = [
-        each.eta if each.eta is not None and rule == each.rule else DEFAULT_ETA[rule]
-        for each, rule in zip(constraints, rules.tolist(), strict=True)
-    ]
+    rules, etas = _rules_and_steps(constraints, config)
     generated = np.array([constraint.generated for constraint in constraints], dtype=bool)
-    etas = np.array(default if config.eta is None else [config.eta] * len(default), dtype=np.float64)
-    _check_stable(config.gamma, etas)
     pairs = zip(constraints, calibrations, strict=True)
     losses = np.array([calibration.loss for calibration in calibrations], dtype=np.float64)
     return DualProblem(
@@ -80,12 +72,26 @@ def pose_problem(
     )
 
 
-def _check_stable(gamma: float, etas: np.ndarray) -> None:
-    """For a loss that does not respond, ``lambda <- lambda + eta (v - 2 gamma lambda)`` is stable below 2."""
-    steepest = float(2 * gamma * etas.max(initial=0.0))
+def _rules_and_steps(constraints: Sequence[Constraint], config: DualConfig) -> tuple[np.ndarray, np.ndarray]:
+    """By constraint [m]: the rule that moves its multiplier, and how far."""
+    rules = np.array([constraint.rule if config.rule == "auto" else config.rule for constraint in constraints], "U8")
+    default = [
+        each.eta if each.eta is not None and rule == each.rule else DEFAULT_ETA[rule]
+        for each, rule in zip(constraints, rules.tolist(), strict=True)
+    ]
+    return rules, np.array(default if config.eta is None else [config.eta] * len(default), dtype=np.float64)
+
+
+def check_stable(requirements: Requirements, config: DualConfig) -> None:
+    """For a loss that does not respond, ``lambda <- lambda + eta (v - 2 gamma lambda)`` is stable below 2.
+
+    Raises InputError when resilience and a step size make an unstable pair.
+    """
+    _, etas = _rules_and_steps(list(requirements.constraints.values()), config)
+    steepest = float(2 * config.gamma * etas.max(initial=0.0))
     if steepest >= 2:
         raise InputError(
-            f"dual.gamma: {gamma:g} with a step size of {etas.max():g} makes multipliers oscillate without end: "
+            f"dual.gamma: {config.gamma:g} with a step size of {etas.max():g} makes multipliers oscillate without end: "
             f"eta * 2 * gamma is {steepest:.3g} and must be below 2"
         )
 
@@ -114,8 +120,8 @@ def check_prior(requirements: Requirements, calibrations: Sequence[Calibration])
 
 def share_at_budget(constraint: Constraint) -> float:
     """``exp(-b)``, the share of what is generated at which a budget of b nats is just met, for samples unlike all
-    others; a half where the budget is not one of divergence."""
-    return 0.5 if constraint.budget_in_nats is None else math.exp(-constraint.budget_in_nats)
+    others; a half where the budget is not one of divergence. Never 0, which has no logarithm."""
+    return 0.5 if constraint.budget_in_nats is None else math.exp(-min(constraint.budget_in_nats, LARGEST))
 
 
 def first_state(requirements: Requirements, config: DualConfig) -> DualState:
@@ -147,6 +153,7 @@ def describe(
             "constraint": name,
             "requirement": constraint.describe(),
             "share_in_data": float(share),
+            "asks_for_share": constraint.share is not None,
             "window": None if constraint.generated else calibration.window,
             "warm_loss": calibration.loss,
             "warm_share": calibration.share if calibration.share_measured else None,
@@ -170,7 +177,7 @@ def sentence(row: dict[str, Any]) -> str:
         return f"{text}; the reference has {row['reference_loss']:.3f}"
     if row["warm_share"] is not None:
         return f"{text}; the warm model's share is {row['warm_share']:.4f}"
-    if not row["share_in_data"]:
+    if not row["share_in_data"] or not row["asks_for_share"]:
         return text
     return f"{text}; the warm model's own share was not measured, the data's ({row['share_in_data']:.4f}) stands for it"
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from cdt.config import RunConfig
+from cdt.config import RunConfig, budgets_digest
 from cdt.constraints import Calibration, Requirements
 from cdt.dual import DualProblem, DualState, Sums, finite_or_none, lagrangian
 from cdt.training import calibrate
@@ -28,12 +29,12 @@ class DualSide:
     def calibrate(self, network: nn.Module, windows: np.ndarray) -> list[dict[str, Any]]:
         """Thresholds from the warm model; what was found, constraint by constraint."""
         self.calibrations = self.statistics.calibrate(network, windows)
-        if not self._config.train.warm_steps:
-            calibrate.check_prior(self._requirements, self.calibrations)
         self.problem = self._pose()
         return calibrate.describe(self._requirements, self.calibrations, self.problem)
 
     def _pose(self) -> DualProblem:
+        if not self._config.train.warm_steps:  # else the calibration is not the pretrained model's
+            calibrate.check_prior(self._requirements, self.calibrations)
         return calibrate.pose_problem(self._requirements, self.calibrations, self._config.dual, self.statistics.room)
 
     def measure(self, network: nn.Module) -> Sums:
@@ -75,6 +76,7 @@ class DualSide:
             "calibrations": calibrate.to_json(self.calibrations),
             "baseline": self.statistics.baseline.tolist(),
             "thresholds": self.problem.thresholds.tolist(),
+            "budgets": budgets_digest(self._config),
             "slack": finite_or_none(self.problem.slack(self.state.losses)),
             "state": self.state.to_json(),
         }
@@ -89,8 +91,11 @@ class DualSide:
         self.statistics.baseline = np.asarray(tree["baseline"], dtype=np.float64)
         self.state = DualState.from_json(tree["state"])
         self.problem = self._pose()
-        return [
+        changed = [
             f"{name}: threshold {before:.3f} -> {now:.3f} nats"
             for name, before, now in zip(self.problem.names, tree["thresholds"], self.problem.thresholds, strict=True)
             if before != now
         ]
+        if changed:
+            self.state = replace(self.state, satisfied_for=0)
+        return changed

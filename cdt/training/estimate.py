@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from cdt.training.engine import EngineConfig, bucket_size
+from cdt.training.engine_config import EngineConfig, bucket_size
 
 _ADAM_BYTES = 8  # two fp32 moments
 _PREFETCHED = 50_000_000

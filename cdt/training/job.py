@@ -17,10 +17,11 @@ from cdt.data.joined import joined
 from cdt.diffusion.process import Process
 from cdt.diffusion.sampler import check_steps
 from cdt.dual import ESTIMATORS, Draws, largest_feasible_scale, shares_exist
-from cdt.errors import InputError
+from cdt.errors import InputError, at
 from cdt.judges import load_judge
 from cdt.networks import adapted, build_network, check_peft, with_weights
 from cdt.training.answers import Answers
+from cdt.training.calibrate import check_stable
 from cdt.training.generated import judged_columns
 from cdt.training.held_out import held_out_split
 from cdt.training.pretrained import Pretrained, check_continued, open_pretrained
@@ -112,6 +113,7 @@ def prepare(config: RunConfig) -> Prepared:
     origin, replay = _open_origin(config, index)
     requirements = Requirements.bind(config.constraints, _population(config, index, replay))
     _check_feasible(requirements)
+    check_stable(requirements, config.dual)
     _check_outside(config, requirements)
     _check_windows(config)
     _check_measurable(config, index)
@@ -165,9 +167,10 @@ def _open_origin(config: RunConfig, index: Index) -> tuple[Pretrained | None, Re
     if not config.replays:
         return origin, None
     replay = Replay(origin, config.replay, index.shape, bounded=index.dtype == "uint8")
-    replay.check()
-    if not replay.missing:
-        joined(index, replay.index())
+    with at("replay" if config.replay.shards == "auto" else "replay.shards"):
+        replay.check()
+        if not replay.missing:
+            joined(index, replay.index())
     return origin, replay
 
 
@@ -214,10 +217,12 @@ def _check_measurable(config: RunConfig, index: Index) -> None:
     """Classifiers that know the classes, references that can be compared with, a split to probe."""
     process = Process.from_config(config.diffusion)
     for name, constraint in config.constraints.items():
-        if constraint.judge is not None:
-            judged_columns(load_judge(constraint.judge, index.shape), name, constraint)
-        if isinstance(constraint.compared_with, Path):
-            open_reference(constraint.compared_with, process)
+        with at(f"constraints.{name}"):
+            judge = None if constraint.judge is None else load_judge(constraint.judge, index.shape)
+            if isinstance(constraint.compared_with, Path):
+                open_reference(constraint.compared_with, process)
+        if judge is not None:
+            judged_columns(judge, name, constraint)
     held_out_split(config, index)
     if config.dual.estimate == "training" and (odd := [n for n, c in config.constraints.items() if c.generated]):
         raise InputError(f"dual.estimate: training cannot measure generated samples ({', '.join(odd)}): set probe")

@@ -33,7 +33,7 @@ class ReplayConfig(Config):
     shards: Literal["auto"] | Path = "auto"
     """``auto``: samples of the pretrained model, drawn once into ``replay`` of CDT_CACHE or the user's cache, where
     other runs find them. Or a directory of shards: of ``cdt sample RUN -o DIR``, or of the original data."""
-    samples: int = Field(default=5000, ge=1)
+    samples: int = Field(default=5000, ge=1, le=100_000_000)
     """How many are drawn to train on."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of what is drawn."""

@@ -129,7 +129,10 @@ def test_shares_move_by_the_mass_rule_and_budgets_in_nats_by_ascent(kind: type[C
         ({"class": 4, "frequency": 0}, "constraints.fair.frequency: got 0; must be a number > 0 and < 1"),
         ({"class": 4, "max_kl": 0.1}, "constraints.fair.reference: missing; must be a string"),
         ({"class": 4, "max_kl": 0, "reference": "a"}, "constraints.fair.max_kl: got 0; must be a finite number > 0"),
-        ({"class": 4, "max_excess": -1}, "constraints.fair.max_excess: got -1; must be a finite number > -1"),
+        (
+            {"class": 4, "max_excess": -1},
+            "constraints.fair.max_excess: got -1; must be a finite number > -1 and <= 1000000.0",
+        ),
         (
             {"class": 4, "max_loss": 3, "reference": "runs/a"},
             "constraints.fair.reference: unknown key; known here: class, where, window, max_loss",

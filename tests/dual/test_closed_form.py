@@ -181,6 +181,12 @@ def test_disjoint_groups_scale_to_the_sum_of_one(floors: list[float], spare: int
     assert scale(floors, groups, len(floors) + spare) == pytest.approx(1 / math.fsum(floors), rel=1e-7)
 
 
+@pytest.mark.parametrize("floor", [1e-8, 1e-10, 1e-300])
+def test_a_floor_of_hardly_anything_can_be_scaled_by_its_inverse(floor: float) -> None:
+    assert scale([floor], [{0}], 2) == pytest.approx(1 / floor)
+    assert scale([0.5, floor], [{0}, {1}], 2) == pytest.approx(2)
+
+
 @given(problem=problems(0.05, 2))
 def test_the_scale_says_which_floors_can_be_solved(problem: tuple[np.ndarray, np.ndarray]) -> None:
     shares, floors = problem

@@ -19,7 +19,8 @@ from two_ranks import CASES, TRAIN, build, distance, forward_error, same, save, 
 
 from cdt.training import checkpoint, universal
 from cdt.training.ema import Ema
-from cdt.training.engine import Engine, EngineConfig, start_deepspeed
+from cdt.training.engine import Engine, start_deepspeed
+from cdt.training.engine_config import EngineConfig
 from cdt.training.ranks import Ranks
 
 

@@ -26,7 +26,7 @@ from cdt.data.reader import ImageReader, normalise
 from cdt.diffusion.process import DiffusionConfig, Process
 from cdt.dual import DEFAULT_ETA, DualConfig, DualProblem
 from cdt.errors import InputError
-from cdt.training.calibrate import check_prior, describe, find_windows, first_state, pose_problem
+from cdt.training.calibrate import check_prior, check_stable, describe, find_windows, first_state, pose_problem
 from cdt.training.ranks import Ranks
 
 PROCESS = Process.from_config(DiffusionConfig())
@@ -121,9 +121,10 @@ def test_budgets_relative_to_references() -> None:
 
 
 def test_resilience_that_oscillates_is_refused() -> None:
-    assert posed(gamma=1.9, eta=0.5).gamma == 1.9
+    requirements = Requirements.bind({"four": MaxLoss(classes=("a",), max_loss=1.0)}, POPULATION)
+    check_stable(requirements, DualConfig(gamma=1.9, eta=0.5))
     with pytest.raises(InputError, match=r"dual.gamma: 2 with a step size of 0.5 .*: eta \* 2 \* gamma is 2 "):
-        posed(gamma=2.0, eta=0.5)
+        check_stable(requirements, DualConfig(gamma=2.0, eta=0.5))
 
 
 def test_a_constraint_that_was_not_measured_is_news_unless_they_take_turns() -> None:
@@ -172,6 +173,7 @@ def test_what_was_calibrated_is_written_in_full() -> None:
         "constraint": "c",
         "requirement": "class c: at least 0.3 of the generated samples",
         "share_in_data": 0.1,
+        "asks_for_share": True,
         "window": 0.5,
         "warm_loss": 9.0,
         "warm_share": None,

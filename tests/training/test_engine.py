@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from two_ranks import CASES, build
 
-from cdt.training.engine import EngineConfig, deepspeed_options
+from cdt.training.engine_config import EngineConfig, deepspeed_options
 from cdt.training.schedule import TrainConfig
 
 FP32 = [name for name, (_, precision, _) in CASES.items() if precision == "fp32"]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from cdt.networks import DiTConfig, UNetConfig, build_network
-from cdt.training.engine import EngineConfig
+from cdt.training.engine_config import EngineConfig
 from cdt.training.estimate import activation_bytes, copies_bytes, peak_bytes, state_bytes
 
 P, WORLD = 1000, 4

@@ -119,6 +119,10 @@ def test_a_configuration_takes_network_and_process_of_a_pipeline(run: Path, unet
     assert config.network.kind == "diffusers"
     assert (config.diffusion.prediction, config.diffusion.timesteps) == ("v_prediction", 500)
     assert config.diffusion.weighting == "simple"
+    assert config.train.warm_steps == 0, "it would forget meanwhile"
+    assert RunConfig.model_validate(tree | {"train": {"warm_steps": 5}}).train.warm_steps == 5
+    with pytest.raises(ValueError, match="diffusion"):
+        RunConfig.model_validate(tree | {"diffusion": "simple"})
     prepared, _ = check(config)
     weights = dict(prepared.build().named_parameters())
     assert all(torch.equal(weights[f"unet.{name}"], weight) for name, weight in unet.named_parameters())

@@ -42,7 +42,8 @@ from cdt.training import checkpoint
 from cdt.training.account import Account
 from cdt.training.calibrate import find_windows
 from cdt.training.ema import Ema
-from cdt.training.engine import Engine, EngineConfig, Fragment, start_deepspeed
+from cdt.training.engine import Engine, Fragment, start_deepspeed
+from cdt.training.engine_config import EngineConfig
 from cdt.training.meter import Meter
 from cdt.training.probe import Probe, ProbeSet
 from cdt.training.ranks import Ranks

@@ -32,7 +32,8 @@ from cdt.data.stream import StreamState
 from cdt.networks import DiTConfig, build_network
 from cdt.training.checkpoint import TrainState
 from cdt.training.ema import Ema
-from cdt.training.engine import Engine, EngineConfig, start_deepspeed
+from cdt.training.engine import Engine, start_deepspeed
+from cdt.training.engine_config import EngineConfig
 from cdt.training.ranks import Ranks
 from cdt.training.saving import Saver
 from cdt.training.schedule import TrainConfig
