@@ -250,9 +250,11 @@ def _check_feasible(requirements: Requirements) -> None:
         )
     equal = np.array([constraint.equal for constraint in requirements.constraints.values()])[list(floors)]
     if not shares_exist(shares, equal, cells, members, K):
-        raise InputError(
-            f"constraints: no distribution has the exact shares of {names}: they sum to {shares.sum():.4g}"
-        )
+        asked = [
+            f"{requirements.names[i]} {'exactly' if exact else 'at least'} {share:g}"
+            for i, share, exact in zip(floors, shares, equal, strict=True)
+        ]
+        raise InputError(f"constraints: no distribution has all of these shares: {', '.join(asked)}")
 
 
 def _check_windows(config: RunConfig) -> None:

@@ -16,7 +16,7 @@ class TrainConfig(Config):
     batch_size: int = Field(default=128, ge=1)
     """Samples per step over all workers and accumulation steps."""
     warm_steps: int = Field(default=1000, ge=0)
-    """Steps without constraints, before thresholds are calibrated."""
+    """Steps without constraints, before thresholds are calibrated; with ``init`` 0, as they would forget."""
     dual_steps: int = Field(default=1000, ge=0)
     """Steps under the constraints, at constant learning rate."""
     cooldown_steps: int = Field(default=0, ge=0)
