@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import math
 import re
@@ -24,7 +25,9 @@ from cdt.errors import InputError, RunError
 from cdt.measure import classifier_of
 from cdt.run import Run
 from cdt.start import resume, train
+from cdt.training import saving
 from cdt.training.checkpoint import read_weights
+from cdt.training.engine import Engine
 
 # Of the libraries, while they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -294,6 +297,36 @@ def test_a_run_that_ended_early_goes_on_under_other_budgets(other: Callable[...,
     assert resume(config.directory, ["constraints.five.max_loss=0.1"]).state.step == 10
     with pytest.raises(InputError, match="is complete: 10 of 10 steps are done"):
         resume(config.directory)
+
+
+@pytest.mark.parametrize(("where", "kept"), [("seal", 8), ("_write_weights", 8), ("snapshot", 4)])
+def test_an_interrupt_within_a_save_leaves_what_was_whole(
+    where: str, kept: int, home: Path, other: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the name, while it is written, and before all of it was copied."""
+    owner: Any = Engine if where == "snapshot" else saving
+    calls, real = [], getattr(owner, where)
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(where)
+        if where == "snapshot" and len(calls) == 2:
+            raise KeyboardInterrupt
+        answer = real(*arguments)
+        if where == "seal" and len(calls) == 2:
+            raise KeyboardInterrupt
+        if where == "_write_weights" and len(calls) == 3:
+            _thread.interrupt_main()
+        return answer
+
+    monkeypatch.setattr(owner, where, interrupted)
+    config = other()
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    monkeypatch.undo()
+    assert Run(config.directory).state.step == kept
+    if kept < 8:
+        resume(config.directory)
+    assert same_weights(config.directory, home / "whole")
 
 
 def test_an_extension_that_dies_before_its_first_checkpoint_is_not_taken_for_an_early_end(

@@ -76,7 +76,13 @@ def problem_of(stage: Callable[[], object]) -> str | None:
 
 
 def seal(partial: Path, final: Path, state: TrainState, digests: dict[str, str]) -> None:
-    """Gives its name to what is on the disk already: the manifest, the folders, then the name. Raises OSError."""
+    """Gives its name to what is on the disk already: the manifest, the folders, then the name. Raises OSError.
+
+    Again, after an interrupt behind the renaming, it does what was left.
+    """
+    if final.exists() and not partial.exists():
+        to_disk(final.parent)
+        return
     files = {
         name: {"bytes": (partial / name).stat().st_size, "sha256": digest} for name, digest in sorted(digests.items())
     }

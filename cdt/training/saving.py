@@ -34,12 +34,12 @@ class Saver:
         self._directory, self._engine, self._ema, self._ranks = directory, engine, ema, ranks
         self._copies, self._pool = Copies(), ThreadPoolExecutor(1, "saver")
         self._state: TrainState | None = None
-        self._digests: Future[dict[str, str]] = Future()
+        self._digests: Future[dict[str, str]] | None = None
 
     @property
     def busy(self) -> bool:
         """Whether a save was begun and is not finished; the same on all ranks."""
-        return self._state is not None
+        return self._digests is not None
 
     def begin(self, state: TrainState) -> None:
         """Copies into host memory what ``directory/step-N`` is to hold, each rank its part.
@@ -60,20 +60,22 @@ class Saver:
 
     def written(self) -> bool:
         """Whether ``finish`` has nothing to wait for on any rank."""
-        return all(self._ranks.all_of(self._digests.done()))
+        return self._digests is not None and all(self._ranks.all_of(self._digests.done()))
 
     def finish(self) -> Path:
         """Waits for the writing; the checkpoint has its name when all of it is on the disk.
 
-        Raises RunError on every rank when one of them could not write; what was written is then removed.
+        Where an interrupt ended it, it can be called again. Raises RunError on every rank when one of them could not
+        write; what was written is then removed.
         """
         assert self._state is not None
+        assert self._digests is not None
         state, ranks, mine = self._state, self._ranks, self._digests
         self._agree(mine.result)
         digests = {name: digest for each in ranks.all_of(mine.result()) for name, digest in each.items()}
         self._agree(lambda: seal(self._partial, self._final, state, digests) if ranks.first else None)
-        final, self._state = self._final, None
-        return final
+        self._digests = None
+        return self._final
 
     def close(self) -> None:
         """Waits until nothing is written any more."""
@@ -92,7 +94,7 @@ class Saver:
         """Every rank learns of a problem before what comes next, which may be a collective."""
         if problem := self._ranks.any_of(problem_of(stage)):
             final, unfinished = self._final, self._partial
-            self._state = None
+            self._digests = None
             if self._ranks.first:
                 shutil.rmtree(unfinished, ignore_errors=True)
             raise RunError(f"cannot save {final}: {problem}; earlier checkpoints are intact")
