@@ -56,7 +56,8 @@ class EngineConfig(Config):
 
 def bucket_size(engine: EngineConfig, trained: int) -> int:
     """How many gradients are reduced at once: DeepSpeed takes a buffer for so many, however few there are."""
-    return engine.deepspeed.get("zero_optimization", {}).get("reduce_bucket_size", min(trained, _BUCKET))
+    stated = engine.deepspeed.get("zero_optimization", {}).get("reduce_bucket_size")
+    return stated if isinstance(stated, int) else min(trained, _BUCKET)
 
 
 def deepspeed_options(engine: EngineConfig, train: TrainConfig, world: int, trained: int) -> dict[str, Any]:
@@ -73,8 +74,8 @@ def deepspeed_options(engine: EngineConfig, train: TrainConfig, world: int, trai
         "gradient_clipping": engine.clip,
         "bf16": {"enabled": engine.precision == "bf16"},
         "zero_optimization": {
-            **raw.get("zero_optimization", {}),
             "reduce_bucket_size": bucket_size(engine, trained),
+            **raw.get("zero_optimization", {}),  # what it makes of a size that is no number, DeepSpeed says
             "stage": engine.zero_stage,
         },
     }
