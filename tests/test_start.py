@@ -8,6 +8,7 @@ import math
 import re
 import resource
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -320,8 +321,13 @@ def test_an_interrupt_within_a_save_leaves_what_was_whole(
 
     monkeypatch.setattr(owner, where, interrupted)
     config = other()
-    with pytest.raises(KeyboardInterrupt):
-        train(config)
+    # A shell that starts the tests in the background makes them deaf to Ctrl-C.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    finally:
+        signal.signal(signal.SIGINT, heard)
     monkeypatch.undo()
     assert Run(config.directory).state.step == kept
     if kept < 8:
