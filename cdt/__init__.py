@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cdt.config import RunConfig
     from cdt.diffusion.sampler import sample_seed
-    from cdt.run import Run, load
-    from cdt.start import resume, train
+    from cdt.runs.run import Run, load
+    from cdt.runs.start import resume, train
 
 _HOMES = {
     "RunConfig": "cdt.config",
-    "Run": "cdt.run",
-    "load": "cdt.run",
-    "resume": "cdt.start",
+    "Run": "cdt.runs.run",
+    "load": "cdt.runs.run",
+    "resume": "cdt.runs.start",
     "sample_seed": "cdt.diffusion.sampler",
-    "train": "cdt.start",
+    "train": "cdt.runs.start",
 }
 
 __all__ = ["Run", "RunConfig", "load", "resume", "sample_seed", "train"]

@@ -2,6 +2,6 @@
 
 import sys
 
-from cdt.cli import main
+from cdt.cli.command import main
 
 sys.exit(main())

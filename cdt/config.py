@@ -12,19 +12,18 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, FiniteFloat, field_validator, model_validator
 
 from cdt.constraints import AnyConstraint, Prior
-from cdt.data.remote import is_remote
-from cdt.data.stream import DataConfig
-from cdt.diffusion.process import DiffusionConfig
-from cdt.diffusion.sampler import SamplerConfig
-from cdt.dual import DualConfig
+from cdt.data.config import DataConfig
+from cdt.data.urls import is_remote
+from cdt.diffusion.config import DiffusionConfig, SamplerConfig
+from cdt.dual.config import DualConfig
+from cdt.engine.config import EngineConfig
 from cdt.errors import InputError
-from cdt.networks import AdapterConfig, NetworkConfig
+from cdt.measure.config import ProbeConfig
+from cdt.networks.config import AdapterConfig, NetworkConfig
+from cdt.origin.config import ReplayConfig
+from cdt.origin.pretrained import filled_in
 from cdt.schema import Config
 from cdt.settings import apply_overrides, load_yaml, parse
-from cdt.training.engine_config import EngineConfig
-from cdt.training.pretrained import filled_in
-from cdt.training.probe import ProbeConfig
-from cdt.training.replay import ReplayConfig
 from cdt.training.schedule import TrainConfig
 
 

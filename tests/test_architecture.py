@@ -11,43 +11,30 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "cdt").rglob("*.py"))
 MAX_LINES = 350
 
-TRAINING = {"data", "diffusion", "networks", "judges", "constraints", "dual", "monitor"}
-PACKAGES = TRAINING | {"training", "cluster", "evaluate"}
+LEAVES = {"data", "diffusion", "networks", "judges", "constraints", "dual", "monitor"}
+"""Rooms that know of no other room."""
 
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "schema": set(),
     "explain": set(),
-    "parser": set(),
-    "presence": set(),
     "settings": {"explain"},
-    **{leaf: set() for leaf in TRAINING},
-    "training": TRAINING | {"config", "settings"},
-    "cluster": {"training", "dual", "monitor", "config", "settings"},
-    "evaluate": {"data", "diffusion", "networks", "judges"},
-    "config": PACKAGES | {"settings"},
-    "export": {"diffusion", "networks", "monitor"},
-    "run": {
-        "config",
-        "settings",
-        "data",
-        "diffusion",
-        "networks",
-        "export",
-        "evaluate",
-        "monitor",
-        "training.checkpoint",
+    **{leaf: set() for leaf in LEAVES},
+    "engine": set(),
+    "evaluate": {"diffusion", "judges"},
+    "checkpoints": {"engine", "networks.adapter", "data.stream"},
+    "origin": {"checkpoints", "engine", "data", "diffusion", "networks", "settings"},
+    "measure": {"origin", "engine", "data", "diffusion", "judges", "constraints", "dual", "config"},
+    "training": LEAVES | {"measure", "origin", "checkpoints", "engine", "config"},
+    "cluster": {"training", "checkpoints", "engine", "dual", "monitor", "config", "settings"},
+    "runs": LEAVES | {"cluster", "training", "origin", "checkpoints", "engine", "evaluate", "config", "settings"},
+    "cli": {"runs", "cluster", "data", "evaluate", "judges", "config"},
+    "config": {
+        *("data.config", "data.urls", "diffusion.config", "networks.config", "constraints", "dual", "measure.config"),
+        *("origin.config", "origin.pretrained", "engine.config", "training.schedule", "settings"),
     },
-    "output": {"data", "monitor"},
-    "measure": {"run", "data", "diffusion", "constraints", "judges", "evaluate", "training.pretrained"},
-    "dryrun": {"config", "settings", "constraints", "start", "training"},
-    "mirror": {"config", "settings", "data.remote", "training.checkpoint"},
-    "start": {"config", "settings", "data", "run", "presence", "mirror", "monitor", "training", "cluster"},
-    "status": {"run", "presence", "monitor", "dual", "training.checkpoint"},
     "__main__": {"cli"},
-    "cli": PACKAGES
-    | {"parser", "config", "settings", "export", "run", "start", "dryrun", "output", "measure", "mirror", "status"},
-    "__init__": PACKAGES | {"config", "run", "start", "measure"},
+    "__init__": {"config", "runs", "diffusion"},
 }
 """What each part of cdt may import besides itself."""
 
@@ -56,8 +43,8 @@ SHARED = {"errors", "schema"}
 
 OUTSIDE: dict[str, set[str]] = {
     "ray": {"cluster"},
-    "deepspeed": {"training.engine", "training.deepspeed_files"},
-    "torch.distributed": {"training", "cluster"},
+    "deepspeed": {"engine"},
+    "torch.distributed": {"engine", "cluster"},
     "tools": set(),
     "tests": set(),
 }
@@ -129,26 +116,26 @@ def test_modules_are_small() -> None:
             "import numpy\n\nfrom cdt.dual import step",
             "cdt/data/a.py:3: data -> dual.step; data may import",
         ),
-        ("cdt/data/a.py", "def f():\n    import cdt.training.engine", "cdt/data/a.py:2: data -> training.engine"),
+        ("cdt/data/a.py", "def f():\n    import cdt.engine.engine", "cdt/data/a.py:2: data -> engine.engine"),
         ("cdt/data/sources/a.py", "from ...dual import step", "cdt/data/sources/a.py:1: data -> dual.step"),
         (
             "cdt/data/a.py",
             "import torch\ntorch.distributed.barrier()",
-            "only cluster, training may import torch.distributed",
+            "only cluster, engine may import torch.distributed",
         ),
-        ("cdt/dual/a.py", "from torch import distributed", "only cluster, training may import torch.distributed"),
-        ("cdt/dual/a.py", "import torch.distributed as dist", "only cluster, training may import torch.distributed"),
+        ("cdt/dual/a.py", "from torch import distributed", "only cluster, engine may import torch.distributed"),
+        ("cdt/dual/a.py", "import torch.distributed as dist", "only cluster, engine may import torch.distributed"),
         ("cdt/dual/__init__.py", "import ray.train", "dual -> ray; only cluster may import ray"),
         (
             "cdt/training/step.py",
             "import deepspeed",
-            "training.step -> deepspeed; only training.deepspeed_files, training.engine may import deepspeed",
+            "training.step -> deepspeed; only engine may import deepspeed",
         ),
-        ("cdt/cluster/a.py", "from deepspeed import zero", "only training.deepspeed_files, training.engine may import"),
-        ("cdt/run.py", "from cdt.training.engine import Engine", "run -> training.engine.Engine"),
+        ("cdt/cluster/a.py", "from deepspeed import zero", "only engine may import"),
+        ("cdt/checkpoints/a.py", "from cdt.training.step import f", "checkpoints -> training.step.f"),
         ("cdt/schema.py", "from . import config", "schema -> config"),
         ("cdt/training/a.py", "import cdt", "training -> __init__"),
-        ("cdt/cli.py", "from tools import demo", "nothing in cdt may import tools"),
+        ("cdt/cli/a.py", "from tools import demo", "nothing in cdt may import tools"),
         ("cdt/new.py", "", "cdt/new.py: cdt.new has no arrows"),
     ],
 )
@@ -161,11 +148,15 @@ def test_a_violation_is_found(path: str, source: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("cdt/training/engine.py", "import deepspeed\nimport torch.distributed\nfrom cdt.dual import step"),
+        ("cdt/engine/engine.py", "import deepspeed\nimport torch.distributed"),
+        ("cdt/training/worker.py", "from cdt.dual import step"),
         ("cdt/cluster/coordinator.py", "import ray\nfrom cdt.dual.step import dual_step"),
-        ("cdt/data/sources/a.py", "from ..index import Index\nfrom . import b\nfrom cdt.errors import InputError"),
-        ("cdt/run.py", "from cdt.training import checkpoint\nfrom cdt.training.checkpoint import load"),
-        ("cdt/__init__.py", "from cdt.run import load\nfrom .run import train"),
+        (
+            "cdt/data/sources/a.py",
+            "from ..format.index import Index\nfrom . import b\nfrom cdt.errors import InputError",
+        ),
+        ("cdt/runs/run.py", "from cdt.checkpoints import checkpoint\nfrom cdt.checkpoints.checkpoint import load"),
+        ("cdt/__init__.py", "from cdt.runs.run import load\nfrom .runs.start import train"),
         ("cdt/data/a.py", "import torch\nimport rayon, toolshed\nfrom raylib import x"),
     ],
 )

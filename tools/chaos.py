@@ -237,8 +237,8 @@ def disturbed(home: Path, number: int, seed: int, kinds: list[str], calm: Run) -
 
 
 def chaos(home: Path, runs: int, seed: int, kills: int, kinds: Sequence[str]) -> int:
-    from cdt.data.shard import shard
     from cdt.data.sources import SOURCES
+    from cdt.data.write.shard import shard
 
     home.mkdir(parents=True)
     shard(SOURCES["digits"](), home / "data", keep={"4": 0.1})

@@ -48,14 +48,14 @@ def demo(out: Path, seed: int, samples: int, overrides: list[str]) -> None:
     console, started = Console(), time.monotonic()
     with console.status("loading Ray, PyTorch and DeepSpeed"):
         import cdt
+        from cdt.cli.evaluation_table import evaluation_table
+        from cdt.cli.progress import progress_bar
         from cdt.cluster.session import local_ray
-        from cdt.data.index import Index
-        from cdt.data.shard import shard
+        from cdt.data.format.index import Index
         from cdt.data.sources import SOURCES
-        from cdt.evaluate.table import evaluation_table
-        from cdt.measure import evaluate_run, train_judge
+        from cdt.data.write.shard import shard
         from cdt.monitor.pictures import save_images
-        from cdt.monitor.progress import progress_bar
+        from cdt.runs.evaluation import evaluate_run, train_judge
 
     shard(SOURCES["digits"](), out / "shards" / "full", seed=seed)
     shard(SOURCES["digits"](), out / "shards" / "biased", keep=CUT, seed=seed)

@@ -41,13 +41,13 @@ def demo(out: Path, seed: int, samples: int, overrides: list[str]) -> None:
     console, started = Console(), time.monotonic()
     with console.status("loading Ray, PyTorch and DeepSpeed"):
         import cdt
+        from cdt.cli.progress import progress_bar
         from cdt.cluster.session import local_ray
-        from cdt.data.index import Index
-        from cdt.data.shard import shard
+        from cdt.data.format.index import Index
         from cdt.data.sources import SOURCES
-        from cdt.measure import divergence_from_origin, read_images, train_judge
+        from cdt.data.write.shard import shard
         from cdt.monitor.pictures import save_images
-        from cdt.monitor.progress import progress_bar
+        from cdt.runs.evaluation import divergence_from_origin, read_images, train_judge
 
     shard(SOURCES["digits"](), out / "shards" / "full", seed=seed)
     shard(SOURCES["digits"](), out / "shards" / "old", drop=[str(NEW)], seed=seed)

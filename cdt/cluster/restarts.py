@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from cdt.checkpoints.checkpoint import newest_sound
 from cdt.errors import RunError
-from cdt.training.checkpoint import newest_sound
 from cdt.training.health import DivergedError
 from cdt.training.job import Job
 

@@ -31,8 +31,8 @@ from cdt.cluster.room import Workers, wait_for_room
 from cdt.cluster.session import cluster_slots, local_ray, set_environment
 from cdt.cluster.watchdog import STACKS, Hang, Watcher, pulse
 from cdt.config import RunConfig
+from cdt.engine.engine import start_deepspeed
 from cdt.errors import CdtError, RunError, Terminated
-from cdt.training.engine import start_deepspeed
 from cdt.training.job import Job
 from cdt.training.worker import Worker
 

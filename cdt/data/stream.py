@@ -8,60 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 from torch.utils.data import DataLoader, Dataset
 
-from cdt.data.bad import BadSample, Ledger
-from cdt.data.files import DEFAULT_CACHE_GB
-from cdt.data.index import Index
-from cdt.data.plan import Order, stream_key
-from cdt.data.planner import Mixture, PlannedBatch, Planner
-from cdt.data.reader import ImageReader, TolerantReader, normalise
-from cdt.data.remote import PIPE
-from cdt.data.stratified import base_order, subset_order
+from cdt.data.config import DataConfig
+from cdt.data.format.index import Index
+from cdt.data.plan.order import Order, stream_key
+from cdt.data.plan.planner import Mixture, PlannedBatch, Planner
+from cdt.data.plan.stratified import base_order, subset_order
+from cdt.data.read.bad import BadSample, Ledger
+from cdt.data.read.reader import ImageReader, TolerantReader, normalise
 from cdt.errors import RunError
-from cdt.schema import Config
 
 AHEAD = 256
 """Batches over which a rank looks for shards that are worth being fetched whole."""
 WHOLE_SHARD = 0.4
 """Of a shard's samples, those that a rank will read; of fewer it reads ranges."""
-
-
-class DataConfig(Config):
-    shards: str
-    """A directory written by ``cdt shard`` or ``cdt index``, or its URL (http, https, s3, gs, hf, pipe)."""
-    allow_pipe: bool = False
-    """Whether ``shards`` may be ``pipe:COMMAND``: words, for no shell, that print the file named in place of {}."""
-    split: str = "train"
-    """Which of its splits to train on."""
-    epoch_samples: int | None = Field(default=None, ge=1)
-    """Positions per epoch; default: the number of samples in the split."""
-    estimator: Literal["resample", "reweight", "separate"] = "resample"
-    """``resample`` draws constraint samples; ``reweight`` weights base samples (high variance for rare classes);
-    ``separate`` draws as much from each constraint as from the data (for comparison)."""
-    loader_workers: int = Field(default=0, ge=0, le=64)
-    """Processes per rank that read and decode ahead; 0: in the training process."""
-    lambda_lag: int = Field(default=4, ge=1, le=64)
-    """Batches until new multipliers reach the stream, and the most that are read ahead."""
-    cache_mb: float = Field(default=512.0, ge=0)
-    """Keep the decoded data set in each process's memory when it is smaller than this."""
-    shard_cache_gb: float = Field(default=DEFAULT_CACHE_GB, ge=0)
-    """Disk space for shards from URLs, shared by all processes of a machine; in CDT_CACHE or the user's cache."""
-    max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
-    """Of the split's samples, those that may be damaged or missing: others of their class stand in for them."""
-
-    @model_validator(mode="after")
-    def _runs_only_what_is_allowed(self) -> DataConfig:
-        if self.shards.startswith(PIPE) and not self.allow_pipe:
-            raise ValueError(f"{self.shards} would run a command; data.allow_pipe: true allows it")
-        if self.shards.startswith(PIPE) and "{}" not in self.shards:
-            raise ValueError(f"{self.shards} has no {{}} where the name of a file stands, as in pipe:cat /data/{{}}")
-        return self
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cdt.diffusion.process import DiffusionConfig, Process, alpha_sigma
+from cdt.diffusion.config import DiffusionConfig
+from cdt.diffusion.process import Process, alpha_sigma
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """``F(x [B, C, H, W], timestep [B]) -> [B, C, H, W]``: the prediction that the process names."""

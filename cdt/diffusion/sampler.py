@@ -5,16 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from cdt.diffusion.process import Process
 from cdt.errors import InputError
-from cdt.schema import Config
 
 SAMPLERS = {
     "ddim": "DDIMScheduler",  # arXiv 2010.02502
@@ -27,13 +25,6 @@ exchanged for another by ``from_config``."""
 
 QUANTILE_LIMIT = 2**24
 """Most elements of a batch that torch.quantile takes; the schedulers clip x0 through it."""
-
-
-class SamplerConfig(Config):
-    name: Literal["ddim", "ddpm", "dpmpp_2m", "unipc"] = "dpmpp_2m"
-    """Solver: DPM-Solver++ 2M and UniPC are second order and need fewest steps; ``ddpm`` is stochastic."""
-    steps: int = Field(default=40, ge=1)
-    """Network evaluations per sample."""
 
 
 def sample_seed(seed: int, k: int) -> int:

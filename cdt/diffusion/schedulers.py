@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cdt.diffusion.process import DiffusionConfig
+from cdt.diffusion.config import DiffusionConfig
 from cdt.errors import InputError
 
 SETTINGS = "scheduler_config.json"

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import coo_matrix, hstack, vstack
 
 _TOLERANCE = 1e-9
 
@@ -68,6 +66,9 @@ def largest_feasible_scale(floors: np.ndarray, cells: np.ndarray, members: np.nd
     Args:
         floors: F [m]; ``cells``, ``members``: [P], the pairs (cell, constraint); ``num_cells``: K.
     """
+    from scipy.optimize import linprog  # half a second to import: configurations are read without it
+    from scipy.sparse import coo_matrix, hstack
+
     m, largest = len(floors), floors.max()
     coverage = coo_matrix((np.ones(len(cells)), (members, cells)), shape=(m, num_cells))
     unmet = hstack([-coverage, coo_matrix(floors[:, None] / largest)])  # the solver drops what is below 1e-9
@@ -82,6 +83,9 @@ def shares_exist(shares: np.ndarray, equal: np.ndarray, cells: np.ndarray, membe
 
     ``cells``, ``members`` as for ``largest_feasible_scale``.
     """
+    from scipy.optimize import linprog
+    from scipy.sparse import coo_matrix, vstack
+
     coverage = coo_matrix((np.ones(len(cells)), (members, cells)), shape=(len(shares), num_cells)).tocsr()
     exact = vstack([coverage[equal], np.ones((1, num_cells))])
     totals = np.concatenate([shares[equal], [1.0]])

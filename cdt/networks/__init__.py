@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-from torch import nn
+if TYPE_CHECKING:
+    from cdt.networks.dit import load_dit
 
-from cdt.networks.adapter import AdapterConfig, adapted, check_peft, merged, with_weights
-from cdt.networks.dit import DiT, DiTConfig, load_dit
-from cdt.networks.pretrained import PretrainedConfig, load_pretrained
-from cdt.networks.unet import UNet, UNetConfig, build_unet
-
-__all__ = [
-    "AdapterConfig",
-    "DiT",
-    "DiTConfig",
-    "NetworkConfig",
-    "PretrainedConfig",
-    "UNet",
-    "UNetConfig",
-    "adapted",
-    "build_network",
-    "check_peft",
-    "load_dit",
-    "merged",
-    "with_weights",
-]
-
-NetworkConfig = Annotated[UNetConfig | DiTConfig | PretrainedConfig, Field(discriminator="kind")]
-
-BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "unet": build_unet,
-    "dit": DiT,
-    "diffusers": load_pretrained,
-}
+__all__ = ["load_dit"]
 
 
-def build_network(config: NetworkConfig, shape: tuple[int, int, int], *, checkpointing: bool = False) -> nn.Module:
-    """The network of a ``NetworkConfig`` for data of ``shape`` [C, H, W]; InputError where the two do not fit.
+def __getattr__(name: str) -> Any:
+    # The model card of an exported DiT names it here. torch takes seconds to import: configurations are read without.
+    if name != "load_dit":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from cdt.networks.dit import load_dit
 
-    It maps x [B, C, H, W] and float timesteps [B] to [B, C, H, W], in x's dtype whatever the weights' dtype.
-    ``checkpointing`` recomputes activations in the backward pass instead of storing them.
-    """
-    return BUILDERS[config.kind](config, shape, checkpointing=checkpointing)
+    return load_dit

@@ -6,25 +6,15 @@ whoever samples, evaluates or exports has the plain network.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from cdt.errors import InputError
-from cdt.schema import Config
+from cdt.networks.config import AdapterConfig
 
 _BASE, _A, _B = ".base_layer", ".lora_A.default", ".lora_B.default"
 """What peft puts into the names of an adapted layer's own weights and of its adapter's."""
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "qkv", "attention_out")
-
-
-class AdapterConfig(Config):
-    rank: int = Field(default=8, ge=1)
-    """Of what is added to the weights of a layer."""
-    layers: Literal["all", "attention"] = "all"
-    """Which ones have an adapter: every linear and convolutional layer, or the linear ones of attention."""
 
 
 def check_peft() -> None:

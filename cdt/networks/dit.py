@@ -9,11 +9,9 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Literal
 
 import torch
 from einops import rearrange
-from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -21,29 +19,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from cdt.errors import InputError
-from cdt.schema import Config
+from cdt.networks.config import DiTConfig
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "dit.safetensors"
-
-
-class DiTConfig(Config):
-    kind: Literal["dit"] = "dit"
-    patch: int = Field(default=2, ge=1)
-    """Side of a patch in pixels; it must divide the image's height and width."""
-    width: int = Field(default=192, ge=8)
-    """Length of a token: a multiple of 4, for the position embedding, and of ``heads``."""
-    depth: int = Field(default=6, ge=1)
-    """Number of transformer blocks."""
-    heads: int = Field(default=3, ge=1)
-    """Attention heads in each block."""
-    mlp_ratio: float = Field(default=4.0, gt=0)
-    """Hidden width of a block's MLP over ``width``."""
-
-    @model_validator(mode="after")
-    def _width_divides(self) -> DiTConfig:
-        if self.width % 4 or self.width % self.heads:
-            raise ValueError(f"width must be a multiple of 4 and of heads ({self.heads}), {self.width} is not")
-        return self
 
 
 def sincos(position: Tensor, width: int) -> Tensor:

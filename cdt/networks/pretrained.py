@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors import SafetensorError
 
 from cdt.errors import InputError
+from cdt.networks.config import PretrainedConfig
 from cdt.networks.unet import UNet
-from cdt.schema import Config
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
-class PretrainedConfig(Config):
-    kind: Literal["diffusers"] = "diffusers"
-    path: Path
-    """Directory that holds a UNet2DModel, itself or in the subfolder ``unet`` of a pipeline. ``diffusion.schedule`` and
-    ``diffusion.prediction`` must be those that it was trained with."""
 
 
 def load_pretrained(config: PretrainedConfig, shape: tuple[int, int, int], *, checkpointing: bool = False) -> UNet:

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-from pydantic import Field
 from torch import Tensor, nn
 
 from cdt.errors import InputError
-from cdt.schema import Config
+from cdt.networks.config import UNetConfig
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d import UNet2DModel
 
 BOTTOM = (2, 64)
 """Smallest and largest side, in pixels, of the last level: below it, attention mixes the whole image."""
-
-
-class UNetConfig(Config):
-    kind: Literal["unet"] = "unet"
-    channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(64, 128), min_length=1)
-    """Channels of each level, from full resolution down; each level halves the resolution of the one before."""
-    layers_per_block: int = Field(default=2, ge=1)
-    """Residual layers in each level."""
-    attention: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """Levels with self-attention, 0 being full resolution; the block below the last level always has it."""
-    norm_groups: int = Field(default=8, ge=1)
-    """Groups of the group norms; they must divide the channels of every level."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout in the residual layers while training."""
 
 
 class UNet(nn.Module):

@@ -12,12 +12,13 @@ import numpy as np
 from cdt.constraints import Calibration, Constraint, Prior, Requirements
 from cdt.constraints.prior import LARGEST
 from cdt.constraints.window import SEPARATED, auto_window
-from cdt.data.plan import stream_key
-from cdt.data.reader import Images, normalise
+from cdt.data.plan.order import stream_key
+from cdt.data.read.reader import Images, normalise
 from cdt.diffusion.process import Process
-from cdt.dual import ALARMS, DEFAULT_ETA, DualConfig, DualProblem, DualState, solve_floors
+from cdt.dual import ALARMS, DEFAULT_ETA, DualProblem, DualState, solve_floors
+from cdt.dual.config import DualConfig
+from cdt.engine.ranks import Ranks
 from cdt.errors import InputError
-from cdt.training.ranks import Ranks
 
 _EXEMPLARS = 1000
 

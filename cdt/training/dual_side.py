@@ -12,8 +12,8 @@ from torch import nn
 from cdt.config import RunConfig, budgets_digest
 from cdt.constraints import Calibration, Requirements
 from cdt.dual import DualProblem, DualState, Sums, finite_or_none, lagrangian
+from cdt.measure.statistics import Statistics
 from cdt.training import calibrate
-from cdt.training.statistics import Statistics
 from cdt.training.sums import constraint_sums
 
 

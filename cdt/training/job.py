@@ -12,21 +12,22 @@ from torch import Tensor, nn
 
 from cdt.config import RunConfig, check_batch
 from cdt.constraints import Population, Prior, Requirements
-from cdt.data.index import Index
-from cdt.data.joined import joined
+from cdt.data.format.index import Index
+from cdt.data.format.joined import joined
 from cdt.diffusion.process import Process
 from cdt.diffusion.sampler import check_steps
 from cdt.dual import ESTIMATORS, Draws, largest_feasible_scale, shares_exist
 from cdt.errors import InputError, at
 from cdt.judges import load_judge
-from cdt.networks import adapted, build_network, check_peft, with_weights
-from cdt.training.answers import Answers
+from cdt.measure.generated import judged_columns
+from cdt.measure.held_out import held_out_split
+from cdt.measure.reference import open_reference
+from cdt.networks.adapter import adapted, check_peft, with_weights
+from cdt.networks.build import build_network
+from cdt.origin.answers import Answers
+from cdt.origin.pretrained import Pretrained, check_continued, open_pretrained
+from cdt.origin.replay import Replay
 from cdt.training.calibrate import check_stable
-from cdt.training.generated import judged_columns
-from cdt.training.held_out import held_out_split
-from cdt.training.pretrained import Pretrained, check_continued, open_pretrained
-from cdt.training.reference import open_reference
-from cdt.training.replay import Replay
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cdt.training.ranks import Ranks
+from cdt.engine.ranks import Ranks
 
 
 class Meter:

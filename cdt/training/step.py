@@ -8,10 +8,10 @@ from torch import Tensor
 from cdt.data.stream import Batch
 from cdt.diffusion.loss import Diffusion, noise
 from cdt.diffusion.noise import normals, stratified
-from cdt.training.answers import StoredTeacher
-from cdt.training.engine import Engine
+from cdt.engine.engine import Engine
+from cdt.origin.answers import StoredTeacher
+from cdt.origin.teacher import Teacher
 from cdt.training.sums import PeriodSums
-from cdt.training.teacher import Teacher
 
 
 def train_step(

@@ -9,7 +9,7 @@ from cdt.constraints import Requirements
 from cdt.data.stream import Batch
 from cdt.diffusion.loss import Diffusion, Losses, nats
 from cdt.dual import Sums
-from cdt.training.ranks import Ranks
+from cdt.engine.ranks import Ranks
 
 
 class PeriodSums:

@@ -9,28 +9,29 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from cdt.data.plan import stream_key
+from cdt.checkpoints import checkpoint, universal
+from cdt.checkpoints.saving import Saver
+from cdt.data.plan.order import stream_key
 from cdt.data.stream import MixtureStream
 from cdt.diffusion.loss import Diffusion
 from cdt.dual import DualProblem, DualState, Sums, journal_rows, journaled, news, worst_constraint
+from cdt.engine.ema import Ema
+from cdt.engine.engine import Engine
+from cdt.engine.ranks import Ranks
+from cdt.measure.statistics import Statistics
 from cdt.monitor.pictures import save_picture
 from cdt.monitor.recorder import Recorder
-from cdt.training import calibrate, checkpoint, universal
-from cdt.training.account import Account
-from cdt.training.beside import Beside
+from cdt.origin.teacher_network import ReplayedRows, TeacherNetwork
+from cdt.training import calibrate
+from cdt.training.data_audit import DataAudit
 from cdt.training.dual_side import DualSide
-from cdt.training.ema import Ema
-from cdt.training.engine import Engine
 from cdt.training.health import DivergedError, Health
 from cdt.training.job import Job, prepare
 from cdt.training.meter import Meter
-from cdt.training.ranks import Ranks
-from cdt.training.saving import Saver
+from cdt.training.previews import record_gaps, sample_grid
 from cdt.training.schedule import Phase
-from cdt.training.statistics import Statistics
 from cdt.training.step import train_step
 from cdt.training.sums import PeriodSums, constraint_sums
-from cdt.training.views import record_gaps, sample_grid
 
 
 class Coordinator(Protocol):
@@ -61,8 +62,13 @@ class Worker:
         self.diffusion = Diffusion(config.diffusion)
         weights = self.prepared.first_weights() if job.checkpoint is None else None
         self.engine = Engine(self.prepared.build, config.engine, config.train, ranks, weights)
-        beside = Beside(self.engine, self.prepared, config.replay, self.index.shape, ranks.device)
-        self.teacher = beside.teacher
+        origin, replay = self.prepared.origin, self.prepared.replay
+        pretrained = origin and TeacherNetwork(self.engine, origin, config.replay, self.index.shape)
+        self.teacher = None
+        if pretrained is not None and replay is not None:
+            replayed = torch.as_tensor(self.requirements.replayed, device=ranks.device)
+            rows = ReplayedRows(replayed, self.prepared.first_replayed, self.prepared.answers)
+            self.teacher = pretrained.teacher(rows)
         self.ema = Ema(self.engine)
         self.stream = MixtureStream(
             config.data,
@@ -77,7 +83,6 @@ class Worker:
             world=ranks.world,
         )
         process = self.diffusion.process
-        replay = self.prepared.replay
         fresh = None if replay is None else replay.fresh()
         statistics = Statistics(
             config,
@@ -86,7 +91,7 @@ class Worker:
             self.requirements,
             process,
             ranks,
-            teacher=beside.network,
+            teacher=None if pretrained is None else pretrained.measured_against,
             fresh=fresh,
         )
         self.dual = DualSide(config, self.requirements, statistics)
@@ -100,7 +105,7 @@ class Worker:
         self.recorder = Recorder(job.directory, self.step) if ranks.first else None
         for text in changed:
             self._event("budget", text)
-        self.account = Account(
+        self.audit = DataAudit(
             self.stream, ranks, batch_size=self.train.batch_size, epoch=self.epoch, log_steps=self.train.log_steps
         )
 
@@ -144,7 +149,7 @@ class Worker:
             self.ema.update(self.train.ema_decay_at(self.step))
             self.step += 1
             self._check_health()
-            self.account.after(self.step, self.step == self.train.total_steps, self.recorder)
+            self.audit.after(self.step, self.step == self.train.total_steps, self.recorder)
             meter.count(loss, waited, self.engine.applied)
             if phase == "dual" and self.prepared.moves_multipliers(self.step - self.train.warm_steps):
                 self._dual_step()

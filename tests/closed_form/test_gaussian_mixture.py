@@ -26,7 +26,8 @@ from torch import Tensor
 
 from cdt.constraints import Calibration, MinFrequency
 from cdt.constraints.window import SEPARATED, auto_window, posterior_cross_entropy
-from cdt.diffusion.process import DiffusionConfig, Process
+from cdt.diffusion.config import DiffusionConfig
+from cdt.diffusion.process import Process
 from cdt.dual import Sums, dual_step, mixture_probabilities, solve_floors
 
 APART = Mixture(

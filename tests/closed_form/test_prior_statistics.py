@@ -14,7 +14,8 @@ from exact import begin, shares_problem
 from mixtures import Mixture, mixture_divergence, mixture_samples
 
 from cdt.constraints import Calibration, MaxKl, Prior
-from cdt.diffusion.process import DiffusionConfig, Process
+from cdt.diffusion.config import DiffusionConfig
+from cdt.diffusion.process import Process
 from cdt.dual import Sums, dual_step, mixture_probabilities
 from cdt.evaluate.divergence import divergence_of
 from cdt.training.calibrate import share_at_budget

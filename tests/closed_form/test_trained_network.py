@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from cdt.constraints import Calibration, MinFrequency
 from cdt.constraints.window import auto_window
+from cdt.diffusion.config import DiffusionConfig
 from cdt.diffusion.loss import Diffusion
-from cdt.diffusion.process import DiffusionConfig, Process
+from cdt.diffusion.process import Process
 from cdt.diffusion.sampler import sample
 from cdt.dual import Sums, dual_step, mixture_probabilities
 

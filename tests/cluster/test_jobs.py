@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cdt.cli import main
+from cdt.cli.command import main
 from cdt.cluster import jobs, token
 
 CONFIG = """

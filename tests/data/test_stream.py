@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from cdt.data.index import Index
-from cdt.data.plan import Order, SubsetOrder, allocate, stream_key
-from cdt.data.reader import ImageReader, normalise
-from cdt.data.shard import shard
+from cdt.data.config import DataConfig
+from cdt.data.format.index import Index
+from cdt.data.plan.order import Order, SubsetOrder, allocate, stream_key
+from cdt.data.plan.stratified import base_order
+from cdt.data.read.reader import ImageReader, normalise
 from cdt.data.sources import Source
-from cdt.data.stratified import base_order
-from cdt.data.stream import Batch, DataConfig, MixtureStream, StreamState
+from cdt.data.stream import Batch, MixtureStream, StreamState
+from cdt.data.write.shard import shard
 from cdt.dual import Draws
 
 SEED, BATCH, LAG = 3, 12, 3

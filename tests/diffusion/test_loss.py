@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from cdt.diffusion.config import DiffusionConfig
 from cdt.diffusion.loss import Diffusion, Network, Weighting, nats, predict_eps, squared_error
 from cdt.diffusion.noise import normals, stratified
-from cdt.diffusion.process import DiffusionConfig, Process, alpha_sigma
+from cdt.diffusion.process import Process, alpha_sigma
 
 SHAPE = (2, 3, 3)
 D = 18

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdt.diffusion.process import DiffusionConfig, Process, alpha_sigma
+from cdt.diffusion.config import DiffusionConfig
+from cdt.diffusion.process import Process, alpha_sigma
 from cdt.errors import InputError
 from cdt.settings import parse
 

@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cdt.diffusion.process import DiffusionConfig, Process, alpha_sigma
-from cdt.diffusion.sampler import SAMPLERS, SamplerConfig, check_steps, make_scheduler, sample, sample_seed
+from cdt.diffusion.config import DiffusionConfig, SamplerConfig
+from cdt.diffusion.process import Process, alpha_sigma
+from cdt.diffusion.sampler import SAMPLERS, check_steps, make_scheduler, sample, sample_seed
 from cdt.errors import InputError
-from cdt.networks.dit import DiT, DiTConfig
-from cdt.networks.unet import UNetConfig, build_unet
+from cdt.networks.config import DiTConfig, UNetConfig
+from cdt.networks.dit import DiT
+from cdt.networks.unet import build_unet
 
 EPS = Process.from_config(DiffusionConfig(prediction="epsilon"))
 V = Process.from_config(DiffusionConfig(prediction="v_prediction"))

@@ -10,7 +10,8 @@ import diffusers
 import numpy as np
 import pytest
 
-from cdt.diffusion.process import DiffusionConfig, Process
+from cdt.diffusion.config import DiffusionConfig
+from cdt.diffusion.process import Process
 from cdt.diffusion.sampler import make_scheduler
 from cdt.diffusion.schedulers import MAPPED, SETTINGS, read_scheduler
 from cdt.errors import InputError

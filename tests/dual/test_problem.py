@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from problems import begin, pose, through_json
 
-from cdt.dual import ALARMS, DualConfig, DualState, Sums
+from cdt.dual import ALARMS, DualState, Sums
+from cdt.dual.config import DualConfig
 from cdt.dual.problem import TOLERANCE
 from cdt.errors import InputError
 from cdt.settings import parse

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdt.dual import DualConfig, solve_floors
+from cdt.dual import solve_floors
+from cdt.dual.config import DualConfig
 from cdt.dual.rules import DEFAULT_ETA, RULES, mass_rule, projected_ascent, proportional_term
 
 SHARES = np.array([0.007, 0.02, 0.3])

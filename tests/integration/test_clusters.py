@@ -20,8 +20,8 @@ import pytest
 from small import CONFIG
 
 from cdt.cluster import node
-from cdt.data.shard import shard
 from cdt.data.sources import SOURCES
+from cdt.data.write.shard import shard
 
 pytest.importorskip("aiohttp_cors", reason="ray[default] is not installed: no dashboard, no jobs")
 

@@ -14,8 +14,8 @@ import pytest
 import tiny
 import torch
 
-from cdt.run import Run
-from cdt.training.checkpoint import damage, newest_sound, read_weights
+from cdt.checkpoints.checkpoint import damage, newest_sound, read_weights
+from cdt.runs.run import Run
 
 pytestmark = pytest.mark.slow  # a dozen starts of the command
 PATIENCE_S = 300

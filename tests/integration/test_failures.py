@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file
 
 from cdt.cluster.watchdog import START_S
-from cdt.data.shard import shard
 from cdt.data.sources import SOURCES
+from cdt.data.write.shard import shard
 
 pytestmark = pytest.mark.slow  # three starts of Ray
 

@@ -10,8 +10,8 @@ import pytest
 from small import CONFIG
 from two_hosts import HEAD, OTHER, Hosts, two_hosts
 
-from cdt.data.shard import shard
 from cdt.data.sources import SOURCES
+from cdt.data.write.shard import shard
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("aiohttp_cors", reason="ray[default] is not installed: no dashboard")

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from two_hosts import BIN, HEAD, OTHER, PATIENCE_S, Hosts, two_hosts
 
-from cdt.data.shard import shard
 from cdt.data.sources import SOURCES
+from cdt.data.write.shard import shard
 
 DAEMONS = ("slurmctld", "slurmd", "munged")
 WHERE = f"{os.environ['PATH']}:/usr/sbin"

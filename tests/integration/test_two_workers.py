@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import cdt
-from cdt.data.shard import shard
 from cdt.data.sources import SOURCES
+from cdt.data.write.shard import shard
 
 CONFIG = """
 run: {dir: runs, workers: 2, threads: 1}

@@ -9,17 +9,9 @@ import torch
 from torch import nn
 
 from cdt.errors import InputError
-from cdt.networks import (
-    AdapterConfig,
-    DiTConfig,
-    NetworkConfig,
-    UNetConfig,
-    adapted,
-    build_network,
-    check_peft,
-    merged,
-    with_weights,
-)
+from cdt.networks.adapter import adapted, check_peft, merged, with_weights
+from cdt.networks.build import build_network
+from cdt.networks.config import AdapterConfig, DiTConfig, NetworkConfig, UNetConfig
 
 # Of peft and what it needs, while they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

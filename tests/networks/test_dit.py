@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from cdt.errors import InputError
-from cdt.networks.dit import DiT, DiTConfig, load_dit, save_dit, sincos, sincos_2d
+from cdt.networks.config import DiTConfig
+from cdt.networks.dit import DiT, load_dit, save_dit, sincos, sincos_2d
 
 SMALL = DiTConfig(patch=2, width=16, depth=2, heads=2)
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from cdt.networks import BUILDERS, NetworkConfig, UNetConfig, build_network
+from cdt.networks.build import BUILDERS, build_network
+from cdt.networks.config import NetworkConfig, UNetConfig
 from cdt.networks.unet import build_unet
 
 NETWORK = TypeAdapter(NetworkConfig)
@@ -42,5 +43,5 @@ def test_unknown_kinds_and_settings_of_other_kinds_are_errors(settings: dict[str
 
 
 def test_configurations_are_read_without_importing_diffusers() -> None:
-    code = "import cdt.networks, cdt.diffusion.sampler, cdt.export, sys; sys.exit('diffusers' in sys.modules)"
+    code = "import cdt.networks, cdt.diffusion.sampler, cdt.runs.export, sys; sys.exit('diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

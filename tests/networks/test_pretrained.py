@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cdt.errors import InputError
-from cdt.networks.pretrained import WEIGHTS, PretrainedConfig, load_pretrained
-from cdt.networks.unet import UNet, UNetConfig, build_unet
+from cdt.networks.config import PretrainedConfig, UNetConfig
+from cdt.networks.pretrained import WEIGHTS, load_pretrained
+from cdt.networks.unet import UNet, build_unet
 
 SHAPE = (3, 8, 8)
 

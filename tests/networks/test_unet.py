@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from cdt.errors import InputError
-from cdt.networks.unet import UNetConfig, build_unet
+from cdt.networks.config import UNetConfig
+from cdt.networks.unet import build_unet
 
 SMALL = UNetConfig(channels=(8, 16), layers_per_block=1, norm_groups=4)
 

@@ -21,13 +21,15 @@ from cdt.constraints import (
     Requirements,
 )
 from cdt.constraints.window import auto_window
-from cdt.data.index import Index
-from cdt.data.reader import ImageReader, normalise
-from cdt.diffusion.process import DiffusionConfig, Process
-from cdt.dual import DEFAULT_ETA, DualConfig, DualProblem
+from cdt.data.format.index import Index
+from cdt.data.read.reader import ImageReader, normalise
+from cdt.diffusion.config import DiffusionConfig
+from cdt.diffusion.process import Process
+from cdt.dual import DEFAULT_ETA, DualProblem
+from cdt.dual.config import DualConfig
+from cdt.engine.ranks import Ranks
 from cdt.errors import InputError
 from cdt.training.calibrate import check_prior, check_stable, describe, find_windows, first_state, pose_problem
-from cdt.training.ranks import Ranks
 
 PROCESS = Process.from_config(DiffusionConfig())
 COUNTS = {"a": 70, "b": 20, "c": 10}

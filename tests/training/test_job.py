@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from cdt.config import RunConfig
-from cdt.data.index import Index
+from cdt.data.format.index import Index
 from cdt.errors import InputError
-from cdt.measure import classifier_of
+from cdt.runs.evaluation import classifier_of
 from cdt.training.job import prepare
 
 

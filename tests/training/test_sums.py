@@ -5,9 +5,9 @@ import torch
 
 from cdt.constraints import MaxLoss, MinFrequency, Population, Requirements
 from cdt.data.stream import Batch
+from cdt.diffusion.config import DiffusionConfig
 from cdt.diffusion.loss import Diffusion, Losses
-from cdt.diffusion.process import DiffusionConfig
-from cdt.training.ranks import Ranks
+from cdt.engine.ranks import Ranks
 from cdt.training.sums import PeriodSums, constraint_sums
 
 DIFFUSION = Diffusion(DiffusionConfig())

@@ -118,11 +118,11 @@ class Bench:
         self._prepare(directory)
 
     def _prepare(self, directory: str | None) -> None:
-        from cdt.data.index import Index
-        from cdt.data.shard import shard
+        from cdt.data.format.index import Index
         from cdt.data.sources import SOURCES
+        from cdt.data.write.shard import shard
         from cdt.judges import Classifier
-        from cdt.measure import classifier_of
+        from cdt.runs.evaluation import classifier_of
 
         p = self.protocol
         cut: dict[str, float] = {c: p.keep for c in CUT}  # noqa: C420 (keys would be literals)
@@ -158,7 +158,7 @@ class Bench:
         return cdt.train(cdt.RunConfig.model_validate(tree))
 
     def run(self, arm: str, setting: str) -> None:
-        from cdt.measure import evaluate_run
+        from cdt.runs.evaluation import evaluate_run
 
         constraints = self._constraints(ARMS[arm]["constraints"], setting)
         if not constraints:

@@ -29,17 +29,18 @@ from rich.table import Table
 from torch import nn
 from torch._C._distributed_c10d import FileStore
 
+from cdt.checkpoints.checkpoint import TrainState
+from cdt.checkpoints.saving import Saver
 from cdt.data.stream import Batch, StreamState
+from cdt.diffusion.config import DiffusionConfig
 from cdt.diffusion.loss import Diffusion
-from cdt.diffusion.process import DiffusionConfig
-from cdt.networks import DiTConfig, build_network
-from cdt.training.checkpoint import TrainState
-from cdt.training.ema import Ema
-from cdt.training.engine import Engine, start_deepspeed
-from cdt.training.engine_config import EngineConfig
-from cdt.training.estimate import activation_bytes, peak_bytes, state_bytes
-from cdt.training.ranks import Ranks
-from cdt.training.saving import Saver
+from cdt.engine.config import EngineConfig
+from cdt.engine.ema import Ema
+from cdt.engine.engine import Engine, start_deepspeed
+from cdt.engine.memory import activation_bytes, peak_bytes, state_bytes
+from cdt.engine.ranks import Ranks
+from cdt.networks.build import build_network
+from cdt.networks.config import DiTConfig
 from cdt.training.schedule import TrainConfig
 from cdt.training.step import train_step
 from cdt.training.sums import PeriodSums

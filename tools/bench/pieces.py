@@ -34,10 +34,10 @@ from dual import classes
 
 import cdt
 from cdt.cluster.session import local_ray
-from cdt.data.shard import shard
 from cdt.data.sources import SOURCES
+from cdt.data.write.shard import shard
 from cdt.dual import ALARMS, DualState, Sums, dual_step, journal_rows, journaled
-from cdt.networks import build_network
+from cdt.networks.build import build_network
 
 CASES: dict[str, dict[str, Any]] = {
     "UNet, mostly arithmetic": {"batch": 64, "network": {"kind": "unet", "channels": [16, 32]}},

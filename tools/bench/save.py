@@ -27,15 +27,16 @@ import torch.distributed as dist
 from torch import multiprocessing
 from torch._C._distributed_c10d import FileStore
 
+from cdt.checkpoints.checkpoint import TrainState
+from cdt.checkpoints.saving import Saver
 from cdt.cluster.session import set_environment
 from cdt.data.stream import StreamState
-from cdt.networks import DiTConfig, build_network
-from cdt.training.checkpoint import TrainState
-from cdt.training.ema import Ema
-from cdt.training.engine import Engine, start_deepspeed
-from cdt.training.engine_config import EngineConfig
-from cdt.training.ranks import Ranks
-from cdt.training.saving import Saver
+from cdt.engine.config import EngineConfig
+from cdt.engine.ema import Ema
+from cdt.engine.engine import Engine, start_deepspeed
+from cdt.engine.ranks import Ranks
+from cdt.networks.build import build_network
+from cdt.networks.config import DiTConfig
 from cdt.training.schedule import TrainConfig
 
 SHAPE, BATCH, CALM_STEPS = (1, 32, 32), 8, 6

@@ -23,12 +23,12 @@ from rich.console import Console
 from rich.table import Table
 
 import cdt
-from cdt.data.index import Index
-from cdt.data.reader import ImageReader, normalise
-from cdt.data.shard import shard
+from cdt.data.format.index import Index
+from cdt.data.read.reader import ImageReader, normalise
 from cdt.data.sources import SOURCES
+from cdt.data.write.shard import shard
 from cdt.diffusion.loss import Diffusion, noise
-from cdt.networks import build_network
+from cdt.networks.build import build_network
 
 ARMS: dict[str, dict[str, Any]] = {
     "stage 0": {"engine": {"zero_stage": 0}},

@@ -25,15 +25,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from cdt.data.decode import decode
-from cdt.data.files import RemoteFiles
-from cdt.data.index import Index, ShardInfo
-from cdt.data.plan import stream_key
-from cdt.data.planner import Planner
-from cdt.data.shard import shard
+from cdt.data.config import DataConfig
+from cdt.data.format.decode import decode
+from cdt.data.format.index import Index, ShardInfo
+from cdt.data.plan.order import stream_key
+from cdt.data.plan.planner import Planner
+from cdt.data.plan.stratified import base_order
+from cdt.data.read.files import RemoteFiles
 from cdt.data.sources import Source
-from cdt.data.stratified import base_order
-from cdt.data.stream import DataConfig, MixtureStream
+from cdt.data.stream import MixtureStream
+from cdt.data.write.shard import shard
 from cdt.dual import Draws
 
 BATCH = 128
@@ -212,7 +213,7 @@ def open_shards(root: Path) -> int:
 
 def fetched(folder: Path) -> dict[str, Any]:
     """Bytes fetched over bytes used in one epoch by ranks without a common cache, as on machines of their own."""
-    sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "data"))
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support"))
     from server import serve  # pyright: ignore[reportMissingImports]
 
     root = folder / "remote"

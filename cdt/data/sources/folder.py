@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from cdt.data.decode import check_pixels, pixels, reason
+from cdt.data.format.decode import check_pixels, pixels, reason
 from cdt.data.sources.attributes import read_attributes
 from cdt.data.sources.source import Source, first_few
 from cdt.errors import InputError

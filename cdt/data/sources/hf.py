@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cdt.data.decode import check_pixels, pixels
+from cdt.data.format.decode import check_pixels, pixels
 from cdt.data.sources.source import Source
 from cdt.errors import InputError
 

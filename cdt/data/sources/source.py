@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cdt.data.header import Dtype
+from cdt.data.format.header import Dtype
 
 
 class Record(NamedTuple):

@@ -1,0 +1,212 @@
+"""Checkpoints: complete or invisible. The manifest is written last; whoever reads trusts only what it lists."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from cdt.data.stream import StreamState
+from cdt.errors import InputError, RunError
+from cdt.networks.adapter import merged
+
+FORMAT = 2
+CHECKPOINT = r"step-\d{9}"
+"""What a checkpoint is called."""
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Everything of a run but weights and optimiser; JSON."""
+
+    step: int
+    """Steps done."""
+    world: int
+    """Workers that wrote it."""
+    dual_steps: int
+    """Of dual training: as configured, or fewer once it was ended early."""
+    stream: StreamState
+    dual: dict[str, Any] | None = None
+    """Calibration and dual state, once calibrated."""
+    loss: float | None = None
+    """loss(q) on the training batches of the last period, nats; None before the first."""
+    sums: list[list[list[float]]] | None = None
+    """What training batches said in the period that has begun, [workers, K + 1, 3]; None at its beginning."""
+
+    def quality(self) -> tuple[bool, float]:
+        """Sorts checkpoints, the best last: requirements met by lower loss, before those unmet by less violation."""
+        slack = [-math.inf if gap is None else gap for gap in (self.dual or {}).get("slack", [])]
+        worst = min(slack, default=-math.inf)
+        return worst >= 0, (-math.inf if self.loss is None else -self.loss) if worst >= 0 else worst
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any]) -> TrainState:
+        stream = tree["stream"]
+        history = [(first, lambdas) for first, lambdas in stream["history"]]
+        return cls(**{**tree, "stream": StreamState(stream["batch"], stream["counters"], history)})
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step-{step:09d}"
+
+
+def problem_of(stage: Callable[[], object]) -> str | None:
+    """Runs a stage that writes; in words, why the machine refused."""
+    try:
+        stage()
+    except OSError as error:
+        return "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
+    except safetensors.SafetensorError as error:
+        return str(error)
+    return None
+
+
+def seal(partial: Path, final: Path, state: TrainState, digests: dict[str, str]) -> None:
+    """Gives its name to what is on the disk already: the manifest, the folders, then the name. Raises OSError.
+
+    Again, after an interrupt behind the renaming, it does what was left.
+    """
+    if final.exists() and not partial.exists():
+        to_disk(final.parent)
+        return
+    files = {
+        name: {"bytes": (partial / name).stat().st_size, "sha256": digest} for name, digest in sorted(digests.items())
+    }
+    manifest = partial / "manifest.json"
+    manifest.write_text(json.dumps({"format": FORMAT, "step": state.step, "files": files}, indent=1))
+    # What has its name survives a power cut: contents first, then the name.
+    for path in (manifest, *{(partial / name).parent for name in files}):
+        to_disk(path)
+    if final.exists():
+        _discard(final)
+    partial.rename(final)
+    to_disk(final.parent)
+
+
+def _discard(path: Path) -> None:
+    """Removes a checkpoint so that no half of it is ever visible."""
+    stale = path.with_name(f".{path.name}.stale")
+    path.rename(stale)
+    shutil.rmtree(stale, ignore_errors=True)
+
+
+def to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def prune(directory: Path, keep: int, milestones: Collection[int]) -> None:
+    """Leaves the newest ``keep`` checkpoints, the best one and those of the steps ``milestones``.
+
+    What interrupted saves left behind goes too. Raises nothing: a disk that refuses keeps more.
+    """
+    found = complete_checkpoints(directory)
+    spared = {checkpoint_name(step) for step in milestones} | {path.name for path in found[-keep:]}
+    if found:
+        spared.add(max(found, key=lambda path: read_state(path).quality()).name)
+    for path in found:
+        if path.name not in spared:
+            with contextlib.suppress(OSError):
+                _discard(path)
+    for left in directory.glob(".step-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A file of a run directory, whole or not at all. Raises OSError."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether all that the manifest lists is there, in its size."""
+    try:
+        files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+        return all((checkpoint / name).stat().st_size == entry["bytes"] for name, entry in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def complete_checkpoints(directory: Path) -> list[Path]:
+    """Oldest first."""
+    return [path for path in _named(directory) if is_complete(path)]
+
+
+def _named(directory: Path) -> list[Path]:
+    """What has a checkpoint's name, oldest first."""
+    found = directory.iterdir() if directory.is_dir() else []
+    return sorted(path for path in found if re.fullmatch(CHECKPOINT, path.name))
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is not as the manifest says, in words; reads everything."""
+    if not is_complete(checkpoint):
+        return "files are missing or have other sizes than its manifest says"
+    files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+    try:
+        with ThreadPoolExecutor() as pool:
+            digests = pool.map(lambda name: sha256(checkpoint / name), files)
+            wrong = [name for name, found in zip(files, digests, strict=True) if found != files[name]["sha256"]]
+    except OSError as error:
+        return f"cannot be read ({error})"
+    return f"{', '.join(wrong)}: other bytes than its manifest says" if wrong else None
+
+
+def newest_sound(directory: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is as its manifest says; and what is wrong with those that are newer, in words.
+
+    Raises RunError when there are checkpoints, and none is sound.
+    """
+    passed_over: list[str] = []
+    for path in reversed(_named(directory)):
+        problem = damage(path)
+        if problem is None:
+            return path, passed_over
+        passed_over.append(f"{path.name} is damaged: {problem}")
+    if passed_over:
+        raise RunError(f"{directory}: no checkpoint is sound; {'; '.join(passed_over)}")
+    return None, []
+
+
+def read_state(checkpoint: Path) -> TrainState:
+    """Raises InputError when another version of cdt wrote it."""
+    found = json.loads((checkpoint / "manifest.json").read_text())["format"]
+    if found != FORMAT:
+        raise InputError(f"{checkpoint} has format {found!r}; this version of cdt reads format {FORMAT}")
+    return TrainState.from_json(json.loads((checkpoint / "state.json").read_text()))
+
+
+def read_weights(checkpoint: Path, raw: bool = False) -> dict[str, Tensor]:
+    """EMA weights, or the raw ones, by name as they are trained: fp32 on the CPU."""
+    return safetensors.torch.load_file(checkpoint / ("weights.safetensors" if raw else "ema.safetensors"))
+
+
+def network_weights(checkpoint: Path, raw: bool = False) -> dict[str, Tensor]:
+    """The same, by name as the network has them that is not trained any more: adapters are merged into the rest."""
+    return merged(read_weights(checkpoint, raw))

@@ -1,0 +1,5 @@
+"""The `cdt` command."""
+
+from cdt.cli.command import main
+
+__all__ = ["main"]

@@ -1,0 +1,54 @@
+"""One image, from the bytes of its shard to the array that the index promises, or the reason why it cannot be used."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+from cdt.data.format.damage import BadDataError
+from cdt.data.format.decode import RAW, ShapeError, decode
+from cdt.data.format.index import Index
+from cdt.data.format.pack import resized
+
+MAX_BYTES = 1 << 26
+"""No encoded image is larger."""
+
+
+def check_size(size: int) -> None:
+    """Raises BadDataError for an image that is not to be read."""
+    if size > MAX_BYTES:
+        raise BadDataError("too large", f"{size} bytes; the limit is {MAX_BYTES}")
+
+
+def check_crc(promised: int, payload: bytes | memoryview) -> None:
+    """Raises BadDataError for other bytes than those that were indexed; a negative number is no promise."""
+    if 0 <= promised != zlib.crc32(payload):
+        raise BadDataError("wrong checksum", f"the image's CRC-32 is not {promised:08x}, as the index says")
+
+
+def image_of(index: Index, row: int, payload: bytes) -> np.ndarray:
+    """The image [C, H, W] of a row from its bytes. Raises BadDataError."""
+    ext = index.extensions[int(index.ext[row])]
+    try:
+        if ext == RAW:
+            image = np.frombuffer(payload, index.dtype).reshape(index.shape)
+        else:
+            image = decode(payload, ext, None if index.resize else index.shape[1:])
+        if index.resize and image.dtype == np.uint8:
+            image = resized(np.broadcast_to(image, (index.shape[0], *image.shape[1:])), index.shape[1])
+    except ShapeError as error:
+        raise BadDataError("wrong shape or type", str(error)) from error
+    except ValueError as error:
+        raise BadDataError("damaged image", str(error)) from error
+    if image.shape != index.shape or image.dtype != index.dtype:
+        told = f"{image.dtype} of shape {image.shape}, expected {index.dtype} of {index.shape}"
+        raise BadDataError("wrong shape or type", told)
+    check_finite(image)
+    return image
+
+
+def check_finite(image: np.ndarray) -> None:
+    """Raises BadDataError."""
+    if not np.isfinite(image).all():
+        raise BadDataError("not finite", "the image has values that are not finite")

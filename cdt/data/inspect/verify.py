@@ -1,0 +1,230 @@
+"""Does a shard directory hold what its index promises? Reads every byte, and trusts none of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cdt.data.format.damage import BadDataError
+from cdt.data.format.decode import EXTENSIONS, RAW, reason
+from cdt.data.format.header import ShardInfo, read_header
+from cdt.data.format.image import MAX_BYTES, check_crc, image_of
+from cdt.data.format.index import Index, located
+from cdt.data.format.pack import CLASSES, IMAGES
+from cdt.data.format.tar import LISTED, Problems, Tar
+from cdt.data.inspect.scan import image_type, spelled
+from cdt.data.read.files import whole_shard
+from cdt.errors import InputError
+
+DECIMAL = re.compile(r"\d{1,9}")
+Members = dict[str, tuple[int, bytes]]
+"""Files of one sample by extension: offset in the tar, payload."""
+
+
+@dataclass
+class VerifyReport(Problems):
+    """How much was read, and what is wrong with it."""
+
+    shards: int = 0
+    samples: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return not self.counts
+
+    @property
+    def problems(self) -> list[str]:
+        """One line each; of every kind the first few, then how many more."""
+        lines = []
+        for kind, count in self.counts.items():
+            lines += [f"{kind}: {place}" for place in self.places[kind]]
+            if count > LISTED:
+                lines.append(f"{kind}: {count - LISTED} more")
+        return lines
+
+
+def verify(root: str | Path, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+    """Compare every tar of a shard directory, or of its URL, with its index; ``progress(done, total)`` counts tars.
+
+    Tars are read by themselves, without the index, and then compared with it: sizes and hashes, samples and their keys,
+    labels, attributes and byte offsets; every image is decoded. Nothing is unpacked to disk or executed. Raises
+    InputError where there is no index at all; everything else that is wrong stands in the report.
+    """
+    place = located(root)
+    header = read_header(place)
+    report = VerifyReport()
+    seen: set[str] = set()
+    total = sum(len(info.shards) for info in header.splits.values())
+    for split in header.splits:
+        try:
+            index = Index.load(root, split)
+            keys = index.keys()
+        except InputError as error:
+            report.add("wrong index", str(error))
+            continue
+        check = _Check(index, header.source, report)
+        for info, rows in zip(index.shards, _rows_by_shard(index), strict=True):
+            check.shard(info, {keys[row]: row for row in rows.tolist()}, seen)
+            report.shards += 1
+            if progress:
+                progress(report.shards, total)
+    known = {shard.name for info in header.splits.values() for shard in info.shards}
+    tars = sorted(path.relative_to(place).as_posix() for path in place.glob("**/*.tar"))
+    for name in (name for name in tars if name not in known):
+        report.add("tar that the index does not know", name)
+    return report
+
+
+def _rows_by_shard(index: Index) -> list[np.ndarray]:
+    ends = np.cumsum([info.count for info in index.shards])
+    return np.split(np.argsort(index.shard, kind="stable"), ends)[:-1]
+
+
+@dataclass
+class _Check:
+    """Of the shards of one split, made as ``source`` says."""
+
+    index: Index
+    source: dict[str, Any]
+    report: VerifyReport
+    foreign: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.foreign = self.source.get("name") == "index"
+
+    def shard(self, info: ShardInfo, promised: dict[str, int], seen: set[str]) -> None:
+        """``promised``: keys of the shard's samples -> rows of the index; ``seen``: keys of all tars before this."""
+        report = self.report
+        try:
+            path = whole_shard(self.index, info)
+        except BadDataError as error:
+            report.add(error.kind, info.name)
+            return
+        with path.open("rb") as stream:
+            if (size := path.stat().st_size) != info.bytes:
+                report.add("wrong size", f"{info.name} has {size} bytes instead of {info.bytes}")
+            if hashlib.file_digest(stream, "sha256").hexdigest() != info.sha256:
+                report.add("wrong checksum", info.name)
+        if len(promised) < info.count:
+            report.add("duplicate key", f"{info.name}: {info.count - len(promised)} in the index")
+        missing = dict(promised)
+        count = 0
+        for key, members in self._samples(path, info.name):
+            place = f"{info.name}: {key}"
+            if self.foreign and key not in promised:
+                continue  # cdt index told why it was left out; nobody asked for it
+            count += 1
+            if key in seen:
+                report.add("duplicate key", place)
+            elif key not in promised:
+                report.add("sample that the index does not know", place)
+            else:
+                self._sample(missing.pop(key), members, place)
+            seen.add(key)
+        for key in missing:
+            report.add("missing sample", f"{info.name}: {key}")
+        if count != info.count:
+            report.add("wrong count", f"{info.name} holds {count} samples instead of {info.count}")
+        report.samples += count
+
+    def _samples(self, path: Path, name: str) -> Iterator[tuple[str, Members]]:
+        """Key and files of every sample of a tar; bundles as if each of their images were a sample of its own."""
+        with Tar(path, name, Problems() if self.foreign else self.report) as tar:
+            for key, files in tar.samples():
+                if sum(file.size for file in files.values()) > MAX_BYTES:
+                    self.report.add("too large", f"{name}: {key}")
+                    continue
+                members = {ext: (file.offset, tar.read(file)) for ext, file in files.items()}
+                if IMAGES not in members:
+                    yield key, members
+                    continue
+                try:
+                    yield from self._images_of(members)
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                    self.report.add("damaged bundle", f"{name}: {key}: {reason(error)}")
+
+    def _images_of(self, members: Members) -> Iterator[tuple[str, Members]]:
+        about = json.loads(members["json"][1])
+        keys, attributes = about["keys"], about["attributes"]
+        offset, payload = members[IMAGES]
+        size = math.prod(self.index.shape) * np.dtype(self.index.dtype).itemsize
+        first = len(payload) - size * len(keys)
+        labels = members[CLASSES][1]
+        classes = np.frombuffer(labels, "<i4", offset=len(labels) - 4 * len(keys))
+        if first < 0 or any(len(values) != len(keys) for values in attributes.values()):
+            raise ValueError("keys, classes, attributes and images are not equally many")
+        for number, key in enumerate(map(str, keys)):
+            start = first + number * size
+            about_one = {name: values[number] for name, values in attributes.items()}
+            yield (
+                key,
+                {
+                    RAW: (offset + start, payload[start : start + size]),
+                    "cls": (0, str(int(classes[number])).encode()),
+                    "json": (0, json.dumps(about_one).encode()),
+                },
+            )
+
+    def _sample(self, row: int, members: Members, place: str) -> None:
+        index = self.index
+        ext = index.extensions[index.ext[row]]
+        images = [found for found in members if image_type(found) in (*EXTENSIONS, RAW)]
+        if [image_type(found) for found in images] != [ext]:
+            found = ", ".join(members)
+            self.report.add("wrong files", f"{place} has {found}; expected one image, of type {ext}")
+            return
+        offset, payload = members[images[0]]
+        if (offset, len(payload)) != (promise := (int(index.offset[row]), int(index.size[row]))):
+            told = f"{place} has {len(payload)} bytes at {offset} instead of {promise[1]} at {promise[0]}"
+            self.report.add("wrong offset", told)
+        for check in (lambda: check_crc(int(index.crc[row]), payload), lambda: image_of(index, row, payload)):
+            try:
+                check()
+            except BadDataError as error:
+                self.report.add(error.kind, f"{place}: {error}")
+        record = self._record(members.get("json", (0, b"{}"))[1], place)
+        if (class_field := self.source.get("class_field")) is None:
+            self._label(row, members.get("cls", (0, b""))[1].decode("utf-8", "replace"), place)
+        else:
+            self._label(row, str(record.get(str(class_field), "")), place)
+        promised = {name: values[row].item() for name, values in index.attributes.items()}
+        found = {name: record.get(name) for name in promised}
+        if not all(_same(found[name], promised[name]) for name in promised):
+            self.report.add("wrong attributes", f"{place}: {found} instead of {promised}")
+
+    def _record(self, text: bytes, place: str) -> dict[str, Any]:
+        try:
+            record = json.loads(text)
+            if not isinstance(record, dict):
+                raise ValueError("it is no object")
+        except (ValueError, RecursionError) as error:
+            self.report.add("attributes that cannot be read", f"{place}: {reason(error)}")
+            return {}
+        return record
+
+    def _label(self, row: int, text: str, place: str) -> None:
+        promise, names = int(self.index.classes[row]), self.index.class_names
+        if self.foreign:
+            if (label := spelled(text.strip())) != names[promise]:
+                self.report.add("wrong label", f"{place}: {label[:20]!r} instead of {names[promise]!r}")
+        elif not DECIMAL.fullmatch(text):
+            self.report.add(
+                "missing label" if not text else "wrong label", f"{place}: {text[:20]!r} is no decimal number"
+            )
+        elif (label := int(text)) >= len(names):
+            self.report.add("wrong label", f"{place}: {label} is out of range, there are {len(names)} classes")
+        elif label != promise:
+            self.report.add("wrong label", f"{place}: {label} instead of {promise}")
+
+
+def _same(found: object, promise: float) -> bool:
+    # The index has float32, JSON what was written there.
+    return found == promise or (isinstance(found, float) and math.isclose(found, promise, rel_tol=1e-6))

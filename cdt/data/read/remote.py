@@ -1,0 +1,238 @@
+"""Bytes of files at URLs: http(s) by ranges, s3, gs and hf through fsspec, what commands print where that is allowed;
+with timeouts, retries and back-off."""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import urllib3
+
+from cdt.data.format.damage import BadDataError
+from cdt.data.urls import PIPE
+from cdt.errors import InputError
+
+CHUNK = 1 << 18
+TIMEOUT_S = 20.0
+"""Without a connection, or without a byte."""
+SLOWEST = 20_000
+"""Bytes per second below which an answer counts as stalled, beyond the timeout."""
+TRIES = 6
+"""Without a byte of progress between them."""
+BACK_OFF_S, LONGEST_BACK_OFF_S = 0.2, 10.0
+
+
+def place_of(base: str, name: str) -> str:
+    """The URL of a file below another; of a command, the one that prints this file."""
+    if not base.startswith(PIPE):
+        return f"{base}/{name}"
+    if name.startswith("-"):
+        raise BadDataError("missing shard", f"{name!r} would be an option of {base}")
+    return base.replace("{}", shlex.quote(name))
+
+
+class Transport(ABC):
+    """One way to read; what it raises besides BadDataError is worth another try."""
+
+    @abstractmethod
+    def chunks(self, url: str, offset: int, size: int) -> Iterator[bytes]:
+        """The bytes [offset, offset + size) in pieces, fewer if the connection ends early."""
+
+    @abstractmethod
+    def size(self, url: str) -> int: ...
+
+
+class Http(Transport):
+    """Range requests over kept connections."""
+
+    def __init__(self) -> None:
+        timeout = urllib3.Timeout(connect=TIMEOUT_S, read=TIMEOUT_S)
+        self._pool = urllib3.PoolManager(timeout=timeout, retries=urllib3.Retry(0, redirect=5), maxsize=8)
+
+    def chunks(self, url: str, offset: int, size: int) -> Iterator[bytes]:
+        answer = self._get(url, offset, size)
+        try:
+            if answer.status == 206 and not answer.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
+                raise ConnectionError("the server sends another range than it was asked for")
+            skip = offset if answer.status == 200 else 0  # a server without ranges sends all
+            deadline = time.monotonic() + TIMEOUT_S + (skip + size) / SLOWEST
+            while size and (chunk := answer.read1(CHUNK)):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"less than {SLOWEST} bytes per second")
+                kept = chunk[skip:][:size]
+                skip, size = max(skip - len(chunk), 0), size - len(kept)
+                if kept:
+                    yield kept
+        except BaseException:
+            answer.close()
+            raise
+        if size or answer.status == 200:
+            answer.close()
+        answer.release_conn()
+
+    def size(self, url: str) -> int:
+        answer = self._get(url, 0, 1)
+        answer.close()
+        header = "Content-Length" if answer.status == 200 else "Content-Range"
+        told = answer.headers.get(header, "").rpartition("/")[2]
+        if not (told.isascii() and told.isdigit()):
+            raise BadDataError("unreadable shard", f"{url}: the server does not say how long the file is")
+        return int(told)
+
+    def _get(self, url: str, offset: int, size: int) -> urllib3.BaseHTTPResponse:
+        span = f"bytes={offset}-{offset + size - 1}"
+        answer = self._pool.request(
+            "GET", url, headers={"Range": span, "Accept-Encoding": "identity"}, preload_content=False
+        )
+        if answer.status in (200, 206):
+            return answer
+        answer.close()
+        if answer.status == 416:
+            raise BadDataError("truncated shard", f"the file at {url} ends before byte {offset}")
+        if answer.status in (408, 425, 429) or answer.status >= 500:
+            raise ConnectionError(f"HTTP status {answer.status}")
+        raise BadDataError("missing shard", f"HTTP status {answer.status} for {url}")
+
+
+class Fsspec(Transport):
+    """Object stores, with the credentials that their libraries find; in a test or a private cloud by FSSPEC_* settings
+    (https://filesystem-spec.readthedocs.io/en/latest/features.html#configuration)."""
+
+    def __init__(self, scheme: str) -> None:
+        import fsspec  # here, because http needs no such thing
+
+        try:
+            self._system: Any = fsspec.filesystem(scheme, skip_instance_cache=True, use_listings_cache=False)
+        except ImportError as error:
+            raise InputError(f"{scheme}:// needs `pip install cdt-diffusion[{scheme}]`: {error}") from error
+
+    def chunks(self, url: str, offset: int, size: int) -> Iterator[bytes]:
+        for start in range(offset, offset + size, 64 * CHUNK):
+            end = min(start + 64 * CHUNK, offset + size)
+            try:
+                chunk = self._ask("cat_file", TIMEOUT_S + (end - start) / SLOWEST, url, start=start, end=end)
+            except (FileNotFoundError, PermissionError) as error:
+                raise BadDataError("missing shard", f"{url}: {type(error).__name__}") from error
+            if not chunk:
+                raise BadDataError("truncated shard", f"the file at {url} ends before byte {start}")
+            yield chunk
+
+    def size(self, url: str) -> int:
+        try:
+            return int(self._ask("info", TIMEOUT_S, url)["size"])
+        except (FileNotFoundError, PermissionError) as error:
+            raise BadDataError("missing shard", f"{url}: {type(error).__name__}") from error
+
+    def _ask(self, name: str, timeout_s: float, *arguments: Any, **options: Any) -> Any:
+        """A method of the file system; those that could wait for ever are asynchronous, and are cut off."""
+        if not self._system.async_impl:
+            return getattr(self._system, name)(*arguments, **options)
+        from fsspec.asyn import sync
+
+        return sync(self._system.loop, getattr(self._system, f"_{name}"), *arguments, timeout=timeout_s, **options)
+
+
+class Pipe(Transport):
+    """The output of a command, which must print a whole file; no shell reads it."""
+
+    def chunks(self, url: str, offset: int, size: int) -> Iterator[bytes]:
+        for chunk in self._output(url):
+            if kept := chunk[offset:][:size]:
+                yield kept
+            offset, size = max(offset - len(chunk), 0), size - len(kept)
+            if not size:
+                return
+        raise BadDataError("truncated shard", f"{url} prints less than was promised")
+
+    def size(self, url: str) -> int:
+        return sum(map(len, self._output(url)))
+
+    def _output(self, url: str) -> Iterator[bytes]:
+        with tempfile.TemporaryFile() as said:
+            try:
+                command = shlex.split(url.removeprefix(PIPE))
+                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said)
+            except (OSError, ValueError) as error:
+                raise BadDataError("unreadable shard", f"{url}: {error}") from error
+            with process:
+                assert process.stdout is not None
+                try:
+                    while select.select([process.stdout], [], [], TIMEOUT_S)[0]:
+                        if not (chunk := os.read(process.stdout.fileno(), CHUNK)):
+                            break
+                        yield chunk
+                    else:
+                        raise TimeoutError(f"nothing came for {TIMEOUT_S:g} seconds")
+                except BaseException:
+                    process.kill()
+                    raise
+                if process.wait():
+                    said.seek(0)
+                    last = said.read(4096).decode(errors="replace").strip().rpartition("\n")[2]
+                    raise ConnectionError(f"exit status {process.returncode}: {last}")
+
+
+@cache
+def _transport(scheme: str, process: int) -> Transport:
+    # Connections do not survive a fork, so each process has its own.
+    if scheme == PIPE:
+        return Pipe()
+    return Http() if scheme in ("http", "https") else Fsspec(scheme)
+
+
+def transport(url: str) -> Transport:
+    return _transport(PIPE if url.startswith(PIPE) else url.partition("://")[0], os.getpid())
+
+
+def fetch(url: str, offset: int, size: int, sink: Callable[[bytes], object]) -> None:
+    """``size`` bytes from ``offset`` to ``sink``; after a failure it goes on where it was.
+
+    Raises BadDataError when the file is not there or shorter, and when ``TRIES`` tries in a row bring no byte.
+    """
+    got = failures = 0
+    while got < size:
+        before, problem = got, "the connection ended early"
+        try:
+            for chunk in transport(url).chunks(url, offset + got, size - got):
+                sink(chunk)
+                got += len(chunk)
+        except (BadDataError, InputError):
+            raise
+        except Exception as error:  # of a failing network the libraries raise nearly anything
+            problem = next(iter(str(error).splitlines()), type(error).__name__)
+        if got < size:
+            failures = 1 if got > before else failures + 1
+            _wait(url, failures, problem)
+
+
+def read(url: str, offset: int, size: int) -> bytes:
+    """Like ``fetch``, in memory."""
+    parts: list[bytes] = []
+    fetch(url, offset, size, parts.append)
+    return b"".join(parts)
+
+
+def size_of(url: str) -> int:
+    """Bytes of a file. Raises BadDataError."""
+    for failures in range(1, TRIES + 1):
+        try:
+            return transport(url).size(url)
+        except (BadDataError, InputError):
+            raise
+        except Exception as error:  # as in fetch
+            _wait(url, failures, next(iter(str(error).splitlines()), type(error).__name__))
+    raise AssertionError("unreachable")
+
+
+def _wait(url: str, failures: int, problem: str) -> None:
+    if failures >= TRIES:
+        raise BadDataError("unreadable shard", f"{url}: {TRIES} tries failed, the last one: {problem}")
+    time.sleep(min(BACK_OFF_S * 2**failures, LONGEST_BACK_OFF_S))

@@ -1,0 +1,80 @@
+"""What DeepSpeed is told: cdt's own settings, and raw options beside them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, FiniteFloat, field_validator
+
+from cdt.schema import Config
+
+_OWNED = {
+    "train_batch_size": "train.batch_size",
+    "train_micro_batch_size_per_gpu": "train.batch_size, run.workers and engine.accumulation",
+    "gradient_accumulation_steps": "engine.accumulation",
+    "gradient_clipping": "engine.clip",
+    "optimizer": "train.lr, train.betas and train.weight_decay",
+    "scheduler": "train.lr_warmup_steps and train.cooldown_steps",
+    "bf16": "engine.precision",
+    "fp16": "engine.precision",
+    "bfloat16": "engine.precision",
+    "amp": "engine.precision",
+    "torch_autocast": "engine.precision",
+}
+_BUCKET = 500_000_000
+"""Gradients that DeepSpeed reduces at once, by its default."""
+
+
+class EngineConfig(Config):
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What DeepSpeed partitions over the workers: nothing, optimiser state, gradients too, weights too."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the forward and backward pass; master weights, statistics and probes are always fp32 or better."""
+    accumulation: int = Field(default=1, ge=1)
+    """Micro-batches per step."""
+    clip: FiniteFloat = Field(default=1.0, ge=0)
+    """Largest norm of the gradient; 0: no clipping."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass instead of keeping them."""
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """Raw DeepSpeed options, for what cdt does not set."""
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _no_contradiction(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for key in options:
+            if key in _OWNED:
+                raise ValueError(f"{key} contradicts cdt's own setting: use {_OWNED[key]}")
+        zero = options.get("zero_optimization", {})
+        if not isinstance(zero, dict):
+            raise ValueError("zero_optimization must be a mapping; the stage is engine.zero_stage")
+        if "stage" in zero:
+            raise ValueError("zero_optimization.stage contradicts cdt's own setting: use engine.zero_stage")
+        return options
+
+
+def bucket_size(engine: EngineConfig, trained: int) -> int:
+    """How many gradients are reduced at once: DeepSpeed takes a buffer for so many, however few there are."""
+    stated = engine.deepspeed.get("zero_optimization", {}).get("reduce_bucket_size")
+    return stated if isinstance(stated, int) else min(trained, _BUCKET)
+
+
+def deepspeed_options(engine: EngineConfig, batch_size: int, world: int, trained: int) -> dict[str, Any]:
+    """The configuration that DeepSpeed gets. ``batch_size`` must divide by workers times accumulation.
+
+    ``trained``: how many weights are.
+    """
+    raw = dict(engine.deepspeed)
+    return {
+        **raw,
+        "train_batch_size": batch_size,
+        "train_micro_batch_size_per_gpu": batch_size // (world * engine.accumulation),
+        "gradient_accumulation_steps": engine.accumulation,
+        "gradient_clipping": engine.clip,
+        "bf16": {"enabled": engine.precision == "bf16"},
+        "zero_optimization": {
+            "reduce_bucket_size": bucket_size(engine, trained),
+            **raw.get("zero_optimization", {}),  # what it makes of a size that is no number, DeepSpeed says
+            "stage": engine.zero_stage,
+        },
+    }

@@ -1,0 +1,110 @@
+"""What the teacher predicts at replayed samples, asked once at a few draws of noise each, and stored."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cdt.data.read.cache import cache_directory
+from cdt.data.read.reader import ImageReader, normalise
+from cdt.data.stream import Batch
+from cdt.diffusion.loss import Target, predict_eps
+from cdt.diffusion.noise import normals, stratified
+from cdt.diffusion.process import alpha_sigma
+from cdt.errors import RunError
+from cdt.origin.pretrained import Pretrained
+from cdt.origin.replay import Replay
+from cdt.origin.teacher import Stopwatch
+
+_KEY = 0x616E7377
+_BATCH = 250
+
+
+def drawn(questions: Tensor, draws: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """u [B] and eps [B, C, H, W] of questions [B]: row times ``draws``, plus which of that row's draws."""
+    return stratified(_KEY, questions, draws), normals(_KEY, questions, shape)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """eps_pre at ``draws`` draws of each sample to train on, in float16: [rows * draws, C, H, W]."""
+
+    origin: Pretrained
+    replay: Replay
+    draws: int
+
+    @cached_property
+    def path(self) -> Path:
+        """Named by a hash of all that they depend on; the replayed samples are there by now."""
+        told = hashlib.sha256((self.replay.directory / "index.json").read_bytes())
+        told.update(f"{self.origin.digest()}/{self.draws}".encode())
+        return cache_directory() / "answers" / f"{told.hexdigest()[:32]}.npy"
+
+    def ask(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Asks the teacher, unless that was done before; ``progress(done, total)`` per batch.
+
+        Raises RunError when the disk refuses.
+        """
+        if self.path.is_file():
+            return
+        partial = self.path.with_suffix(f".{os.getpid()}.partial")
+        try:
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                self._ask(file, progress)
+            partial.rename(self.path)
+        except OSError as error:
+            raise RunError(f"cannot write the teacher's answers to {self.path}: {error.strerror}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+
+    @torch.no_grad()
+    def _ask(self, file: BinaryIO, progress: Callable[[int, int], None]) -> None:
+        index, process = self.replay.index(), self.origin.process
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        network, reader = self.origin.build(index.shape).to(device), ImageReader(index, cache_mb=0)
+        total = index.count * self.draws
+        header = {"descr": "<f2", "fortran_order": False, "shape": (total, *index.shape)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for questions in torch.arange(total, device=device).split(_BATCH):
+            # Where an image is damaged the answer is to nothing, and training does not look at it.
+            images, _ = reader.usable((questions // self.draws).cpu().numpy())
+            u, eps = drawn(questions, self.draws, index.shape)
+            logsnr = process.logsnr_min + u * (process.logsnr_max - process.logsnr_min)
+            a, s = (coefficient[:, None, None, None] for coefficient in alpha_sigma(logsnr))
+            x = a * torch.as_tensor(normalise(images), device=device) + s * eps
+            predicted = predict_eps(network, process, x, logsnr, torch.float32)
+            file.write(predicted.cpu().numpy().astype("<f2").tobytes())
+            progress(int(questions[-1]) + 1, total)
+
+
+class StoredTeacher:
+    """Stands where a ``Teacher`` does: replayed samples get noise that it was asked at, and what it answered."""
+
+    def __init__(self, answers: Answers, replayed: Tensor, first: int) -> None:
+        """``replayed`` [K]: which cells are replay, whose rows begin at ``first``."""
+        self._stored = np.load(answers.path, mmap_mode="r")
+        self._draws, self._replayed, self._first = answers.draws, replayed, first
+        self.time = Stopwatch(replayed.device)
+
+    def lesson(self, batch: Batch, u: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Target]:
+        """Noise levels u [B] and noise [B, C, H, W] to train ``batch`` at, and the target."""
+        with self.time.running():
+            chosen = (self._replayed[batch.cells] & (batch.rows >= 0)).nonzero().flatten()
+            which = batch.positions[chosen] % self._draws  # rows are permuted, so all of them come up
+            questions = (batch.rows[chosen] - self._first) * self._draws + which
+            asked_u, asked_eps = drawn(questions, self._draws, tuple(eps.shape[1:]))
+            answers = torch.as_tensor(self._stored[questions.cpu().numpy()], device=eps.device).float()
+            u, eps = u.index_copy(0, chosen, asked_u), eps.index_copy(0, chosen, asked_eps)
+        return u, eps, lambda x, logsnr, eps: eps.index_copy(0, chosen, answers)

@@ -1,0 +1,162 @@
+"""Where fine-tuning begins: the network, process and EMA weights of a run, or of a pipeline that diffusers saved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from cdt.checkpoints.checkpoint import CHECKPOINT, complete_checkpoints, network_weights
+from cdt.diffusion.config import DiffusionConfig
+from cdt.diffusion.process import Process
+from cdt.diffusion.schedulers import SETTINGS, read_scheduler
+from cdt.errors import InputError
+from cdt.networks.build import build_network
+from cdt.networks.config import NetworkConfig, PretrainedConfig
+from cdt.networks.pretrained import find_unet
+from cdt.settings import load_yaml, parse
+
+
+class _Origin(BaseModel):
+    """What matters here of a run's configuration."""
+
+    network: NetworkConfig
+    diffusion: DiffusionConfig
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model that was trained before, opened."""
+
+    directory: Path
+    network: NetworkConfig
+    diffusion: DiffusionConfig
+    checkpoint: Path | None
+    """Of a run, where its weights lie; None: building the network of a pipeline loads them."""
+    setting: str = "init"
+    """The setting that names it, for messages."""
+
+    @property
+    def pinned(self) -> Path:
+        """What ``open_pretrained`` opens in the same way when the run has gone on meanwhile."""
+        return self.checkpoint or self.directory
+
+    @property
+    def process(self) -> Process:
+        return Process.from_config(self.diffusion)
+
+    def check_images(self, shape: tuple[int, int, int], dtype: str) -> None:
+        """Raises InputError when it was trained on images of another shape [C, H, W] or type."""
+        if self.checkpoint is None:
+            return  # the network of a pipeline says so itself when it is built
+        path = self.directory / "data.json"
+        try:
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+            found = theirs["shape"], theirs["dtype"]
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{self.setting}: {path} cannot be read: {error}") from error
+        if found != (list(shape), dtype):
+            raise InputError(
+                f"{self.setting}: {self.directory} was trained on images of shape {found[0]} ({found[1]}), the data "
+                f"have {list(shape)} ({dtype})"
+            )
+
+    def weights(self) -> dict[str, Tensor] | None:
+        """The EMA weights by name, where building the network does not load them. Raises InputError."""
+        if self.checkpoint is None:
+            return None
+        try:
+            return network_weights(self.checkpoint)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{self.setting}: the weights in {self.checkpoint} cannot be read: {error}") from error
+
+    def build(self, shape: tuple[int, int, int]) -> nn.Module:
+        """The network with its weights, frozen, in evaluation mode. Raises InputError where it does not fit."""
+        network = build_network(self.network, shape)
+        if (weights := self.weights()) is not None:
+            try:
+                network.load_state_dict(weights)
+            except RuntimeError as error:
+                raise InputError(f"{self.setting}: {self.directory} was trained on images of another shape") from error
+        return network.eval().requires_grad_(False)
+
+    def digest(self) -> str:
+        """Of all that its samples depend on: weights, network, process."""
+        told = hashlib.sha256(self.process.table.tobytes())
+        told.update(self.process.prediction.encode())
+        if self.checkpoint is not None:
+            files = [self.checkpoint / "ema.safetensors"]
+            told.update(self.network.model_dump_json().encode())
+        else:
+            files = sorted(p for p in find_unet(self.directory).iterdir() if p.suffix in (".json", ".safetensors"))
+        for path in files:
+            with path.open("rb") as file:
+                told.update(hashlib.file_digest(file, "sha256").digest())
+        return told.hexdigest()
+
+
+def open_pretrained(directory: Path, setting: str = "init") -> Pretrained:
+    """``directory``: a run, of which the newest checkpoint is taken; one of its checkpoints; a pipeline of diffusers.
+
+    Raises InputError when it is none of these.
+    """
+    if not directory.is_dir():
+        raise InputError(f"{setting}: no such directory: {directory}")
+    chosen = directory if re.fullmatch(CHECKPOINT, directory.name) and directory.parent.name == "checkpoints" else None
+    if chosen is not None:
+        directory = directory.parent.parent
+    if (directory / "config.yaml").is_file():
+        tree = load_yaml(directory / "config.yaml")
+        origin = parse(_Origin, tree, where=f"{setting}: {directory / 'config.yaml'}")
+        found = complete_checkpoints(directory / "checkpoints")
+        if not found:
+            raise InputError(f"{setting}: {directory} has no complete checkpoint yet")
+        if chosen is not None and chosen not in found:
+            raise InputError(f"{setting}: {chosen} is not complete; there are {', '.join(path.name for path in found)}")
+        return Pretrained(directory, origin.network, origin.diffusion, chosen or found[-1], setting)
+    for part in ("unet/config.json", f"scheduler/{SETTINGS}"):
+        if not (directory / part).is_file():
+            raise InputError(
+                f"{setting}: {directory} is neither a run (no config.yaml) nor a pipeline of diffusers (no {part})"
+            )
+    network = PretrainedConfig(path=directory.resolve())
+    return Pretrained(directory, network, read_scheduler(directory / "scheduler"), None, setting)
+
+
+def filled_in(tree: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with ``init``: network and process are those of the pretrained model where it does not say, and
+    there is no warm start, which would forget.
+
+    A resolved one says all, and needs the pretrained model no more. Raises InputError when that cannot be opened.
+    """
+    stated, train = tree.get("diffusion") or {}, tree.get("train") or {}
+    if not isinstance(stated, dict) or not isinstance(train, dict):
+        return tree  # which says so
+    tree = tree | {"train": {"warm_steps": 0, **train}}
+    if tree.get("network") and "schedule" in stated:
+        return tree
+    origin = open_pretrained(Path(tree["init"]))
+    network = tree.get("network") or origin.network.model_dump(mode="json")
+    diffusion = origin.diffusion.model_dump(mode="json") | stated
+    return tree | {"network": network, "diffusion": diffusion}
+
+
+def check_continued(origin: Pretrained, network: NetworkConfig, diffusion: DiffusionConfig) -> None:
+    """Raises InputError where a configuration contradicts the pretrained model that it starts from."""
+    if network != origin.network:
+        raise InputError(f"network: it differs from that of {origin.directory}, whose weights are to go on; drop it")
+    ours, theirs = Process.from_config(diffusion), origin.process
+    if ours.prediction != theirs.prediction:
+        raise InputError(
+            f"diffusion.prediction: {origin.directory} predicts {theirs.prediction}, and its weights are to go on: "
+            "drop it"
+        )
+    if ours.timesteps != theirs.timesteps or abs(ours.table - theirs.table).max() > 1e-9:
+        raise InputError(f"diffusion: the schedule differs from that of {origin.directory}; drop it")

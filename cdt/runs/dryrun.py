@@ -1,0 +1,82 @@
+"""The plan of a run, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from cdt.config import RunConfig
+from cdt.constraints import Prior
+from cdt.engine.memory import activation_bytes, copies_bytes, peak_bytes, state_bytes
+from cdt.origin.replay import Replay
+from cdt.runs.start import check
+from cdt.settings import dump_yaml
+from cdt.training.calibrate import share_at_budget
+
+
+def describe_plan(config: RunConfig) -> str:
+    """What a run would do, in words: resolved configuration, size, phases, memory, files. Writes nothing.
+
+    Raises InputError like ``train``.
+    """
+    prepared, warm = check(config)
+    train, engine, world = config.train, config.engine, config.workers_used()
+    with torch.device("meta"):
+        network = prepared.build().to("meta")  # a pretrained network comes with its weights
+    parameters = sum(weight.numel() for weight in network.parameters())
+    trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+    micro = train.batch_size // (world * engine.accumulation)
+    dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
+    memory = state_bytes(parameters, trained, engine, world)
+    host = {"copies for saves": copies_bytes(parameters, trained, engine, world)}
+    if prepared.replay is not None and config.replay.target == "teacher" and prepared.answers is None:
+        size = 2 if config.replay.teacher_precision == "bf16" else 4
+        offload = config.replay.teacher_offload
+        divided = world if engine.zero_stage >= 3 or offload else 1
+        (host if offload else memory)["teacher"] = size * parameters / divided
+    memory["activations"] = activation_bytes(network.to(dtype), prepared.index.shape, micro, dtype)
+    samples = config.data.epoch_samples or prepared.index.count
+    phases = {"warm start": train.warm_steps, "dual training": train.dual_steps, "cool-down": train.cooldown_steps}
+    if warm is not None:
+        phases["warm start"] = 0
+    lines = [
+        dump_yaml(config).rstrip(),
+        "",
+        f"network      {parameters:,} parameters ({config.network.kind})"
+        + f", of which {trained:,} are trained" * (trained < parameters),
+        f"data         {prepared.index.count:,} samples of {list(prepared.index.shape)}, epochs of {samples:,}",
+        "phases       " + ", ".join(f"{name} {steps:,} steps" for name, steps in phases.items()),
+        f"dual steps   every {prepared.period_steps:,} training steps, {len(config.constraints)} constraints"
+        + f", once {prepared.settling_steps:,} have settled the first multipliers" * bool(prepared.settling_steps)
+        if config.constraints
+        else "dual steps   none: there are no constraints",
+        f"workers      {world}{' (this process)' * (config.run.workers == 0)}, "
+        f"{micro} samples per worker and micro-batch, ZeRO stage {engine.zero_stage}, {engine.precision}",
+        f"memory       about {peak_bytes(memory, engine) / 2**20:,.0f} MiB per worker at most, beside the "
+        f"libraries, not all at once: {_mib(memory)}",
+        f"of the host  {_mib(host)}, beside that (MiB, first worker)",
+        f"writes       {config.directory}/: config.yaml, data.json, metrics.jsonl, dual.jsonl, events.jsonl, "
+        "calibration.json, README.md, checkpoints/, samples/, tb/",
+    ]
+    if prepared.origin is not None:
+        lines.append(f"starts from  {prepared.origin.directory}: its EMA weights, network and noise schedule")
+    if prepared.replay is not None:
+        lines += _replay_lines(config, prepared.replay)
+    if warm is not None:
+        lines.append(f"starts from  {warm}")
+    return "\n".join(lines)
+
+
+def _mib(sizes: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in sizes.items())
+
+
+def _replay_lines(config: RunConfig, replay: Replay) -> list[str]:
+    drawn = "will be drawn" if replay.missing else "are there"
+    lines = [f"replay       {replay.count():,} samples of the pretrained model; they {drawn}: {replay.directory}"]
+    for name, constraint in config.constraints.items():
+        if isinstance(constraint, Prior):
+            share = 1 - share_at_budget(constraint)
+            lines.append(f"{name:<12} leaves new data unlike all that it generates a share of up to {share:.1%}")
+    return lines

@@ -1,0 +1,221 @@
+"""A run's copy in an object store: each checkpoint that is committed, and the journals, go there and can come back.
+
+The run itself lives on a file system. What is in the store is complete or invisible, as it is here: a checkpoint's
+manifest is written last and removed first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cdt.checkpoints.checkpoint import CHECKPOINT, complete_checkpoints, damage
+from cdt.config import RunConfig
+from cdt.data.read.remote import SLOWEST, TIMEOUT_S, TRIES, Fsspec
+from cdt.errors import InputError, RunError
+from cdt.settings import apply_overrides, dump_yaml, load_yaml, parse
+
+POLL_S = 2.0
+BACK_OFF_S = 1.0
+MANIFEST = "manifest.json"
+CHECKPOINTS = "checkpoints"
+FILES = (
+    *("config.yaml", "data.json", "calibration.json", "metrics.jsonl", "dual.jsonl", "events.jsonl", "README.md"),
+    "evaluation.json",
+)
+"""Of a run directory, besides its checkpoints."""
+
+
+class Store(Fsspec):
+    """The files below one URL; what the libraries raise is said as RunError once several tries have failed."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url.partition("://")[0])
+        self._url = url.rstrip("/")
+
+    def names(self) -> list[str]:
+        """Of all files, relative to the URL."""
+        root = self._system._strip_protocol(self._url)
+        return sorted(name.removeprefix(f"{root}/") for name in self._try("find", 0, self._url))
+
+    def put(self, path: Path, name: str) -> None:
+        self._try("put_file", path.stat().st_size, str(path), f"{self._url}/{name}")
+
+    def write(self, content: bytes, name: str) -> None:
+        self._try("pipe_file", len(content), f"{self._url}/{name}", content)
+
+    def get(self, name: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        url = f"{self._url}/{name}"
+        self._try("get_file", self._try("info", 0, url)["size"], url, str(path))
+
+    def remove(self, name: str) -> None:
+        self._try("rm_file", 0, f"{self._url}/{name}")
+
+    def _try(self, method: str, size: int, *arguments: Any) -> Any:
+        """``size``: bytes that are moved, for which it has time."""
+        failures = 0
+        while True:
+            try:
+                return self._ask(method, TIMEOUT_S + size / SLOWEST, *arguments)
+            except FileNotFoundError:
+                raise  # a checkpoint that was pruned meanwhile, here or there
+            except Exception as error:  # of a failing network the libraries raise nearly anything
+                failures += 1
+                if failures == TRIES:
+                    told = next(iter(str(error).splitlines()), type(error).__name__)
+                    raise RunError(f"{self._url}: {TRIES} tries failed, the last one: {told}") from error
+                time.sleep(min(BACK_OFF_S * 2**failures, 30))
+
+
+class Mirror:
+    """Of the run in ``directory``, at ``url``."""
+
+    def __init__(self, directory: Path, url: str) -> None:
+        self.directory, self.url = directory, url
+        self._store, self._sent = Store(url), set[str]()
+
+    def check_new(self) -> None:
+        """Raises InputError when another run is there."""
+        if self._store.names():
+            raise InputError(f"run.mirror: {self.url} is not empty: choose another name, run.name=NAME")
+
+    def check_behind(self) -> None:
+        """Raises InputError when there are newer checkpoints than here: this directory is not where the run stands."""
+        newest = max((path.name for path in self._here()), default="")
+        if newer := [name for name in _complete(self._store.names()) if name > newest]:
+            raise InputError(
+                f"run.mirror: {self.url} has {newer[-1]}, which {self.directory} has not: go on from there, with "
+                f"`cdt fetch {self.url} DIR` and `cdt resume DIR`"
+            )
+
+    def is_due(self) -> bool:
+        """Whether there is a checkpoint here that is not there yet."""
+        return any(path.name not in self._sent for path in self._here())
+
+    def publish(self) -> None:
+        """Brings what is there up to what is here, once a run has a checkpoint. Raises RunError."""
+        if not (here := self._here()):
+            return
+        self._send_files()
+        for path in here:
+            if path.name not in self._sent:
+                with contextlib.suppress(FileNotFoundError):  # pruned meanwhile: without its manifest it is not there
+                    self._send(path)
+        self._send_files()
+        self._prune({path.name for path in here})
+
+    def _here(self) -> list[Path]:
+        return complete_checkpoints(self.directory / CHECKPOINTS)
+
+    def _send_files(self) -> None:
+        for name in FILES:
+            if (path := self.directory / name).is_file():
+                self._store.write(_whole_lines(path), name)
+
+    def _send(self, checkpoint: Path) -> None:
+        files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != MANIFEST]
+        for path in (*files, checkpoint / MANIFEST):
+            self._store.put(path, path.relative_to(self.directory).as_posix())
+        self._sent.add(checkpoint.name)
+
+    def _prune(self, here: set[str]) -> None:
+        names = [name.split("/") for name in self._store.names()]
+        gone = [parts for parts in names if parts[0] == CHECKPOINTS and parts[1] not in here]
+        for parts in sorted(gone, key=lambda parts: parts[-1] != MANIFEST):
+            with contextlib.suppress(FileNotFoundError):
+                self._store.remove("/".join(parts))
+
+
+def _complete(names: list[str]) -> list[str]:
+    """The checkpoints whose manifests are among the files, oldest first."""
+    parts = [name.split("/") for name in sorted(names)]
+    complete = [part[1] for part in parts if len(part) == 3 and part[0] == CHECKPOINTS and part[2] == MANIFEST]
+    return [name for name in complete if re.fullmatch(CHECKPOINT, name)]
+
+
+def _is_of(name: str, checkpoints: list[str]) -> bool:
+    """Whether a file belongs to one of them, and to nothing outside."""
+    place, _, rest = name.partition("/")
+    step, _, inner = rest.partition("/")
+    return place == CHECKPOINTS and step in checkpoints and ".." not in inner.split("/")
+
+
+def _whole_lines(path: Path) -> bytes:
+    """A journal that is written to at this moment, without a line that is not yet whole."""
+    content = path.read_bytes()
+    return content[: content.rfind(b"\n") + 1] if path.suffix == ".jsonl" else content
+
+
+@contextlib.contextmanager
+def mirrored(mirror: Mirror | None, tell: Callable[[str], None]) -> Iterator[None]:
+    """Publishes beside training, and at its end, whatever that is; training never waits.
+
+    ``tell`` hears of a store that fails while the run goes on. Raises RunError when the end of a run that succeeded
+    could not be published.
+    """
+    if mirror is None:
+        yield
+        return
+    over = threading.Event()
+
+    def publish() -> str | None:
+        try:
+            mirror.publish()
+        except (RunError, OSError) as error:
+            return str(error)
+        return None
+
+    def work() -> None:
+        while not over.wait(POLL_S):
+            if mirror.is_due() and (problem := publish()):
+                tell(f"not mirrored, to be tried again: {problem}")
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    ended = False
+    try:
+        yield
+        ended = True
+    finally:
+        over.set()
+        thread.join()
+        if problem := publish():
+            tell(f"not mirrored: {problem}")
+            if ended:
+                raise RunError(f"{mirror.directory} is complete, but its mirror is not: {problem}")
+
+
+def fetch(url: str, directory: Path) -> None:
+    """Brings a mirrored run into a new directory, where it is a run like any other.
+
+    Raises InputError when the directory exists or no run is there, RunError when it cannot be read or is damaged.
+    """
+    if directory.exists():
+        raise InputError(f"{directory} exists already: name a new directory")
+    store = Store(url)
+    names = store.names()
+    kept = _complete(names)
+    if "config.yaml" not in names or not kept:
+        raise InputError(f"{url} is no mirror of a run: it has no config.yaml, or no complete checkpoint")
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for name in names:
+            if name in FILES or _is_of(name, kept):
+                store.get(name, partial / name)
+        for name in kept:
+            if problem := damage(partial / CHECKPOINTS / name):
+                raise RunError(f"{url}/{CHECKPOINTS}/{name} is damaged: {problem}")
+        here = [f"run.dir={directory.resolve().parent}", f"run.name={directory.name}"]
+        tree = apply_overrides(load_yaml(partial / "config.yaml"), here)
+        (partial / "config.yaml").write_text(dump_yaml(parse(RunConfig, tree, where=url)), encoding="utf-8")
+        partial.rename(directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,242 @@
+"""A run directory, opened: its configuration, its weights, and what can be done with them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from cdt.checkpoints.checkpoint import TrainState, complete_checkpoints, network_weights, read_state, write_text
+from cdt.config import RunConfig
+from cdt.diffusion.process import Process
+from cdt.diffusion.sampler import sample
+from cdt.errors import InputError, RunError
+from cdt.networks.build import build_network
+from cdt.runs.card import CardFacts, Requirement, model_card
+from cdt.runs.export import export_pipeline
+from cdt.settings import load_yaml, parse
+
+
+class Run:
+    """A trained or unfinished run. Raises InputError when the directory is none, or has no complete checkpoint.
+
+    ``which``: the checkpoint to open, ``last``, ``best`` (all requirements met, then the lowest loss) or its step.
+    """
+
+    def __init__(self, directory: str | Path, which: str = "last") -> None:
+        self.directory, self.which = Path(directory), which
+        path = self.directory / "config.yaml"
+        if not self.directory.is_dir():
+            raise InputError(f"no such directory: {self.directory}")
+        if not path.is_file():
+            raise InputError(f"{self.directory} is no run directory: it has no config.yaml")
+        self.config = parse(RunConfig, load_yaml(path), where=str(path))
+        self.process = Process.from_config(self.config.diffusion)
+
+    @cached_property
+    def checkpoint(self) -> Path:
+        """The complete checkpoint that ``which`` names."""
+        found = complete_checkpoints(self.directory / "checkpoints")
+        if not found:
+            raise InputError(f"{self.directory} has no complete checkpoint yet")
+        if self.which == "last":
+            return found[-1]
+        if self.which == "best":
+            return max(found, key=lambda path: read_state(path).quality())
+        steps = {int(path.name.removeprefix("step-")): path for path in found}
+        if not self.which.isdecimal() or int(self.which) not in steps:
+            known = ", ".join(map(str, steps))
+            raise InputError(f"{self.directory} has no checkpoint {self.which}: there are last, best, {known}")
+        return steps[int(self.which)]
+
+    @property
+    def state(self) -> TrainState:
+        """Where the checkpoint stands."""
+        return read_state(self.checkpoint)
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """What it was trained on, as data.json states it: split, shape, dtype, class_names, class_counts, source."""
+        path = self.directory / "data.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read: {error}") from error
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of its images."""
+        C, H, W = self.data["shape"]
+        return C, H, W
+
+    @property
+    def bounded(self) -> bool:
+        """Whether its images are pixels, in [-1, 1]; latents are not."""
+        return self.data["dtype"] == "uint8"
+
+    def network(self, *, raw: bool = False, device: str | torch.device = "cpu") -> nn.Module:
+        """The network in evaluation mode, with the EMA weights or the raw ones."""
+        network = build_network(self.config.network, self.shape)
+        try:
+            network.load_state_dict(network_weights(self.checkpoint, raw), strict=True)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{self.checkpoint} is damaged or of another network: {reason}") from error
+        return network.to(device).eval()
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        sampler: str | None = None,
+        steps: int | None = None,
+        raw: bool = False,
+        batch_size: int = 250,
+        first: int = 0,
+    ) -> Tensor:
+        """Samples ``first`` to ``first + n - 1`` of ``seed``: [n, C, H, W] in [-1, 1], on the CPU."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return sample(
+            self.network(raw=raw, device=device),
+            self.process,
+            self.shape,
+            n,
+            seed=seed,
+            sampler=sampler or self.config.sampler.name,
+            steps=steps or self.config.sampler.steps,
+            batch_size=batch_size,
+            device=device,
+            first=first,
+            bounded=self.bounded,
+        )
+
+    def constraint_rows(self) -> list[dict[str, Any]]:
+        """The last row of dual.jsonl of each constraint, in the order of the configuration; [] before the first."""
+        last = {row["constraint"]: row for row in self.rows("dual.jsonl")}
+        return [last[name] for name in self.config.constraints if name in last]
+
+    def rows(self, journal: str) -> list[dict[str, Any]]:
+        """What a journal says: dual.jsonl, metrics.jsonl or events.jsonl; [] before it was begun."""
+        path = self.directory / journal
+        return list(_rows(path)) if path.is_file() else []
+
+    def bad_samples(self) -> list[dict[str, Any]]:
+        """The samples that could not be used, each once, as events.jsonl names them: kind, shard, key, reason."""
+        found = [
+            sample for event in self.rows("events.jsonl") if event["event"] == "bad_data" for sample in event["samples"]
+        ]
+        return list({(sample["shard"], sample["key"]): sample for sample in found}.values())
+
+    def export(
+        self, directory: str | Path, *, sampler: str | None = None, steps: int | None = None, raw: bool = False
+    ) -> None:
+        """Writes a diffusers pipeline (an own DiT: safetensors and its config), with a model card.
+
+        Raises InputError when the directory is not empty, RunError when the disk refuses.
+        """
+        sampler, steps = sampler or self.config.sampler.name, steps or self.config.sampler.steps
+        network = self.network(raw=raw)
+        export_pipeline(
+            network,
+            self.process,
+            Path(directory),
+            sampler=sampler,
+            steps=steps,
+            facts=self.card_facts(),
+            bounded=self.bounded,
+        )
+
+    def card_facts(self) -> CardFacts:
+        """What the model card says of this run."""
+        config, data = self.config, self.data
+        evaluation = self.directory / "evaluation.json"
+        windows = {row["constraint"]: row["window"] for row in self.calibration()}
+        rows = {row["constraint"]: row for row in self.constraint_rows()}
+        unmeasured = {"lambda": 0.0, "loss": None, "threshold": None, "slack": None, "satisfied": None}
+        requirements = []
+        for name, constraint in config.constraints.items():
+            row = rows.get(name, unmeasured)
+            requirements.append(
+                Requirement(
+                    name=name,
+                    asks=constraint.describe(),
+                    budget=constraint.budget_in_nats,
+                    window=windows.get(name),
+                    lambda_=row["lambda"],
+                    **{key: row[key] for key in ("threshold", "loss", "slack", "satisfied")},
+                )
+            )
+        train = config.train
+        return CardFacts(
+            name=config.run.name,
+            source=f"{data['source'].get('name', 'unknown source')}, split {data['split']}",
+            class_counts=dict(zip(data["class_names"], data["class_counts"], strict=True)),
+            shape=self.shape,
+            network=config.network.kind,
+            parameters=sum(weight.numel() for weight in network_weights(self.checkpoint).values()),
+            training={
+                **({} if config.init is None else {"fine-tuned from": _name_of(config.init)}),
+                "steps": self.state.step,
+                "of them warm start": train.warm_steps,
+                "of them cool-down": train.cooldown_steps,
+                "batch size": train.batch_size,
+                **({} if config.adapter is None else {"adapters of rank": config.adapter.rank}),
+                "learning rate": train.lr,
+                "EMA decay": train.ema_decay,
+                "seed": config.run.seed,
+            },
+            cdt_version=version("cdt-diffusion"),
+            requirements=requirements,
+            usage=f'import cdt\n\nimages = cdt.load("{config.run.name}").sample(16)',
+            evaluation=json.loads(evaluation.read_text()) if evaluation.is_file() else None,
+            library="cdt",
+        )
+
+    def calibration(self) -> list[dict[str, Any]]:
+        """What calibration.json states of each constraint; [] before calibration."""
+        path = self.directory / "calibration.json"
+        return json.loads(path.read_text()) if path.is_file() else []
+
+
+def has_checkpoint(directory: Path) -> bool:
+    """Whether a run directory has a complete checkpoint."""
+    return bool(complete_checkpoints(directory / "checkpoints"))
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a journal but those that a full disk cut off."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)
+
+
+def write_card(run: Run) -> None:
+    """The run's model card, as README.md of its directory. Raises RunError when the disk refuses."""
+    save_text(run.directory / "README.md", model_card(run.card_facts()))
+
+
+def save_text(path: Path, text: str) -> None:
+    """Writes a file of a run directory whole or not at all. Raises RunError when the disk refuses."""
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}") from error
+
+
+def load(directory: str | Path, which: str = "last") -> Run:
+    """Opens a run directory at its ``last`` or ``best`` checkpoint, or at that of a step."""
+    return Run(directory, which)
+
+
+def _name_of(origin: Path) -> str:
+    """Of a run's checkpoint or of a pipeline, for the model card."""
+    return f"{origin.parent.parent.name}, {origin.name}" if origin.parent.name == "checkpoints" else origin.name

@@ -1,0 +1,64 @@
+"""Where a run stands, read from its files alone: safe at any time, whoever trains it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cdt.checkpoints.checkpoint import complete_checkpoints, read_state
+from cdt.dual import replayed
+from cdt.runs.presence import who_works
+from cdt.runs.run import Run
+
+
+def describe_status(directory: str | Path) -> Iterator[str]:
+    """Lines: who trains it, how far it is, its last checkpoint, its restarts, what happened last.
+
+    Raises InputError when there is no run.
+    """
+    run = Run(directory)
+    events, metrics = run.rows("events.jsonl"), run.rows("metrics.jsonl")
+    total = run.config.train.total_steps
+    step = metrics[-1]["step"] if metrics else 0
+    found = complete_checkpoints(run.directory / "checkpoints")
+    worker = who_works(run.directory)
+    ended = bool(events) and events[-1]["event"] == "end"
+    if worker:
+        state = f"running, process {worker.pid} on {worker.host}"
+    elif ended:
+        state = "complete"
+    else:
+        state = f"not running; continue with `cdt resume {directory}`"
+    yield f"{directory}: {state}"
+    yield f"  step {step:,} of {total:,}" + (f", loss {metrics[-1]['loss']:.4f}" if metrics else "")
+    if found:
+        age = time.time() - (found[-1] / "manifest.json").stat().st_mtime
+        yield f"  last checkpoint: step {read_state(found[-1]).step:,}, {_span(age)} ago; {len(found)} are kept"
+    else:
+        yield "  no checkpoint yet"
+    starts = sum(event["event"] == "start" for event in events)
+    restarts = sum(event["event"] == "restart" for event in events)
+    yield f"  started {starts} time{'s' * (starts != 1)}, {restarts} of them after a worker had died"
+    if told := _dual_steps_again(run.rows("dual.jsonl")):
+        yield told
+    if events:
+        last = events[-1]
+        yield f"  {_span(time.time() - last['time'])} ago: {last['event']}: {last['text'].splitlines()[0]}"
+
+
+def _dual_steps_again(journal: list[dict[str, Any]]) -> str | None:
+    """Whether what was done again after an interruption came out as before; None where nothing was."""
+    again, differing = replayed(journal)
+    if not again:
+        return None
+    told = f"not as before at {len(differing)}, first at step {differing[0]:,}" if differing else "each time as before"
+    return f"  dual steps done again: {len(again)}, {told}"
+
+
+def _span(seconds: float) -> str:
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}s"
+    return f"{seconds:.0f} s"

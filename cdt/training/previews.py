@@ -1,0 +1,41 @@
+"""What a run shows of its model after a save: samples, and how much better it knows what it trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import nn
+
+from cdt.config import RunConfig
+from cdt.data.format.index import Index
+from cdt.diffusion.process import Process
+from cdt.diffusion.sampler import sample
+from cdt.engine.ranks import Ranks
+from cdt.monitor.pictures import image_grid
+from cdt.monitor.recorder import Recorder
+
+
+def sample_grid(network: nn.Module, config: RunConfig, process: Process, index: Index, ranks: Ranks) -> np.ndarray:
+    """The samples of every save, from the same noise: a picture [H, W, C] uint8. Every rank draws them all."""
+    count = config.train.grid_images
+    images = sample(
+        network,
+        process,
+        index.shape,
+        count,
+        seed=config.run.seed,
+        sampler=config.sampler.name,
+        steps=config.sampler.steps,
+        batch_size=count,
+        device=ranks.device,
+        bounded=index.dtype == "uint8",
+    )
+    return image_grid(images)
+
+
+def record_gaps(recorder: Recorder, step: int, gaps: Mapping[str, tuple[float, float]]) -> None:
+    """Loss on held-out minus loss on training samples, and its standard error, by constraint."""
+    text = ", ".join(f"{name} {gap:+.3f} (standard error {error:.3f})" for name, (gap, error) in gaps.items())
+    recorder.event(step, "held-out gap", f"loss on held-out minus on training samples, nats: {text}")
+    recorder.scalars(step, {f"held_out_gap/{name}": gap for name, (gap, _) in gaps.items()})

@@ -1,0 +1,111 @@
+"""Engine and training step on two ranks, at each ZeRO stage and precision, against plain PyTorch in one process."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from two_ranks import CASES, build
+
+from cdt.engine.config import EngineConfig, deepspeed_options
+
+FP32 = [name for name, (_, precision, _) in CASES.items() if precision == "fp32"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_ranks_hold_every_weight_once_in_fp32(two_ranks: list[dict[str, Any]], case: str) -> None:
+    for rank in two_ranks:
+        assert rank["cases"][case]["uncovered"] == []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gathered_weights_are_the_masters(two_ranks: list[dict[str, Any]], case: str) -> None:
+    for rank in two_ranks:
+        assert rank["cases"][case]["rounded"]
+        assert rank["cases"][case]["finer_than_bf16"] > 0.9
+
+
+@pytest.mark.parametrize("case", FP32)
+def test_two_ranks_train_like_one_process(two_ranks: list[dict[str, Any]], case: str) -> None:
+    for rank in two_ranks:
+        told = rank["cases"][case]
+        assert told["distance_from_plain"] < 1e-5
+        assert told["loss_error"] < 1e-5
+        assert told["sums_error"] < 1e-5
+        assert told["norm_error"] < 1e-5
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradient_norms_are_finite_and_the_same_on_all_ranks(two_ranks: list[dict[str, Any]], case: str) -> None:
+    one, other = (rank["cases"][case]["norms"] for rank in two_ranks)
+    assert all(math.isfinite(norm) and norm > 0 for norm in one)
+    assert one == other
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_network_with_other_weights_is_that_network(two_ranks: list[dict[str, Any]], case: str) -> None:
+    """Asked for in mid-training and again with others: at stage 3 it is one network whose weights change."""
+    for rank in two_ranks:
+        assert max(rank["cases"][case]["forward_errors"]) < 1e-6
+        assert rank["cases"][case]["untouched"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_frozen_network_stands_beside_the_trained_one(two_ranks: list[dict[str, Any]], case: str) -> None:
+    """Also off-loaded, at every stage and precision: it answers as it did alone, and no training step touches it."""
+    stage, precision, _ = CASES[case]
+    whole = sum(weight.numel() for weight in build().parameters())
+    for rank in two_ranks:
+        told = rank["cases"][case]
+        assert max(told["beside_errors"]) < (1e-6 if precision == "fp32" else 0.02)
+        assert told["beside_unchanged"]
+        # Where it is divided a rank holds nothing between two forwards but its part, which is not among the
+        # parameters' values.
+        assert told["beside_holds"] == [0 if stage == 3 else whole, 0]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_update_that_is_not_finite_on_one_rank_is_made_on_none(two_ranks: list[dict[str, Any]], case: str) -> None:
+    """And leaves no trace: test_checkpoint.py compares what comes after it bit by bit."""
+    for rank in two_ranks:
+        assert not rank["cases"][case]["poison_applied"]
+        assert rank["cases"][case]["poison_left_weights"]
+
+
+def test_what_cdt_sets_cannot_be_contradicted() -> None:
+    for options, remedy in (
+        ({"train_batch_size": 4}, "train.batch_size"),
+        ({"fp16": {"enabled": True}}, "engine.precision"),
+        ({"gradient_clipping": 2}, "engine.clip"),
+        ({"zero_optimization": {"stage": 2}}, "engine.zero_stage"),
+    ):
+        with pytest.raises(ValidationError, match=f"contradicts cdt's own setting: use {remedy}"):
+            EngineConfig(deepspeed=options)
+    with pytest.raises(ValidationError, match="zero_optimization must be a mapping"):
+        EngineConfig(deepspeed={"zero_optimization": 3})
+
+
+def test_deepspeed_prints_nothing(two_ranks: list[dict[str, Any]]) -> None:
+    assert [rank["printed"] for rank in two_ranks] == ["", ""]
+
+
+def test_raw_options_reach_deepspeed() -> None:
+    raw = {"wall_clock_breakdown": True, "zero_optimization": {"reduce_bucket_size": 1000}}
+    config = EngineConfig(zero_stage=2, precision="bf16", accumulation=3, clip=0.5, deepspeed=raw)
+    assert deepspeed_options(config, 24, world=4, trained=10**9) == {
+        "wall_clock_breakdown": True,
+        "zero_optimization": {"reduce_bucket_size": 1000, "stage": 2},
+        "train_batch_size": 24,
+        "train_micro_batch_size_per_gpu": 2,
+        "gradient_accumulation_steps": 3,
+        "gradient_clipping": 0.5,
+        "bf16": {"enabled": True},
+    }
+
+
+@pytest.mark.parametrize(("trained", "bucket"), [(3_000, 3_000), (10**9, 500_000_000)])
+def test_the_buffer_of_gradients_is_no_larger_than_they_are(trained: int, bucket: int) -> None:
+    options = deepspeed_options(EngineConfig(), 128, world=1, trained=trained)
+    assert options["zero_optimization"] == {"reduce_bucket_size": bucket, "stage": 1}

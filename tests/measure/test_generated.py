@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cdt.constraints import GeneratedFrequency, MinFrequency
+from cdt.diffusion.config import DiffusionConfig, SamplerConfig
+from cdt.diffusion.process import Process
+from cdt.engine.ranks import Ranks
+from cdt.errors import InputError
+from cdt.judges import train_classifier
+from cdt.measure.generated import GeneratedShares, judged_columns
+
+SHAPE = (1, 4, 4)
+PROCESS = Process.from_config(DiffusionConfig())
+
+
+class Knows:
+    """A judge of three classes and of an attribute's values."""
+
+    labels = ("four", "five", "nine", "male=1", "age=0.1234567")
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        return torch.full((len(images), len(self.labels)), 1 / len(self.labels))
+
+
+def constraint(tree: dict[str, Any]) -> GeneratedFrequency:
+    budget = {"generated_frequency": {"min": 0.2, "classifier": "judge.safetensors"}}
+    return GeneratedFrequency.model_validate({**tree, **budget})
+
+
+@pytest.mark.parametrize(
+    ("tree", "expected"),
+    [
+        ({"class": "five"}, [1]),
+        ({"class": ["four", "nine"]}, [0, 2]),
+        ({"where": {"male": 1}}, [3]),
+        ({"where": {"age": 0.1234567}}, [4]),
+    ],
+)
+def test_what_a_classifier_calls_the_samples_of_a_constraint(tree: dict[str, Any], expected: list[int]) -> None:
+    assert judged_columns(Knows(), "a", constraint(tree)) == expected
+
+
+@pytest.mark.parametrize(
+    ("tree", "told"),
+    [
+        ({"class": "four", "where": {"male": 1}}, "constraints.a: a classifier cannot tell class four and male = 1"),
+        ({"where": {"male": 1, "age": 0.5}}, "constraints.a: a classifier cannot tell male = 1 and age = 0.5"),
+        ({"class": "fuor"}, "constraints.a.class: the judge does not know 'fuor'; did you mean 'four'?"),
+        ({"where": {"male": 0}}, "constraints.a.where: the judge does not know 'male=0'"),
+    ],
+)
+def test_what_a_classifier_cannot_tell_is_refused(tree: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        judged_columns(Knows(), "a", constraint(tree))
+    assert str(caught.value).startswith(told)
+
+
+class Bright(nn.Module):
+    """An eps-prediction that makes every sample a constant brightness."""
+
+    def __init__(self, level: float) -> None:
+        super().__init__()
+        self.level = level
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        logsnr = PROCESS.logsnr(timestep)[:, None, None, None]
+        a, s = torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr).sqrt()
+        return (x - a * self.level) / s
+
+
+def test_shares_are_mean_posteriors_of_fresh_samples(tmp_path: Path, alone: Ranks) -> None:
+    """Bright images are of class light: a generator of bright ones has nearly all its mass there."""
+    noise = torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(0)) * 0.1
+    labels = torch.arange(64) % 2
+    images = noise + (labels * 1.6 - 0.8).view(-1, 1, 1, 1)
+    judge = tmp_path / "judge.safetensors"
+    train_classifier(images, labels, ["dark", "light"], architecture="plain", seed=0, steps=60).save(judge)
+    constraints = {
+        "light": GeneratedFrequency.model_validate(
+            {"class": "light", "generated_frequency": {"min": 0.5, "classifier": str(judge)}}
+        ),
+        "free": MinFrequency.model_validate({"class": "dark", "min_frequency": 0.1}),
+        "dark": MinFrequency.model_validate({"class": "dark", "min_frequency": 0.1, "classifier": str(judge)}),
+    }
+    shares = GeneratedShares(
+        constraints, SHAPE, SamplerConfig(steps=4), PROCESS, alone, samples=24, seed=3, bounded=True
+    )
+    assert shares.judged.tolist() == [True, False, True]
+    bright = shares.measure(Bright(0.8), period=1)
+    assert bright.count.tolist() == [24, 0, 24]
+    mean = bright.mean()
+    assert mean[0] > 0.9
+    np.testing.assert_allclose(mean[0] + mean[2], 1, rtol=1e-6)
+    dark = shares.measure(Bright(-0.8), period=1)
+    assert dark.mean()[0] < 0.1
+    np.testing.assert_array_equal(shares.measure(Bright(0.8), period=1).total, bright.total)
+
+
+def test_without_a_classifier_nothing_is_drawn(alone: Ranks) -> None:
+    free = {"free": MinFrequency.model_validate({"class": "dark", "min_frequency": 0.1})}
+    shares = GeneratedShares(free, SHAPE, SamplerConfig(), PROCESS, alone, samples=24, seed=3, bounded=True)
+
+    class Never(nn.Module):
+        def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+            raise AssertionError
+
+    assert shares.measure(Never(), period=1).count.tolist() == [0]
