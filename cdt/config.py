@@ -17,7 +17,6 @@ from cdt.data.urls import is_remote
 from cdt.diffusion.config import DiffusionConfig, SamplerConfig
 from cdt.dual.config import DualConfig
 from cdt.engine.config import EngineConfig
-from cdt.errors import InputError
 from cdt.measure.config import ProbeConfig
 from cdt.networks.config import AdapterConfig, NetworkConfig
 from cdt.origin.config import ReplayConfig
@@ -164,16 +163,6 @@ def budgets_digest(config: RunConfig) -> str:
     """Of the constraints as they are stated: SHA-256."""
     stated = {name: constraint.model_dump(mode="json") for name, constraint in config.constraints.items()}
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
-
-
-def check_batch(batch_size: int, accumulation: int) -> None:
-    """Raises InputError unless all micro-batches are of one size."""
-    if batch_size % accumulation:
-        near = max(accumulation, round(batch_size / accumulation) * accumulation)
-        raise InputError(
-            f"train.batch_size: {batch_size} samples do not divide over {accumulation} accumulation steps; "
-            f"the nearest that do: {near}"
-        )
 
 
 def _paths(tree: Any, where: str) -> Iterator[tuple[str, str]]:

@@ -20,23 +20,23 @@ def describe_plan(config: RunConfig) -> str:
 
     Raises InputError like ``train``.
     """
-    prepared, warm = check(config)
+    bound, warm = check(config)
     train, engine, world = config.train, config.engine, config.workers_used()
     with torch.device("meta"):
-        network = prepared.build().to("meta")  # a pretrained network comes with its weights
+        network = bound.build().to("meta")  # a pretrained network comes with its weights
     parameters = sum(weight.numel() for weight in network.parameters())
     trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
     micro = train.batch_size // (world * engine.accumulation)
     dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
     memory = state_bytes(parameters, trained, engine, world)
     host = {"copies for saves": copies_bytes(parameters, trained, engine, world)}
-    if prepared.replay is not None and config.replay.target == "teacher" and prepared.answers is None:
+    if bound.replay is not None and config.replay.target == "teacher" and bound.answers is None:
         size = 2 if config.replay.teacher_precision == "bf16" else 4
         offload = config.replay.teacher_offload
         divided = world if engine.zero_stage >= 3 or offload else 1
         (host if offload else memory)["teacher"] = size * parameters / divided
-    memory["activations"] = activation_bytes(network.to(dtype), prepared.index.shape, micro, dtype)
-    samples = config.data.epoch_samples or prepared.index.count
+    memory["activations"] = activation_bytes(network.to(dtype), bound.index.shape, micro, dtype)
+    samples = config.data.epoch_samples or bound.index.count
     phases = {"warm start": train.warm_steps, "dual training": train.dual_steps, "cool-down": train.cooldown_steps}
     if warm is not None:
         phases["warm start"] = 0
@@ -45,10 +45,10 @@ def describe_plan(config: RunConfig) -> str:
         "",
         f"network      {parameters:,} parameters ({config.network.kind})"
         + f", of which {trained:,} are trained" * (trained < parameters),
-        f"data         {prepared.index.count:,} samples of {list(prepared.index.shape)}, epochs of {samples:,}",
+        f"data         {bound.index.count:,} samples of {list(bound.index.shape)}, epochs of {samples:,}",
         "phases       " + ", ".join(f"{name} {steps:,} steps" for name, steps in phases.items()),
-        f"dual steps   every {prepared.period_steps:,} training steps, {len(config.constraints)} constraints"
-        + f", once {prepared.settling_steps:,} have settled the first multipliers" * bool(prepared.settling_steps)
+        f"dual steps   every {bound.period_steps:,} training steps, {len(config.constraints)} constraints"
+        + f", once {bound.settling_steps:,} have settled the first multipliers" * bool(bound.settling_steps)
         if config.constraints
         else "dual steps   none: there are no constraints",
         f"workers      {world}{' (this process)' * (config.run.workers == 0)}, "
@@ -59,10 +59,10 @@ def describe_plan(config: RunConfig) -> str:
         f"writes       {config.directory}/: config.yaml, data.json, metrics.jsonl, dual.jsonl, events.jsonl, "
         "calibration.json, README.md, checkpoints/, samples/, tb/",
     ]
-    if prepared.origin is not None:
-        lines.append(f"starts from  {prepared.origin.directory}: its EMA weights, network and noise schedule")
-    if prepared.replay is not None:
-        lines += _replay_lines(config, prepared.replay)
+    if bound.origin is not None:
+        lines.append(f"starts from  {bound.origin.directory}: its EMA weights, network and noise schedule")
+    if bound.replay is not None:
+        lines += _replay_lines(config, bound.replay)
     if warm is not None:
         lines.append(f"starts from  {warm}")
     return "\n".join(lines)

@@ -20,7 +20,9 @@ from cdt.runs.mirror import Mirror, mirrored
 from cdt.runs.presence import at_work, check_idle
 from cdt.runs.run import Run, has_checkpoint, save_text, write_card
 from cdt.settings import apply_overrides, dump_yaml, load_yaml, parse
-from cdt.training.job import Job, Prepared, prepare
+from cdt.training.binding import Bound
+from cdt.training.check import check as check_together
+from cdt.training.job import Job
 
 OnProgress = Callable[[dict[str, Any]], None]
 
@@ -46,7 +48,7 @@ CHANGEABLE = {
 """What may change when a run is resumed, besides the budgets of its constraints; all else would make it another."""
 
 
-def check(config: RunConfig) -> tuple[Prepared, Path | None]:
+def check(config: RunConfig) -> tuple[Bound, Path | None]:
     """All that can be refused before a new run starts; the checkpoint that it forks from, if it does.
 
     Raises InputError.
@@ -55,11 +57,11 @@ def check(config: RunConfig) -> tuple[Prepared, Path | None]:
         begun = (config.directory / "config.yaml").is_file()
         remedy = f", or continue it with `cdt resume {config.directory}`" if begun else ""
         raise InputError(f"{config.directory} exists already: choose another name, run.name=NAME{remedy}")
-    prepared = _fit_together(config)
-    prepared.index.check_sizes()
+    bound = _fit_together(config)
+    bound.index.check_sizes()
     if mirror := _mirror(config, config.directory):
         mirror.check_new()
-    return prepared, None if config.run.fork is None else _warm_checkpoint(config, prepared)
+    return bound, None if config.run.fork is None else _warm_checkpoint(config, bound)
 
 
 def train(config: RunConfig, on_progress: OnProgress = lambda report: None, address: str | None = None) -> Run:
@@ -69,10 +71,10 @@ def train(config: RunConfig, on_progress: OnProgress = lambda report: None, addr
     RunError when the run fails later: what it wrote stays, and ``resume`` continues it. KeyboardInterrupt likewise.
     """
     with cluster(address):
-        prepared, warm = check(config)
-        _draw_replay(prepared, on_progress)
-        directory, config = config.directory, _pinned(config.anchored(), prepared)
-        _lay_out(config, prepared)
+        bound, warm = check(config)
+        _draw_replay(bound, on_progress)
+        directory, config = config.directory, _pinned(config.anchored(), bound)
+        _lay_out(config, bound)
         job = Job(config, config.directory, checkpoint=warm, fork=warm is not None)
         return _finish(job, directory, on_progress)
 
@@ -102,15 +104,15 @@ def _resume(directory: str | Path, overrides: Sequence[str], on_progress: OnProg
     sound, passed_over = newest_sound(run.directory.resolve() / "checkpoints")
     if sound:
         _check_unfinished(run.directory, read_state(sound), config)
-    prepared = _fit_together(config)
-    prepared.index.check_sizes(spare=config.data.max_bad_fraction)
-    if differing := _differences(run.data, _facts(prepared)):
+    bound = _fit_together(config)
+    bound.index.check_sizes(spare=config.data.max_bad_fraction)
+    if differing := _differences(run.data, _facts(bound)):
         raise InputError(f"data.shards: {config.data.shards} differs from the run's data in {', '.join(differing)}")
-    _check_origin(run.data, prepared)
-    _draw_replay(prepared, on_progress)
-    config = _pinned(config, prepared)
+    _check_origin(run.data, bound)
+    _draw_replay(bound, on_progress)
+    config = _pinned(config, bound)
     fork = config.run.fork is not None and sound is None
-    checkpoint = _warm_checkpoint(config, prepared) if fork else sound
+    checkpoint = _warm_checkpoint(config, bound) if fork else sound
     stated = (run.directory / "config.yaml").read_text()
     save_text(run.directory / "config.yaml", dump_yaml(config))
     for problem in passed_over:
@@ -142,20 +144,20 @@ def _check_unfinished(directory: Path, state: TrainState, config: RunConfig) -> 
         )
 
 
-def _fit_together(config: RunConfig) -> Prepared:
+def _fit_together(config: RunConfig) -> Bound:
     """Raises InputError unless configuration, data and machine do."""
     check_slots(config.run.min_workers or config.run.workers)
-    prepared = prepare(config)
+    bound = check_together(config)
     check_nodes(config.directory.resolve(), config.paths())
-    return prepared
+    return bound
 
 
-def _draw_replay(prepared: Prepared, on_progress: OnProgress) -> None:
+def _draw_replay(bound: Bound, on_progress: OnProgress) -> None:
     """Samples of the pretrained model and its stored answers, unless they are there from an earlier run."""
-    if prepared.replay is not None and prepared.replay.missing:
-        prepared.replay.draw(lambda done, total: on_progress({"phase": "replay", "step": done, "total": total}))
-    if prepared.answers is not None:
-        prepared.answers.ask(lambda done, total: on_progress({"phase": "teacher", "step": done, "total": total}))
+    if bound.replay is not None and bound.replay.missing:
+        bound.replay.draw(lambda done, total: on_progress({"phase": "replay", "step": done, "total": total}))
+    if bound.answers is not None:
+        bound.answers.ask(lambda done, total: on_progress({"phase": "teacher", "step": done, "total": total}))
 
 
 def _finish(job: Job, directory: Path, on_progress: OnProgress) -> Run:
@@ -215,7 +217,7 @@ def _budgets(config: RunConfig) -> list[str]:
     return [f"constraints.{name}.{constraint.budget_path}" for name, constraint in config.constraints.items()]
 
 
-def _warm_checkpoint(config: RunConfig, prepared: Prepared) -> Path:
+def _warm_checkpoint(config: RunConfig, bound: Bound) -> Path:
     """The checkpoint of ``run.fork`` at the end of its warm start, which must fit this run."""
     assert config.run.fork is not None
     origin = Run(config.run.fork)
@@ -227,7 +229,7 @@ def _warm_checkpoint(config: RunConfig, prepared: Prepared) -> Path:
         )
     theirs, ours = _continued(origin.config), _continued(config)
     differing = [name for name in ours if theirs[name] != ours[name]]
-    differing += [f"{name} of its data" for name in _differences(origin.data, _facts(prepared))]
+    differing += [f"{name} of its data" for name in _differences(origin.data, _facts(bound))]
     if differing:
         raise InputError(f"run.fork: {config.run.fork} differs in {', '.join(differing)}; a fork continues its weights")
     return path
@@ -244,9 +246,9 @@ def _continued(config: RunConfig) -> dict[str, object]:
     }
 
 
-def _facts(prepared: Prepared) -> dict[str, Any]:
+def _facts(bound: Bound) -> dict[str, Any]:
     """What data.json states of the data."""
-    index, replay = prepared.index, prepared.replay
+    index, replay = bound.index, bound.replay
     return {
         "split": index.split,
         "shape": list(index.shape),
@@ -254,7 +256,7 @@ def _facts(prepared: Prepared) -> dict[str, Any]:
         "class_names": index.class_names,
         "class_counts": index.class_counts.tolist(),
         "source": read_header(index.root).source,
-        "init": _origin_facts(prepared),
+        "init": _origin_facts(bound),
         "replay": None if replay is None else {"samples": replay.count(), "directory": str(replay.directory)},
     }
 
@@ -264,9 +266,9 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return [name for name in ("shape", "dtype", "class_names", "class_counts") if one[name] != other[name]]
 
 
-def _check_origin(data: Mapping[str, Any], prepared: Prepared) -> None:
+def _check_origin(data: Mapping[str, Any], bound: Bound) -> None:
     """Raises InputError when the pretrained model is not the one that a run began with."""
-    begun, found = data.get("init"), _origin_facts(prepared)
+    begun, found = data.get("init"), _origin_facts(bound)
     if begun and found and begun["digest"] != found["digest"]:
         raise InputError(
             f"init: {found['directory']} is not what the run began with, {begun['directory']}: its weights, network or "
@@ -274,17 +276,17 @@ def _check_origin(data: Mapping[str, Any], prepared: Prepared) -> None:
         )
 
 
-def _origin_facts(prepared: Prepared) -> dict[str, str] | None:
-    origin = prepared.origin
+def _origin_facts(bound: Bound) -> dict[str, str] | None:
+    origin = bound.origin
     return None if origin is None else {"directory": str(origin.pinned.resolve()), "digest": origin.digest()}
 
 
-def _pinned(config: RunConfig, prepared: Prepared) -> RunConfig:
+def _pinned(config: RunConfig, bound: Bound) -> RunConfig:
     """With the checkpoint that ``init`` means today: its run may go on, or remove it."""
-    return config if prepared.origin is None else config.model_copy(update={"init": prepared.origin.pinned.resolve()})
+    return config if bound.origin is None else config.model_copy(update={"init": bound.origin.pinned.resolve()})
 
 
-def _lay_out(config: RunConfig, prepared: Prepared) -> None:
+def _lay_out(config: RunConfig, bound: Bound) -> None:
     """The run directory with what is known before the first step; nothing stays when the disk refuses."""
     directory = config.directory
     try:
@@ -293,7 +295,7 @@ def _lay_out(config: RunConfig, prepared: Prepared) -> None:
         raise RunError(f"cannot make {directory}: {error.strerror}") from error
     try:
         save_text(directory / "config.yaml", dump_yaml(config))
-        save_text(directory / "data.json", json.dumps(_facts(prepared), indent=1) + "\n")
+        save_text(directory / "data.json", json.dumps(_facts(bound), indent=1) + "\n")
     except RunError:
         shutil.rmtree(directory, ignore_errors=True)
         raise

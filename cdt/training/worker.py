@@ -23,10 +23,11 @@ from cdt.monitor.pictures import save_picture
 from cdt.monitor.recorder import Recorder
 from cdt.origin.teacher_network import ReplayedRows, TeacherNetwork
 from cdt.training import calibrate
+from cdt.training.binding import bind
 from cdt.training.data_audit import DataAudit
 from cdt.training.dual_side import DualSide
 from cdt.training.health import DivergedError, Health
-from cdt.training.job import Job, prepare
+from cdt.training.job import Job
 from cdt.training.meter import Meter
 from cdt.training.previews import record_gaps, sample_grid
 from cdt.training.schedule import Phase
@@ -56,18 +57,18 @@ class Worker:
     def __init__(self, job: Job, coordinator: Coordinator) -> None:
         self.job, self.config, self.coordinator = job, job.config, coordinator
         config, ranks = job.config, Ranks.current()
-        self.train, self.ranks, self.prepared = config.train, ranks, prepare(config)
-        self.index, self.requirements = self.prepared.rows(), self.prepared.requirements
+        self.train, self.ranks, self.bound = config.train, ranks, bind(config)
+        self.index, self.requirements = self.bound.rows(), self.bound.requirements
         self.epoch = config.data.epoch_samples or self.requirements.base
         self.diffusion = Diffusion(config.diffusion)
-        weights = self.prepared.first_weights() if job.checkpoint is None else None
-        self.engine = Engine(self.prepared.build, config.engine, config.train, ranks, weights)
-        origin, replay = self.prepared.origin, self.prepared.replay
+        weights = self.bound.first_weights() if job.checkpoint is None else None
+        self.engine = Engine(self.bound.build, config.engine, config.train, ranks, weights)
+        origin, replay = self.bound.origin, self.bound.replay
         pretrained = origin and TeacherNetwork(self.engine, origin, config.replay, self.index.shape)
         self.teacher = None
         if pretrained is not None and replay is not None:
             replayed = torch.as_tensor(self.requirements.replayed, device=ranks.device)
-            rows = ReplayedRows(replayed, self.prepared.first_replayed, self.prepared.answers)
+            rows = ReplayedRows(replayed, self.bound.first_replayed, self.bound.answers)
             self.teacher = pretrained.teacher(rows)
         self.ema = Ema(self.engine)
         self.stream = MixtureStream(
@@ -75,7 +76,7 @@ class Worker:
             self.index,
             self.requirements.rows,
             self.requirements.cells,
-            self.prepared.mixture_of(config.data.estimator),
+            self.bound.mixture_of(config.data.estimator),
             lambdas=self._first_lambdas(),
             batch_size=config.train.batch_size,
             seed=config.run.seed,
@@ -86,7 +87,7 @@ class Worker:
         fresh = None if replay is None else replay.fresh()
         statistics = Statistics(
             config,
-            self.prepared.index,
+            self.bound.index,
             self.stream.reader,
             self.requirements,
             process,
@@ -151,7 +152,7 @@ class Worker:
             self._check_health()
             self.audit.after(self.step, self.step == self.train.total_steps, self.recorder)
             meter.count(loss, waited, self.engine.applied)
-            if phase == "dual" and self.prepared.moves_multipliers(self.step - self.train.warm_steps):
+            if phase == "dual" and self.bound.moves_multipliers(self.step - self.train.warm_steps):
                 self._dual_step()
             due = self.train.saves_after(self.step) and not self._withheld()
             if self.step % self.train.log_steps == 0 or self.step == self.train.total_steps:

@@ -27,7 +27,7 @@ from cdt.data.urls import is_remote
 from cdt.data.write.shard import shard
 from cdt.dual import Draws
 from cdt.errors import InputError, RunError
-from cdt.training.job import prepare
+from cdt.training.check import check
 
 N = 120
 
@@ -284,7 +284,7 @@ def test_a_command_prints_the_shards_where_a_configuration_allows_it(pipes: None
     with pytest.raises(ValueError, match="where the name of a file stands"):
         RunConfig.model_validate(tree | {"data": {"shards": "pipe:cat x", "allow_pipe": True}})
     allowed = RunConfig.model_validate(tree | {"data": {"shards": url, "allow_pipe": True}})
-    assert prepare(allowed).index.base == allowed.anchored().data.shards == url
+    assert check(allowed).index.base == allowed.anchored().data.shards == url
 
 
 def test_names_in_an_index_are_no_part_of_a_command(pipes: None, shards: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from cdt.config import RunConfig
 from cdt.data.format.index import Index
 from cdt.errors import InputError
 from cdt.runs.evaluation import classifier_of
-from cdt.training.job import prepare
+from cdt.training.check import check
 
 
 def config(index: Index, **sections: Any) -> RunConfig:
@@ -31,9 +31,9 @@ def config(index: Index, **sections: Any) -> RunConfig:
 
 
 def test_a_period_is_an_epoch_unless_it_is_counted_in_steps(digits: Index) -> None:
-    assert prepare(config(digits)).period_steps == -(-digits.count // 50)
-    assert prepare(config(digits, data={"epoch_samples": 101})).period_steps == 3
-    assert prepare(config(digits, dual={"period": 7})).period_steps == 7
+    assert check(config(digits)).period_steps == -(-digits.count // 50)
+    assert check(config(digits, data={"epoch_samples": 101})).period_steps == 3
+    assert check(config(digits, dual={"period": 7})).period_steps == 7
 
 
 def test_multipliers_rest_until_generated_shares_show_what_the_first_ones_do(digits: Index, tmp_path: Path) -> None:
@@ -43,8 +43,8 @@ def test_multipliers_rest_until_generated_shares_show_what_the_first_ones_do(dig
 
     def due(dual_steps: int, **constraints: Any) -> list[int]:
         train = {"dual_steps": dual_steps, "ema_decay": 0.9}
-        prepared = prepare(config(digits, dual={"period": 7}, train=train, **constraints))
-        return [step for step in range(1, dual_steps + 1) if prepared.moves_multipliers(step)]
+        bound = check(config(digits, dual={"period": 7}, train=train, **constraints))
+        return [step for step in range(1, dual_steps + 1) if bound.moves_multipliers(step)]
 
     assert due(70) == [7 * k for k in range(1, 11)]
     assert due(70, constraints=shares) == [7 * k for k in range(2, 11)]  # a memory of 10 steps
@@ -52,7 +52,7 @@ def test_multipliers_rest_until_generated_shares_show_what_the_first_ones_do(dig
 
 
 def test_networks_are_built_from_the_seed(digits: Index) -> None:
-    builds = [prepare(config(digits, run={"seed": seed})).build for seed in (1, 1, 2)]
+    builds = [check(config(digits, run={"seed": seed})).build for seed in (1, 1, 2)]
     states = [torch.cat([weight.flatten() for weight in build().parameters()]) for build in builds]
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
@@ -60,11 +60,11 @@ def test_networks_are_built_from_the_seed(digits: Index) -> None:
 
 def test_all_estimators_train_on_the_same_mixture(digits: Index) -> None:
     """The share that a sample's cell has in the gradient: by how often it is drawn, times its weight."""
-    prepared = prepare(config(digits))
-    r, lambdas = prepared.requirements, np.array([0.3, 0.05, 0.8])
+    bound = check(config(digits))
+    r, lambdas = bound.requirements, np.array([0.3, 0.05, 0.8])
     gradient_shares = {}
     for estimator in ("resample", "reweight", "separate"):
-        draws = prepared.mixture_of(estimator)(lambdas)
+        draws = bound.mixture_of(estimator)(lambdas)
         assert draws.probabilities.sum() == pytest.approx(1)
         by_stream = draws.probabilities * draws.stream_weights
         shares = by_stream[0] * r.cell_shares * draws.base_weights
@@ -74,9 +74,9 @@ def test_all_estimators_train_on_the_same_mixture(digits: Index) -> None:
         gradient_shares[estimator] = shares
     for estimator in ("reweight", "separate"):
         np.testing.assert_allclose(gradient_shares["resample"], gradient_shares[estimator], rtol=1e-12)
-    assert prepared.mixture_of("reweight")(lambdas).probabilities.tolist() == [1, 0, 0, 0]
-    assert prepared.mixture_of("separate")(lambdas).probabilities.tolist() == [0.25] * 4
-    resampled = prepared.mixture_of("resample")(lambdas)
+    assert bound.mixture_of("reweight")(lambdas).probabilities.tolist() == [1, 0, 0, 0]
+    assert bound.mixture_of("separate")(lambdas).probabilities.tolist() == [0.25] * 4
+    resampled = bound.mixture_of("resample")(lambdas)
     np.testing.assert_allclose(resampled.stream_weights, 1, rtol=1e-12)
     assert (resampled.base_weights == 1).all()
 
@@ -86,7 +86,7 @@ def floors(**shares: float) -> dict[str, Any]:
 
 
 def test_floors_that_sum_to_one_are_met_together(digits: Index) -> None:
-    prepare(config(digits, constraints={f"c{c}": {"class": c, "min_frequency": 0.1} for c in range(10)}))
+    check(config(digits, constraints={f"c{c}": {"class": c, "min_frequency": 0.1} for c in range(10)}))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_floors_that_sum_to_one_are_met_together(digits: Index) -> None:
 )
 def test_what_does_not_fit_together_is_one_line(digits: Index, sections: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match=told) as caught:
-        prepare(config(digits, **sections))
+        check(config(digits, **sections))
     assert "\n" not in str(caught.value)
 
 
@@ -118,7 +118,7 @@ def test_the_training_estimate_works_with_one_window(digits: Index) -> None:
         "four": {"class": 4, "min_frequency": 0.2, "window": 0.5},
         "low": {"class": 1, "max_loss": 30.0, "window": 0.5},
     }
-    assert prepare(config(digits, constraints=both, dual={"estimate": "training"})).requirements.names == (
+    assert check(config(digits, constraints=both, dual={"estimate": "training"})).requirements.names == (
         "four",
         "low",
     )

@@ -1,0 +1,162 @@
+"""Everything that can be refused before a run starts, once, on the driver: settings against each other and the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cdt.config import RunConfig
+from cdt.constraints import Prior, Requirements
+from cdt.data.format.index import Index
+from cdt.data.format.joined import joined
+from cdt.diffusion.process import Process
+from cdt.diffusion.sampler import check_steps
+from cdt.dual import largest_feasible_scale, shares_exist
+from cdt.errors import InputError, at
+from cdt.judges import load_judge
+from cdt.measure.generated import judged_columns
+from cdt.measure.held_out import held_out_split
+from cdt.measure.reference import open_reference
+from cdt.networks.adapter import check_peft
+from cdt.origin.pretrained import check_continued
+from cdt.training.binding import Bound, bind
+from cdt.training.calibrate import check_stable
+
+
+def check(config: RunConfig) -> Bound:
+    """The configuration bound to its data. Raises InputError for whatever does not fit together."""
+    check_batch(config.train.batch_size, config.engine.accumulation)
+    check_steps(config.sampler.name, config.sampler.steps, config.diffusion.timesteps)
+    if not config.train.total_steps:
+        raise InputError("train: warm_steps, dual_steps and cooldown_steps are 0; there is nothing to train")
+    bound = bind(config)
+    _check_origin(config, bound)
+    _check_feasible(bound.requirements)
+    check_stable(bound.requirements, config.dual)
+    _check_outside(config, bound.requirements)
+    _check_windows(config)
+    _check_measurable(config, bound.index)
+    if config.adapter is not None:
+        check_peft()
+    with torch.device("meta"):
+        bound.build()
+    return bound
+
+
+def check_batch(batch_size: int, accumulation: int) -> None:
+    """Raises InputError unless all micro-batches are of one size."""
+    if batch_size % accumulation:
+        near = max(accumulation, round(batch_size / accumulation) * accumulation)
+        raise InputError(
+            f"train.batch_size: {batch_size} samples do not divide over {accumulation} accumulation steps; "
+            f"the nearest that do: {near}"
+        )
+
+
+def _check_origin(config: RunConfig, bound: Bound) -> None:
+    """Whether the pretrained model and its samples fit the data."""
+    index, origin, replay = bound.index, bound.origin, bound.replay
+    if origin is None:
+        return
+    origin.check_images(index.shape, index.dtype)
+    check_continued(origin, config.network, config.diffusion)
+    if replay is not None:
+        with at("replay" if config.replay.shards == "auto" else "replay.shards"):
+            replay.check()
+            if not replay.missing:
+                joined(index, replay.index())
+
+
+def _check_outside(config: RunConfig, requirements: Requirements) -> None:
+    """Constraints on samples that lie outside of the objective's."""
+    for (name, constraint), share in zip(requirements.constraints.items(), requirements.shares, strict=True):
+        if share:
+            continue
+        if config.data.estimator == "reweight":
+            raise InputError(
+                f"data.estimator: reweight weighs samples of the objective, and those of {name} are not among them: "
+                "set resample"
+            )
+        if constraint.share is not None and constraint.judge is None:
+            raise InputError(
+                f"constraints.{name}.{constraint.budget}: it counts from the share that the pretrained model "
+                "generates: give `classifier`, or state generated_frequency, max_kl or max_loss"
+            )
+        if constraint.share is not None and config.dual.start != "closed_form":
+            raise InputError(
+                f"dual.start: the mass rule cannot lift the multiplier of {name} from 0, whose samples are not among "
+                "the objective's: set closed_form"
+            )
+    if config.dual.estimate == "training":
+        regressed = "distance" if config.replay.target == "teacher" else "loss"
+        for name, constraint in requirements.constraints.items():
+            if isinstance(constraint, Prior) and constraint.prior.statistic != regressed:
+                raise InputError(
+                    f"dual.estimate: training sees what is regressed onto replay.target {config.replay.target}, "
+                    f"which is not the {constraint.prior.statistic} that constraints.{name} asks for: set probe"
+                )
+
+
+def _check_measurable(config: RunConfig, index: Index) -> None:
+    """Classifiers that know the classes, references that can be compared with, a split to probe."""
+    process = Process.from_config(config.diffusion)
+    for name, constraint in config.constraints.items():
+        with at(f"constraints.{name}"):
+            judge = None if constraint.judge is None else load_judge(constraint.judge, index.shape)
+            if isinstance(constraint.compared_with, Path):
+                open_reference(constraint.compared_with, process)
+        if judge is not None:
+            judged_columns(judge, name, constraint)
+    held_out_split(config, index)
+    if config.dual.estimate == "training" and (odd := [n for n, c in config.constraints.items() if c.generated]):
+        raise InputError(f"dual.estimate: training cannot measure generated samples ({', '.join(odd)}): set probe")
+
+
+def _check_feasible(requirements: Requirements) -> None:
+    """Floors on shares that no distribution can meet together."""
+    floors = {i: each.share for i, each in enumerate(requirements.constraints.values()) if each.share is not None}
+    if not floors:
+        return
+    position = {i: place for place, i in enumerate(floors)}
+    pairs = [
+        (k, position[i])
+        for k, i in zip(requirements.member_cells.tolist(), requirements.member_constraints.tolist(), strict=True)
+        if i in position
+    ]
+    cells, members = np.array(pairs).T
+    shares, K = np.array(list(floors.values())), len(requirements.cell_shares)
+    names = ", ".join(requirements.names[i] for i in floors)
+    scale = largest_feasible_scale(shares, cells, members, K)
+    if scale < 1 - 1e-9:
+        raise InputError(
+            f"constraints: the floors of {names} sum to {shares.sum():.4g} and cannot be met together; multiplied by "
+            f"{scale:.4g} they could"
+        )
+    equal = np.array([constraint.equal for constraint in requirements.constraints.values()])[list(floors)]
+    if not shares_exist(shares, equal, cells, members, K):
+        asked = [
+            f"{requirements.names[i]} {'exactly' if exact else 'at least'} {share:g}"
+            for i, share, exact in zip(floors, shares, equal, strict=True)
+        ]
+        raise InputError(f"constraints: no distribution has all of these shares: {', '.join(asked)}")
+
+
+def _check_windows(config: RunConfig) -> None:
+    """Windows that end inside the log-SNR range; one for all where the training estimate sums losses by cell."""
+    process = Process.from_config(config.diffusion)
+    for name, constraint in config.constraints.items():
+        window = constraint.window
+        if isinstance(window, float) and not process.logsnr_min < window <= process.logsnr_max:
+            raise InputError(
+                f"constraints.{name}.window: {window:g} is not within the log-SNR range of the noise schedule: above "
+                f"{process.logsnr_min:.4g}, at most {process.logsnr_max:.4g}"
+            )
+    windows = {constraint.window for constraint in config.constraints.values()}
+    if config.dual.estimate == "training" and (len(windows) > 1 or "auto" in windows):
+        found = ", ".join(sorted("null" if window is None else str(window) for window in windows))
+        raise InputError(
+            "dual.estimate: training needs one window for all constraints, a number or null; "
+            f"found {found}: set constraints.NAME.window, or estimate: probe"
+        )
