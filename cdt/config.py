@@ -20,7 +20,6 @@ from cdt.engine.config import EngineConfig
 from cdt.measure.config import ProbeConfig
 from cdt.networks.config import AdapterConfig, NetworkConfig
 from cdt.origin.config import ReplayConfig
-from cdt.origin.pretrained import filled_in
 from cdt.schema import Config
 from cdt.settings import apply_overrides, load_yaml, parse
 from cdt.training.schedule import TrainConfig
@@ -73,7 +72,8 @@ class RunConfig(Config):
     """Start from the EMA weights, network and process of a run, of one of its checkpoints (``RUN/checkpoints/step-N``),
     or of a pipeline that diffusers saved."""
     data: DataConfig
-    network: NetworkConfig
+    network: NetworkConfig | None
+    """With ``init`` it can be left out, and is then that of the pretrained model."""
     adapter: AdapterConfig | None = None
     """Train low-rank adapters of the network in place of all its weights."""
     diffusion: DiffusionConfig = DiffusionConfig()
@@ -90,7 +90,12 @@ class RunConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _from_init(cls, tree: Any) -> Any:
-        return filled_in(tree) if isinstance(tree, dict) and isinstance(tree.get("init"), str | Path) else tree
+        """With ``init`` the network can be left out, and there is no warm start by default: it would forget."""
+        if not isinstance(tree, dict) or not isinstance(tree.get("init"), str | Path):
+            return tree
+        train = tree.get("train") or {}
+        tree = tree | {"network": tree.get("network") or None}
+        return tree | {"train": {"warm_steps": 0, **train}} if isinstance(train, dict) else tree
 
     @field_validator("constraints")
     @classmethod
@@ -104,6 +109,8 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _fine_tuning_makes_sense(self) -> RunConfig:
+        if self.network is None and self.init is None:
+            raise ValueError("network: null; only with `init` can it be left out")
         priors = [name for name, constraint in self.constraints.items() if isinstance(constraint, Prior)]
         if self.init is None and (priors or self.replay.objective or self.adapter):
             what = f"constraints.{priors[0]}: prior" if priors else "adapter" if self.adapter else "replay.objective"
@@ -118,6 +125,12 @@ class RunConfig(Config):
     def replays(self) -> bool:
         """Whether samples of the pretrained model are trained on."""
         return self.replay.objective or any(isinstance(each, Prior) for each in self.constraints.values())
+
+    @property
+    def resolved_network(self) -> NetworkConfig:
+        """That of a configuration which ``cdt.origin.resolve`` has completed."""
+        assert self.network is not None
+        return self.network
 
     @property
     def directory(self) -> Path:

@@ -81,7 +81,8 @@ class _Schema:
                 known = list(_fields(branch))
                 return Problem(path, "unknown key" + (_nearest(path[-1], known) or f"; known here: {', '.join(known)}"))
             case "missing":
-                return Problem(path, _fault("missing", None, self.allowed(field)))
+                allowed = [word for word in self.allowed(field) if word != "null"]
+                return Problem(path, _fault("missing", None, allowed))
             case "value_error" | "assertion_error":
                 return Problem(path, str(context["error"]))
             case "union_tag_invalid" | "union_tag_not_found" if isinstance(branch["discriminator"], str):

@@ -23,7 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "engine": set(),
     "evaluate": {"diffusion", "judges"},
     "checkpoints": {"engine", "networks.adapter", "data.stream"},
-    "origin": {"checkpoints", "engine", "data", "diffusion", "networks", "settings"},
+    "origin": {"checkpoints", "engine", "data", "diffusion", "networks", "config", "settings"},
     "measure": {"origin", "engine", "data", "diffusion", "judges", "constraints", "dual", "config"},
     "training": LEAVES | {"measure", "origin", "checkpoints", "engine", "config"},
     "cluster": {"training", "checkpoints", "engine", "dual", "monitor", "config", "settings"},
@@ -31,7 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "cli": {"runs", "cluster", "data", "evaluate", "judges", "config"},
     "config": {
         *("data.config", "data.urls", "diffusion.config", "networks.config", "constraints", "dual", "measure.config"),
-        *("origin.config", "origin.pretrained", "engine.config", "training.schedule", "settings"),
+        *("origin.config", "engine.config", "training.schedule", "settings"),
     },
     "__main__": {"cli"},
     "__init__": {"config", "runs", "diffusion"},

@@ -33,6 +33,7 @@ from cdt.cluster.watchdog import STACKS, Hang, Watcher, pulse
 from cdt.config import RunConfig
 from cdt.engine.engine import start_deepspeed
 from cdt.errors import CdtError, RunError, Terminated
+from cdt.training.assemble import assemble
 from cdt.training.job import Job
 from cdt.training.worker import Worker
 
@@ -75,7 +76,7 @@ def _run_here(job: Job, on_progress: OnProgress, given: threading.Event) -> bool
     try:
         torch.set_num_threads(job.config.run.threads or threads)
         start_deepspeed()
-        return persist(job, lambda job: Worker(job, coordinator).run(), tell)
+        return persist(job, lambda job: Worker(assemble(job), coordinator).run(), tell)
     except Exception as error:
         told = _in_our_words(error)
         coordinator.note("failed", str(told))
@@ -166,7 +167,7 @@ def _work(arguments: dict[str, Any]) -> bool:
         start_deepspeed()
         formed()
         with pulse(dist.get_rank(), _watcher(job, coordinator)) as at_step:
-            worker = Worker(job, coordinator)
+            worker = Worker(assemble(job), coordinator)
             at_step(lambda: worker.step)
             return worker.run()
     except Exception as error:

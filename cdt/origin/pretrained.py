@@ -7,7 +7,6 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 from safetensors import SafetensorError
@@ -128,24 +127,6 @@ def open_pretrained(directory: Path, setting: str = "init") -> Pretrained:
             )
     network = PretrainedConfig(path=directory.resolve())
     return Pretrained(directory, network, read_scheduler(directory / "scheduler"), None, setting)
-
-
-def filled_in(tree: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with ``init``: network and process are those of the pretrained model where it does not say, and
-    there is no warm start, which would forget.
-
-    A resolved one says all, and needs the pretrained model no more. Raises InputError when that cannot be opened.
-    """
-    stated, train = tree.get("diffusion") or {}, tree.get("train") or {}
-    if not isinstance(stated, dict) or not isinstance(train, dict):
-        return tree  # which says so
-    tree = tree | {"train": {"warm_steps": 0, **train}}
-    if tree.get("network") and "schedule" in stated:
-        return tree
-    origin = open_pretrained(Path(tree["init"]))
-    network = tree.get("network") or origin.network.model_dump(mode="json")
-    diffusion = origin.diffusion.model_dump(mode="json") | stated
-    return tree | {"network": network, "diffusion": diffusion}
 
 
 def check_continued(origin: Pretrained, network: NetworkConfig, diffusion: DiffusionConfig) -> None:

@@ -20,7 +20,7 @@ def describe_plan(config: RunConfig) -> str:
 
     Raises InputError like ``train``.
     """
-    bound, warm = check(config)
+    config, bound, warm = check(config)
     train, engine, world = config.train, config.engine, config.workers_used()
     with torch.device("meta"):
         network = bound.build().to("meta")  # a pretrained network comes with its weights
@@ -43,7 +43,7 @@ def describe_plan(config: RunConfig) -> str:
     lines = [
         dump_yaml(config).rstrip(),
         "",
-        f"network      {parameters:,} parameters ({config.network.kind})"
+        f"network      {parameters:,} parameters ({config.resolved_network.kind})"
         + f", of which {trained:,} are trained" * (trained < parameters),
         f"data         {bound.index.count:,} samples of {list(bound.index.shape)}, epochs of {samples:,}",
         "phases       " + ", ".join(f"{name} {steps:,} steps" for name, steps in phases.items()),

@@ -84,7 +84,7 @@ class Run:
 
     def network(self, *, raw: bool = False, device: str | torch.device = "cpu") -> nn.Module:
         """The network in evaluation mode, with the EMA weights or the raw ones."""
-        network = build_network(self.config.network, self.shape)
+        network = build_network(self.config.resolved_network, self.shape)
         try:
             network.load_state_dict(network_weights(self.checkpoint, raw), strict=True)
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -181,7 +181,7 @@ class Run:
             source=f"{data['source'].get('name', 'unknown source')}, split {data['split']}",
             class_counts=dict(zip(data["class_names"], data["class_counts"], strict=True)),
             shape=self.shape,
-            network=config.network.kind,
+            network=config.resolved_network.kind,
             parameters=sum(weight.numel() for weight in network_weights(self.checkpoint).values()),
             training={
                 **({} if config.init is None else {"fine-tuned from": _name_of(config.init)}),

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cdt.checkpoints.checkpoint import TrainState, checkpoint_name, is_complete, newest_sound, read_state
 from cdt.cluster.nodes import check_nodes
@@ -16,6 +16,7 @@ from cdt.config import RunConfig, budgets_digest
 from cdt.data.format.header import read_header
 from cdt.errors import InputError, RunError
 from cdt.monitor.recorder import note
+from cdt.origin.resolve import resolve
 from cdt.runs.mirror import Mirror, mirrored
 from cdt.runs.presence import at_work, check_idle
 from cdt.runs.run import Run, has_checkpoint, save_text, write_card
@@ -48,11 +49,19 @@ CHANGEABLE = {
 """What may change when a run is resumed, besides the budgets of its constraints; all else would make it another."""
 
 
-def check(config: RunConfig) -> tuple[Bound, Path | None]:
-    """All that can be refused before a new run starts; the checkpoint that it forks from, if it does.
+class Checked(NamedTuple):
+    """A new run that can start."""
 
-    Raises InputError.
-    """
+    config: RunConfig
+    """Resolved: it states what the pretrained model decides."""
+    bound: Bound
+    warm: Path | None
+    """The checkpoint that it forks from."""
+
+
+def check(config: RunConfig) -> Checked:
+    """Everything that can be refused before a new run starts. Raises InputError."""
+    config = resolve(config)
     if config.directory.exists():
         begun = (config.directory / "config.yaml").is_file()
         remedy = f", or continue it with `cdt resume {config.directory}`" if begun else ""
@@ -61,7 +70,7 @@ def check(config: RunConfig) -> tuple[Bound, Path | None]:
     bound.index.check_sizes()
     if mirror := _mirror(config, config.directory):
         mirror.check_new()
-    return bound, None if config.run.fork is None else _warm_checkpoint(config, bound)
+    return Checked(config, bound, None if config.run.fork is None else _warm_checkpoint(config, bound))
 
 
 def train(config: RunConfig, on_progress: OnProgress = lambda report: None, address: str | None = None) -> Run:
@@ -71,7 +80,7 @@ def train(config: RunConfig, on_progress: OnProgress = lambda report: None, addr
     RunError when the run fails later: what it wrote stays, and ``resume`` continues it. KeyboardInterrupt likewise.
     """
     with cluster(address):
-        bound, warm = check(config)
+        config, bound, warm = check(config)
         _draw_replay(bound, on_progress)
         directory, config = config.directory, _pinned(config.anchored(), bound)
         _lay_out(config, bound)

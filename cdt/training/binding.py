@@ -14,7 +14,7 @@ from cdt.constraints import Population, Requirements
 from cdt.data.format.index import Index
 from cdt.data.format.joined import joined
 from cdt.dual import ESTIMATORS, Draws
-from cdt.errors import InputError
+from cdt.errors import InputError, at
 from cdt.networks.adapter import adapted, with_weights
 from cdt.networks.build import build_network
 from cdt.origin.answers import Answers
@@ -84,7 +84,9 @@ def bind(config: RunConfig) -> Bound:
 
     def build() -> nn.Module:
         torch.manual_seed(config.run.seed)
-        network = build_network(config.network, index.shape, checkpointing=config.engine.activation_checkpointing)
+        network = build_network(
+            config.resolved_network, index.shape, checkpointing=config.engine.activation_checkpointing
+        )
         return network if config.adapter is None else adapted(network, config.adapter)
 
     samples = config.data.epoch_samples or requirements.base
@@ -119,7 +121,8 @@ def _settling(config: RunConfig) -> int:
 
 def _population(config: RunConfig, index: Index, replay: Replay | None) -> Population:
     """Rows as ``Prepared.rows`` has them."""
-    count = 0 if replay is None else replay.count()
+    with at("replay.shards"):
+        count = 0 if replay is None else replay.count()
     source = f"{index.root} ({index.split})"
     first = count if config.replay.objective else 0
     replayed = range(count) if first else range(index.count, index.count + count)

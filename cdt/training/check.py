@@ -61,7 +61,7 @@ def _check_origin(config: RunConfig, bound: Bound) -> None:
     if origin is None:
         return
     origin.check_images(index.shape, index.dtype)
-    check_continued(origin, config.network, config.diffusion)
+    check_continued(origin, config.resolved_network, config.diffusion)
     if replay is not None:
         with at("replay" if config.replay.shards == "auto" else "replay.shards"):
             replay.check()

@@ -23,6 +23,7 @@ from cdt.diffusion.noise import normals
 from cdt.errors import InputError
 from cdt.networks.config import DiTConfig
 from cdt.origin.pretrained import check_continued, open_pretrained
+from cdt.origin.resolve import resolve
 from cdt.runs.start import check, train
 
 # Of the libraries, while they are imported.
@@ -115,16 +116,18 @@ def test_the_denoising_error_is_that_of_diffusers(
 def test_a_configuration_takes_network_and_process_of_a_pipeline(run: Path, unet: UNet2DModel, tmp_path: Path) -> None:
     pipeline(tmp_path / "model", unet, prediction_type="v_prediction", num_train_timesteps=500)
     tree = {"init": str(tmp_path / "model"), "data": {"shards": str(run.parent / "data")}}
-    config = RunConfig.model_validate(tree | {"diffusion": {"weighting": "simple"}})
-    assert config.network.kind == "diffusers"
+    stated = RunConfig.model_validate(tree | {"diffusion": {"weighting": "simple"}})
+    config = resolve(stated)
+    assert config.resolved_network.kind == "diffusers"
     assert (config.diffusion.prediction, config.diffusion.timesteps) == ("v_prediction", 500)
     assert config.diffusion.weighting == "simple"
     assert config.train.warm_steps == 0, "it would forget meanwhile"
     assert RunConfig.model_validate(tree | {"train": {"warm_steps": 5}}).train.warm_steps == 5
     with pytest.raises(ValueError, match="diffusion"):
         RunConfig.model_validate(tree | {"diffusion": "simple"})
-    prepared, _ = check(config)
-    weights = dict(prepared.build().named_parameters())
+    checked = check(stated)
+    assert checked.config == config
+    weights = dict(checked.bound.build().named_parameters())
     assert all(torch.equal(weights[f"unet.{name}"], weight) for name, weight in unet.named_parameters())
 
 
@@ -141,9 +144,9 @@ def test_a_run_gives_its_ema_weights(run: Path) -> None:
 
 
 def test_a_resolved_configuration_needs_its_pretrained_model_no_more(run: Path, tmp_path: Path) -> None:
-    config = tiny.config(run.parent / "data", tmp_path / "new", init=run)
+    config = resolve(tiny.config(run.parent / "data", tmp_path / "new", init=run))
     moved = config.model_copy(update={"init": tmp_path / "nowhere"})
-    assert RunConfig.model_validate(moved.model_dump(mode="json", by_alias=True)) == moved
+    assert resolve(RunConfig.model_validate(moved.model_dump(mode="json", by_alias=True))) == moved
 
 
 def test_the_digest_is_of_what_samples_depend_on(run: Path, unet: UNet2DModel, tmp_path: Path) -> None:
