@@ -15,7 +15,7 @@ from cdt.cluster.nodes import on_node
 from cdt.cluster.watchdog import Beat, Hang, Process, Watch
 from cdt.dual import DualProblem, DualState, Sums, dual_step, journal_rows, journaled
 from cdt.errors import CdtError
-from cdt.monitor.recorder import append, note
+from cdt.monitor.journal import append, note
 
 
 class Failure(NamedTuple):

@@ -1,82 +1,53 @@
-"""What a run writes down as it goes: metrics.jsonl, events.jsonl and TensorBoard. Only rank 0 has one."""
+"""What a run writes down while it trains. Only rank 0 has a recorder."""
 
 from __future__ import annotations
 
-import json
-import threading
-import time
-from collections.abc import Mapping
-from contextlib import suppress
-from math import isfinite
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
+
+from cdt.monitor.journal import Journals
+from cdt.monitor.tensorboard import TensorBoard
+from cdt.monitor.writer import DualRows, Writer
+
+WRITERS: tuple[Callable[[Path, int], Writer], ...] = (Journals, TensorBoard)
+"""Each is made from the run directory and the step at which the run continues, and gets everything, in this order."""
 
 
 class Recorder:
-    """Appends; whatever was recorded stays if the run dies."""
+    """Passes everything on to all writers. They append: what was recorded stays if the run dies."""
 
     def __init__(self, directory: Path, step: int = 0) -> None:
-        """``step``: where the run goes on; TensorBoard forgets what lies after it, the journals keep both accounts."""
-        self._directory = directory
-        self._tensorboard = SummaryWriter(str(directory / "tb"), flush_secs=10, purge_step=step + 1 if step else None)
-        self._threads_hook, threading.excepthook = threading.excepthook, self._thread_failed
-
-    def _thread_failed(self, told: threading.ExceptHookArgs) -> None:
-        """What TensorBoard's own thread meets, as a full disk, the next call here raises: it needs no traceback."""
-        if not type(told.thread).__module__.startswith("tensorboard."):
-            self._threads_hook(told)
+        self._writers = [writer(directory, step) for writer in WRITERS]
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """One row of metrics.jsonl and the scalars ``train/...``."""
-        append(self._directory / "metrics.jsonl", {"step": step, **values})
-        for name, value in values.items():
-            self._tensorboard.add_scalar(f"train/{name}", value, step)
+        """Averages since the last row, by name."""
+        for writer in self._writers:
+            writer.metrics(step, values)
 
     def event(self, step: int, kind: str, text: str, **details: Any) -> None:
-        """Something that happened once, in words: events.jsonl and TensorBoard's text."""
-        append(
-            self._directory / "events.jsonl",
-            {"time": time.time(), "step": step, "event": kind, "text": text, **details},
-        )
-        self._tensorboard.add_text(f"events/{kind}", text, step)
+        """Something that happened once, in words."""
+        for writer in self._writers:
+            writer.event(step, kind, text, details)
 
     def dual(self, step: int, rows: list[dict[str, Any]], lambdas: np.ndarray) -> None:
-        """Per journaled constraint its row; and the mixture that the multipliers [m] of all ask for."""
-        total = 1 + float(np.maximum(lambdas, 0).sum())
-        self._tensorboard.add_scalar("mixture/base", 1 / total, step)
-        for row in rows:
-            for name in ("lambda", "average", "loss", "threshold", "slack", "satisfied", "share"):
-                if row[name] is not None:
-                    self._tensorboard.add_scalar(f"constraints/{row['constraint']}/{name}", float(row[name]), step)
-            self._tensorboard.add_scalar(f"mixture/{row['constraint']}", max(row["lambda"], 0) / total, step)
+        """A dual step: the rows of the journaled constraints, and the multipliers [m] of all that draw."""
+        made = DualRows(rows, 1 + float(np.maximum(lambdas, 0).sum()))
+        for writer in self._writers:
+            writer.dual(step, made)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
+        """Other figures, by tag."""
+        for writer in self._writers:
+            writer.scalars(step, values)
 
     def grid(self, step: int, picture: np.ndarray) -> None:
         """A sample grid [H, W, C] uint8."""
-        self._tensorboard.add_image("samples/ema", picture, step, dataformats="HWC")
+        for writer in self._writers:
+            writer.grid(step, picture)
 
     def close(self) -> None:
-        """Lets go of TensorBoard's file, also where the disk has no room for the last of it."""
-        threading.excepthook = self._threads_hook
-        with suppress(OSError):
-            self._tensorboard.close()
-
-
-def note(directory: Path, step: int, kind: str, text: str, **details: Any) -> None:
-    """An event of a run that is told from outside of its workers, if there is still room for it."""
-    with suppress(OSError):
-        append(directory / "events.jsonl", {"time": time.time(), "step": step, "event": kind, "text": text, **details})
-
-
-def append(path: Path, *rows: Mapping[str, Any]) -> None:
-    """JSON objects, each on a line of its own; JSON has no word for nan and infinities, they become null."""
-    with path.open("a", encoding="utf-8") as file:
-        for row in rows:
-            known = {name: None if isinstance(x, float) and not isfinite(x) else x for name, x in row.items()}
-            file.write(json.dumps(known, allow_nan=False) + "\n")
+        for writer in self._writers:
+            writer.close()

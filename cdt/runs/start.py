@@ -15,7 +15,7 @@ from cdt.cluster.trainer import launch
 from cdt.config import RunConfig, budgets_digest
 from cdt.data.format.header import read_header
 from cdt.errors import InputError, RunError
-from cdt.monitor.recorder import note
+from cdt.monitor.journal import note
 from cdt.origin.resolve import resolve
 from cdt.runs.mirror import Mirror, mirrored
 from cdt.runs.presence import at_work, check_idle

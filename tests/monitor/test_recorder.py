@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cdt.monitor.recorder import Recorder, append
+from cdt.monitor.journal import append
+from cdt.monitor.recorder import Recorder
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from cdt.data.sources import SOURCES
 from cdt.data.write.shard import shard
 from cdt.errors import InputError
 from cdt.origin import replay
+from cdt.origin.resolve import resolve
 from cdt.runs.dryrun import describe_plan
 from cdt.runs.evaluation import classifier_of, divergence_from_origin
 from cdt.runs.run import Run
@@ -208,7 +209,7 @@ def test_from_a_pipeline_of_diffusers(home: Path, other: Callable[..., RunConfig
     first = train(RunConfig.model_validate(tree | {"network": unet}))
     first.export(tmp_path / "pipeline")
     run = train(other(init=tmp_path / "pipeline"))
-    assert run.config.network.kind == "diffusers"
+    assert run.config.resolved_network.kind == "diffusers"
     assert events(run.directory, "calibrated")[0]["warm_loss"] == pytest.approx(0, abs=1e-9)
     run.export(tmp_path / "again")
     found = divergence_from_origin(run, 10)
@@ -301,8 +302,8 @@ def test_samples_as_shards_are_replay_too(home: Path, other: Callable[..., RunCo
     shards = tmp_path / "shards"
     assert main(["sample", str(home / "pretrained"), "-n", "9", "-o", str(shards)]) == 0
     assert Index.load(shards).count == 9
-    prepared, _ = check(other(replay={"shards": str(shards)}))
-    assert [len(found) for found in prepared.requirements.rows.values()] == [9]
+    bound = check(other(replay={"shards": str(shards)})).bound
+    assert [len(found) for found in bound.requirements.rows.values()] == [9]
     assert main(["sample", str(home / "pretrained"), "-n", "9", "-o", str(shards)]) == 2
 
 
@@ -345,11 +346,11 @@ def test_the_ready_configurations_go_together(data: str, home: Path) -> None:
     second = RunConfig.load(
         configs / f"{data}-finetune.yaml", [f"init={home / 'pretrained'}", f"data.shards={home / 'new'}"]
     )
-    assert second.diffusion.prediction == first.diffusion.prediction
+    assert resolve(second).diffusion.prediction == first.diffusion.prediction
     assert second.train.batch_size == first.train.batch_size
-    prepared, _ = check(second.model_copy(update={"run": first.run.model_copy(update={"name": "x", "workers": 0})}))
-    assert prepared.replay is not None
-    assert prepared.requirements.names == ("old",)
+    checked = check(second.model_copy(update={"run": first.run.model_copy(update={"name": "x", "workers": 0})}))
+    assert checked.bound.replay is not None
+    assert checked.bound.requirements.names == ("old",)
 
 
 def test_a_prior_without_a_pretrained_model_is_refused(home: Path, tmp_path: Path) -> None:

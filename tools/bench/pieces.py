@@ -193,7 +193,7 @@ def collectives(out: Path, rank: str, number: str, repeat: str, place: str) -> N
 def count(case: str) -> int:
     with torch.device("meta"):
         config = cdt.RunConfig.model_validate({"data": {"shards": "none"}, "network": CASES[case]["network"]})
-        return sum(weight.numel() for weight in build_network(config.network, SHAPE).parameters())
+        return sum(weight.numel() for weight in build_network(config.resolved_network, SHAPE).parameters())
 
 
 def update_seconds(parameters: int) -> float:
@@ -231,7 +231,7 @@ def central() -> dict[str, float]:
     case = max(CASES, key=count)
     config = cdt.RunConfig.model_validate({"data": {"shards": "none"}, "network": CASES[case]["network"]})
     began = time.process_time()
-    build_network(config.network, SHAPE)
+    build_network(config.resolved_network, SHAPE)
     return {
         "dual_s": statistics.median(dual) / m,
         "hash_s": statistics.median(digests),

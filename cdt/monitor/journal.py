@@ -1,0 +1,46 @@
+"""The journals of a run: JSON lines that are only ever appended to."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from cdt.monitor.writer import Writer
+
+METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
+
+
+class Journals(Writer):
+    """metrics.jsonl and events.jsonl. (The coordinator writes dual.jsonl itself, before it answers.)"""
+
+    def __init__(self, directory: Path, step: int) -> None:
+        self._directory = directory
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        append(self._directory / METRICS, {"step": step, **values})
+
+    def event(self, step: int, kind: str, text: str, details: Mapping[str, Any]) -> None:
+        append(self._directory / EVENTS, _event(step, kind, text, details))
+
+
+def note(directory: Path, step: int, kind: str, text: str, **details: Any) -> None:
+    """An event that something outside of the workers records. On a full disk it is lost, and nothing is raised."""
+    with suppress(OSError):
+        append(directory / EVENTS, _event(step, kind, text, details))
+
+
+def append(path: Path, *rows: Mapping[str, Any]) -> None:
+    """JSON objects, one per line. JSON has neither nan nor infinities: they become null."""
+    with path.open("a", encoding="utf-8") as file:
+        for row in rows:
+            known = {name: None if isinstance(x, float) and not isfinite(x) else x for name, x in row.items()}
+            file.write(json.dumps(known, allow_nan=False) + "\n")
+
+
+def _event(step: int, kind: str, text: str, details: Mapping[str, Any]) -> dict[str, Any]:
+    return {"time": time.time(), "step": step, "event": kind, "text": text, **details}

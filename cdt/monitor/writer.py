@@ -1,0 +1,41 @@
+"""What every writer of a run's history can do. A new kind is one file and one line in ``recorder.WRITERS``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class DualRows:
+    """A dual step as it is written down."""
+
+    rows: list[dict[str, Any]]
+    """One per journaled constraint, as ``cdt.dual.journal_rows`` makes them."""
+    total: float
+    """1 + Lambda, over the multipliers of all constraints."""
+
+
+class Writer:
+    """Writes nothing of what it does not override. Methods raise OSError when the disk refuses."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Averages since the last row, by name."""
+
+    def event(self, step: int, kind: str, text: str, details: Mapping[str, Any]) -> None:
+        """Something that happened once, in words."""
+
+    def dual(self, step: int, made: DualRows) -> None:
+        """A dual step."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Other figures, by tag."""
+
+    def grid(self, step: int, picture: np.ndarray) -> None:
+        """A sample grid [H, W, C] uint8."""
+
+    def close(self) -> None:
+        """Nothing is written any more."""
