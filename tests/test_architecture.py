@@ -17,6 +17,7 @@ LEAVES = {"data", "diffusion", "networks", "judges", "constraints", "dual", "mon
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "schema": set(),
+    "condition": set(),
     "explain": set(),
     "settings": {"explain"},
     **{leaf: set() for leaf in LEAVES},
@@ -38,7 +39,7 @@ ARROWS: dict[str, set[str]] = {
 }
 """What each part of cdt may import besides itself."""
 
-SHARED = {"errors", "schema"}
+SHARED = {"errors", "schema", "condition"}
 """What every part may import."""
 
 OUTSIDE: dict[str, set[str]] = {

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from cdt.condition import Condition, Conditions
 from cdt.data.config import DataConfig
 from cdt.data.format.index import Index
 from cdt.data.plan.order import Order, stream_key
@@ -44,15 +45,24 @@ class Batch:
     weights: torch.Tensor
     """float32, mean 1 over draws."""
     rows: torch.Tensor
-    """Of the index; -1 where another sample had to stand in."""
+    """Of the index; -1 where the sample was replaced by another."""
+    condition: Condition | None = None
+    """What a conditional network is told of the samples."""
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
+        moved = {name: value.to(device, non_blocking=True) for name, value in self._tensors().items()}
+        return Batch(**moved, condition=None if self.condition is None else self.condition.to(device))
 
     def split(self, parts: int) -> list[Batch]:
         """Equal micro-batches, for gradient accumulation."""
-        chunks = {name: value.chunk(parts) for name, value in vars(self).items()}
-        return [Batch(**dict(zip(chunks, chunk, strict=True))) for chunk in zip(*chunks.values(), strict=True)]
+        chunks = {name: value.chunk(parts) for name, value in self._tensors().items()}
+        conditions = [None] * parts if self.condition is None else self.condition.split(parts)
+        return [
+            Batch(**{name: values[k] for name, values in chunks.items()}, condition=conditions[k]) for k in range(parts)
+        ]
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {name: value for name, value in vars(self).items() if name != "condition"}
 
 
 @dataclass(frozen=True)
@@ -74,14 +84,14 @@ Loaded = tuple[Batch | str, np.ndarray, dict[int, BadSample]]
 class _Samples(Dataset[Loaded]):
     """What a loader worker does: planned rows to a batch."""
 
-    def __init__(self, reader: TolerantReader, cells: np.ndarray) -> None:
-        self._reader, self._cells = reader, cells
+    def __init__(self, reader: TolerantReader, cells: np.ndarray, conditions: Conditions | None) -> None:
+        self._reader, self._cells, self._conditions = reader, cells, conditions
 
     def __getitem__(self, plan: PlannedBatch) -> Loaded:
         cells, mixture = self._cells[plan.rows], plan.mixture
         weights = mixture.stream_weights[plan.streams] * np.where(plan.streams == 0, mixture.base_weights[cells], 1.0)
         try:
-            images, bad = self._reader.read(plan.rows, plan.positions)
+            images, there, bad = self._reader.read(plan.rows, plan.positions)
         except RunError as error:
             return (
                 str(error),
@@ -97,6 +107,7 @@ class _Samples(Dataset[Loaded]):
             cells=torch.from_numpy(cells),
             weights=torch.from_numpy(weights.astype(np.float32)),
             rows=torch.from_numpy(rows),
+            condition=None if self._conditions is None else self._conditions.at(there, plan.positions),
         )
         return batch, plan.counters_after, bad
 
@@ -117,6 +128,7 @@ class MixtureStream:
         subsets: the rows of each constraint's stream, by name, in the order of the multipliers.
         cells: the cell of each row [N].
         mixture_of: multipliers [m] to the proportions and weights that they ask for.
+        conditions: those of the rows, for a conditional network.
         lambdas: the multipliers to begin with.
         batch_size: of the global batch; a multiple of ``world``.
     """
@@ -129,6 +141,7 @@ class MixtureStream:
         cells: np.ndarray,
         mixture_of: Callable[[np.ndarray], Mixture],
         *,
+        conditions: Conditions | None = None,
         lambdas: np.ndarray,
         batch_size: int,
         seed: int,
@@ -146,7 +159,7 @@ class MixtureStream:
             ImageReader(index, config.cache_mb, config.shard_cache_gb), index, cells, stream_key(seed, "substitutes")
         )
         self.ledger = Ledger.of(index, len(orders), config.max_bad_fraction)
-        self._samples = _Samples(self.reader, cells)
+        self._samples = _Samples(self.reader, cells, conditions)
         self._index, self._batch_size, self._looked_ahead = index, batch_size, 0
         self._lag, self._workers = config.lambda_lag, min(config.loader_workers, config.lambda_lag)
         self._iterator: Iterator[Loaded] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
@@ -23,6 +23,9 @@ class BetasConfig(Config):
 
 
 class DiffusionConfig(Config):
+    process: ClassVar[str] = "vp"
+    """The kind of path, a key of ``cdt.diffusion.processes.PROCESSES``."""
+
     schedule: Literal["cosine", "linear_beta", "betas"] = "cosine"
     """How log-SNR falls over time: ``cosine`` (cut to a log-SNR range), DDPM's ``linear_beta``, or given ``betas``."""
     betas: BetasConfig | None = None

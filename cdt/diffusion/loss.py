@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from cdt.condition import Condition
 from cdt.diffusion.config import DiffusionConfig
-from cdt.diffusion.process import Process, alpha_sigma
+from cdt.diffusion.process import Process
+from cdt.diffusion.processes import make_process
 
-Network = Callable[[Tensor, Tensor], Tensor]
-"""``F(x [B, C, H, W], timestep [B]) -> [B, C, H, W]``: the prediction that the process names."""
+Network = Callable[..., Tensor]
+"""``F(x [B, C, H, W], time [B], condition) -> [B, C, H, W]``: the prediction that the process names. An unconditional
+one need not take the third argument: without conditions it is not given."""
 Target = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``(x_t [B, C, H, W], log-SNR [B], eps [B, C, H, W]) -> [B, C, H, W]``: what eps_theta is to be."""
 
@@ -21,6 +23,11 @@ Target = Callable[[Tensor, Tensor, Tensor], Tensor]
 def noise(x: Tensor, logsnr: Tensor, eps: Tensor) -> Tensor:
     """The target of denoising: eps itself."""
     return eps
+
+
+def evaluate(network: Network, x: Tensor, time: Tensor, condition: Condition | None) -> Tensor:
+    """What the network predicts."""
+    return network(x, time) if condition is None else network(x, time, condition)
 
 
 @dataclass(frozen=True)
@@ -34,17 +41,28 @@ class Losses:
     """The loss that is trained: the squared error under the primal weighting."""
 
 
-def predict_eps(network: Network, process: Process, x: Tensor, logsnr: Tensor, dtype: torch.dtype) -> Tensor:
-    """``eps_theta(x_t, t)`` [B, C, H, W] in float32, whichever quantity the network predicts.
+def output_of(
+    network: Network,
+    process: Process,
+    x: Tensor,
+    logsnr: Tensor,
+    dtype: torch.dtype = torch.float32,
+    condition: Condition | None = None,
+) -> Tensor:
+    """The network's output at x_t [B, C, H, W] and log-SNRs [B], computed in ``dtype``: [B, C, H, W], float32."""
+    return evaluate(network, process.scale_in(x, logsnr).to(dtype), process.network_time(logsnr), condition).float()
 
-    For v-prediction ``v = a eps - s x0``, hence ``eps = a v + s x`` (Salimans & Ho, arXiv 2202.00512, appendix D); from
-    a prediction of x0, ``eps = (x - a x0) / s``.
-    """
-    output = network(x.to(dtype), process.timestep(logsnr)).float()
-    if process.prediction == "epsilon":
-        return output
-    a, s = (c[:, None, None, None] for c in alpha_sigma(logsnr))
-    return a * output + s * x if process.prediction == "v_prediction" else (x - a * output) / s
+
+def predict_eps(
+    network: Network,
+    process: Process,
+    x: Tensor,
+    logsnr: Tensor,
+    dtype: torch.dtype = torch.float32,
+    condition: Condition | None = None,
+) -> Tensor:
+    """``eps_theta(x_t, t)`` [B, C, H, W] in float32, whichever quantity the network predicts."""
+    return process.eps_of(output_of(network, process, x, logsnr, dtype, condition), x, logsnr)
 
 
 def squared_error(
@@ -55,11 +73,11 @@ def squared_error(
     eps: Tensor,
     dtype: torch.dtype = torch.float32,
     target: Target = noise,
+    condition: Condition | None = None,
 ) -> Tensor:
     """``mean_D (target - eps_theta(a x0 + s eps, t(l)))^2`` for x0, eps [B, C, H, W] and log-SNRs [B]: [B]."""
-    a, s = (c[:, None, None, None] for c in alpha_sigma(logsnr))
-    x = a * x0 + s * eps
-    eps_theta = predict_eps(network, process, x, logsnr, dtype)
+    x = process.noised(x0, logsnr, eps)
+    eps_theta = predict_eps(network, process, x, logsnr, dtype, condition)
     return (target(x, logsnr, eps) - eps_theta).square().mean(dim=(1, 2, 3))
 
 
@@ -74,41 +92,42 @@ def nats(squared_error: Tensor, dimensions: int, low: float, high: float | Tenso
 
 
 class Weighting:
-    """``w(l)``, the primal weight of the squared error of eps at log-SNR drawn uniformly; mean 1 for ``simple``.
+    """``w(l)``, the primal weight of the squared error of eps at log-SNR drawn uniformly.
 
-    elbo     1                                         (uniform log-SNR is the variational bound)
-    simple   |dt/dl| (logsnr_max - logsnr_min)/(T-1)   (t uniform on [0, T-1]; Ho et al., arXiv 2006.11239, eq. 14)
-    min_snr  simple * min(SNR, gamma)/SNR              (Hang et al., arXiv 2303.09556)
+    elbo     1                                 (uniform log-SNR is the variational bound)
+    simple   the path's own unweighted loss    (``Process.simple_weight``)
+    min_snr  simple * min(SNR, gamma)/SNR      (Hang et al., arXiv 2303.09556)
     """
 
     def __init__(self, config: DiffusionConfig, process: Process) -> None:
-        self.name, self.gamma = config.weighting, config.min_snr_gamma
-        spacing = -np.diff(process.table)
-        self._density = torch.as_tensor(
-            (process.logsnr_max - process.logsnr_min) / (spacing * (process.timesteps - 1)), dtype=torch.float32
-        )
-        self._process = process
+        self.name, self.gamma, self._process = config.weighting, config.min_snr_gamma, process
 
     def __call__(self, logsnr: Tensor) -> Tensor:
         if self.name == "elbo":
             return torch.ones_like(logsnr)
-        interval = self._process.timestep(logsnr).long().clamp(max=len(self._density) - 1)
-        simple = self._density.to(logsnr.device)[interval]
+        simple = self._process.simple_weight(logsnr)
         return simple if self.name == "simple" else simple * (self.gamma * torch.exp(-logsnr)).clamp(max=1.0)
 
 
 class Diffusion:
     """The training loss: log-SNR from a uniform draw, noise, network, weight."""
 
-    def __init__(self, config: DiffusionConfig) -> None:
-        self.process = Process.from_config(config)
+    def __init__(self, config: DiffusionConfig, process: Process | None = None) -> None:
+        """``process``: another one than ``config`` states."""
+        self.process = make_process(config) if process is None else process
         self.weighting = Weighting(config, self.process)
 
     def losses(
-        self, network: Network, x0: Tensor, u: Tensor, eps: Tensor, dtype: torch.dtype, target: Target = noise
+        self,
+        network: Network,
+        x0: Tensor,
+        u: Tensor,
+        eps: Tensor,
+        dtype: torch.dtype,
+        target: Target = noise,
+        condition: Condition | None = None,
     ) -> Losses:
-        """Losses of x0 [B, C, H, W] in [-1, 1] at ``l = logsnr_min + u (logsnr_max - logsnr_min)``, u [B]."""
-        low, high = self.process.logsnr_min, self.process.logsnr_max
-        logsnr = low + u * (high - low)
-        error = squared_error(network, self.process, x0, logsnr, eps, dtype, target)
+        """Losses of x0 [B, C, H, W] at the log-SNRs that the process trains at for uniform draws u [B]."""
+        logsnr = self.process.level(u)
+        error = squared_error(network, self.process, x0, logsnr, eps, dtype, target, condition)
         return Losses(logsnr, error, self.weighting(logsnr) * error)

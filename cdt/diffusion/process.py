@@ -1,102 +1,96 @@
-"""The variance-preserving forward process, in log-SNR.
+"""A Gaussian path ``x_t = a x0 + s eps``, addressed by log-SNR ``l = log(a^2 / s^2)``.
 
-``x_t = a x0 + s eps`` with ``a^2 + s^2 = 1`` and ``l = log(a^2 / s^2)``. Time is diffusers' timestep
-``t in [0, T-1]``: a table gives ``l(t)`` at the integers, where it equals the exported betas exactly; in between it is
-linear. So networks can be conditioned on a continuous ``t`` and still run in any diffusers scheduler.
+At a given l all paths noise alike, up to the scale of x_t. So losses, windows, budgets and probes speak of l alone. A
+process says what is particular to its path: a(l) and s(l), which time the network is told, what the network's output
+means, and which solvers sample along it (Kingma & Gao, arXiv 2303.00848).
 """
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
+from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from cdt.diffusion.config import BetasConfig, DiffusionConfig
+
+def per_sample(values: Tensor, x: Tensor) -> Tensor:
+    """Values [B] in the shape [B, 1, ..., 1], to be multiplied with x [B, ...]."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))
 
 
-def cosine_logsnr(timesteps: int, logsnr_min: float, logsnr_max: float, shift: float = 0.0) -> np.ndarray:
-    """``l = -2 log tan(u) + shift`` for u evenly from ``u(logsnr_max)`` to ``u(logsnr_min)``: [T], nats.
+class Process(ABC):
+    """A path of its own is one subclass in one file, and one line in ``cdt.diffusion.processes.PROCESSES``."""
 
-    The cosine schedule, truncated as in Ho & Salimans, arXiv 2207.12598, and shifted as in Hoogeboom et al.,
-    arXiv 2301.11093.
-    """
-    first = math.atan(math.exp(-(logsnr_max - shift) / 2))
-    last = math.atan(math.exp(-(logsnr_min - shift) / 2))
-    return -2 * np.log(np.tan(np.linspace(first, last, timesteps))) + shift
+    logsnr_min: float
+    """At the noise end."""
+    logsnr_max: float
+    """At the data end."""
+    prediction: str
+    """What the network's output means."""
+    samplers: dict[str, str]
+    """Solvers that sample along the path: a name to the class of diffusers."""
 
+    @abstractmethod
+    def coefficients(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        """``a(l)`` and ``s(l)``, each in the shape of ``logsnr``."""
 
-def linear_beta_logsnr(timesteps: int) -> np.ndarray:
-    """DDPM's betas (1e-4 to 0.02 at T = 1000, scaled to other T) as log-SNR: [T]. Ho et al., arXiv 2006.11239."""
-    scale = 1000 / timesteps
-    return betas_logsnr(np.linspace(1e-4 * scale, min(0.02 * scale, 0.999), timesteps))
+    @abstractmethod
+    def network_time(self, logsnr: Tensor) -> Tensor:
+        """The time that the network is told at log-SNRs [B]: [B]. Values outside of the range are clamped."""
 
+    @abstractmethod
+    def logsnr(self, time: Tensor) -> Tensor:
+        """The inverse of ``network_time``: [B]."""
 
-def betas_logsnr(betas: np.ndarray) -> np.ndarray:
-    """``l = log(a^2 / s^2)`` with ``a^2 = prod (1 - beta)``: [T]."""
-    alphas_cumprod = np.cumprod(1 - np.asarray(betas, dtype=np.float64))
-    return np.log(alphas_cumprod) - np.log1p(-alphas_cumprod)
+    @abstractmethod
+    def eps_of(self, output: Tensor, x: Tensor, logsnr: Tensor) -> Tensor:
+        """``eps_theta`` [B, ...] from the network's output at x_t [B, ...] and log-SNR [B]."""
 
+    @abstractmethod
+    def x0_of(self, output: Tensor, x: Tensor, logsnr: Tensor) -> Tensor:
+        """``x0_theta`` [B, ...], likewise."""
 
-def scheduler_betas(config: BetasConfig, timesteps: int) -> np.ndarray:
-    """beta_t as the schedulers of diffusers compute them (schedulers/scheduling_ddpm.py), in float64: [T]."""
-    start, end, T = config.beta_start, config.beta_end, timesteps
-    if config.trained_betas is not None:
-        return np.array(config.trained_betas)
-    if config.beta_schedule == "linear":
-        return np.linspace(start, end, T)
-    if config.beta_schedule == "scaled_linear":  # of latent diffusion
-        return np.linspace(start**0.5, end**0.5, T) ** 2
-    if config.beta_schedule == "sigmoid":  # of GeoDiff
-        return (end - start) / (1 + np.exp(-np.linspace(-6, 6, T))) + start
-    # Nichol & Dhariwal, arXiv 2102.09672, eq. 17
-    alphas_cumprod = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * math.pi / 2) ** 2
-    return np.minimum(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], 0.999)
+    @abstractmethod
+    def simple_weight(self, logsnr: Tensor) -> Tensor:
+        """What the path's own unweighted loss weighs the squared eps error with, at log-SNR drawn uniformly: [B]."""
 
+    @abstractmethod
+    def fingerprint(self) -> bytes:
+        """Of all that samples depend on; equal where two processes are the same."""
 
-class Process:
-    """``l(t)``, its inverse, and the betas that schedulers of diffusers are built with."""
+    @abstractmethod
+    def same_path(self, other: Process) -> bool:
+        """Whether a time means the same noise level to both."""
 
-    def __init__(self, logsnr_table: np.ndarray, prediction: str = "epsilon") -> None:
-        self.table = np.asarray(logsnr_table, dtype=np.float64)
-        self.prediction = prediction
-        self.timesteps = len(self.table)
-        self.logsnr_max, self.logsnr_min = float(self.table[0]), float(self.table[-1])
+    @abstractmethod
+    def check_steps(self, sampler: str, steps: int) -> None:
+        """Raises InputError unless this solver samples correctly with so many steps."""
 
-    @classmethod
-    def from_config(cls, config: DiffusionConfig) -> Process:
-        if config.schedule == "linear_beta":
-            return cls(linear_beta_logsnr(config.timesteps), config.prediction)
-        if config.betas is not None:
-            return cls(betas_logsnr(scheduler_betas(config.betas, config.timesteps)), config.prediction)
-        return cls(cosine_logsnr(config.timesteps, *config.cosine_range, config.logsnr_shift), config.prediction)
+    @abstractmethod
+    def scheduler(self, sampler: str, steps: int, *, bounded: bool = True) -> Any:
+        """A fresh scheduler of diffusers, its timesteps set; ``sampler`` is a key of ``samplers``.
 
-    @property
-    def alphas_cumprod(self) -> np.ndarray:
-        """``a(t)^2`` at the integer timesteps: [T]."""
-        return 1 / (1 + np.exp(-self.table))
+        For ``bounded`` data (see ``cdt.data.format.header.is_bounded``) predictions of x0 are clipped to [-1, 1].
+        Raises InputError for unsuitable ``steps``.
+        """
 
-    @property
-    def betas(self) -> np.ndarray:
-        """``beta_t = 1 - a(t)^2 / a(t-1)^2``, with a(-1) = 1: [T], the ``trained_betas`` of a diffusers scheduler."""
-        cumprod = self.alphas_cumprod
-        return 1 - cumprod / np.concatenate([[1.0], cumprod[:-1]])
+    def noised(self, x0: Tensor, logsnr: Tensor, eps: Tensor) -> Tensor:
+        """``x_t = a x0 + s eps`` for x0, eps [B, ...] and log-SNRs [B]."""
+        a, s = (per_sample(coefficient, x0) for coefficient in self.coefficients(logsnr))
+        return a * x0 + s * eps
 
-    def logsnr(self, timestep: Tensor) -> Tensor:
-        """``l(t)`` for continuous timesteps [B] in [0, T-1]."""
-        table = torch.as_tensor(self.table, device=timestep.device, dtype=torch.float32)
-        low = timestep.floor().long().clamp(0, self.timesteps - 2)
-        return torch.lerp(table[low], table[low + 1], timestep.float() - low)
+    def scale_in(self, x: Tensor, logsnr: Tensor) -> Tensor:
+        """x_t [B, ...] as the network reads it."""
+        return x
 
-    def timestep(self, logsnr: Tensor) -> Tensor:
-        """The inverse ``t(l)`` for log-SNRs [B]; those outside the range are clamped to its ends."""
-        table = torch.as_tensor(self.table, device=logsnr.device, dtype=torch.float32)
-        logsnr = logsnr.float().clamp(self.logsnr_min, self.logsnr_max)
-        low = (torch.searchsorted(-table, -logsnr, right=True) - 1).clamp(0, self.timesteps - 2)
-        return low + (table[low] - logsnr) / (table[low] - table[low + 1])
+    def level(self, u: Tensor) -> Tensor:
+        """The log-SNR to train at, from a uniform draw u [B]: uniform over the range."""
+        return self.logsnr_min + u * (self.logsnr_max - self.logsnr_min)
 
+    def sampling_start(self, noise: Tensor) -> Tensor:
+        """What a solver starts from, given standard normal noise [B, ...]."""
+        return noise
 
-def alpha_sigma(logsnr: Tensor) -> tuple[Tensor, Tensor]:
-    """``a = sqrt(sigmoid(l))``, ``s = sqrt(sigmoid(-l))``: same shape as ``logsnr``."""
-    return torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr).sqrt()
+    def sampling_input(self, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network reads of x [B, ...] at a scheduler's timestep: its input, and its time [B]."""
+        return x, timestep.to(x.device, x.dtype).expand(len(x))

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import inspect
 import math
-import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cdt.condition import Condition
+from cdt.diffusion.config import SamplerConfig
+from cdt.diffusion.loss import evaluate
 from cdt.diffusion.process import Process
-from cdt.errors import InputError
-
-SAMPLERS = {
-    "ddim": "DDIMScheduler",  # arXiv 2010.02502
-    "ddpm": "DDPMScheduler",  # arXiv 2006.11239
-    "dpmpp_2m": "DPMSolverMultistepScheduler",  # arXiv 2211.01095
-    "unipc": "UniPCMultistepScheduler",  # arXiv 2302.04867
-}
-"""Sampler to the scheduler class of diffusers. All are built alike, so that in an exported pipeline one can be
-exchanged for another by ``from_config``."""
 
 QUANTILE_LIMIT = 2**24
 """Most elements of a batch that torch.quantile takes; the schedulers clip x0 through it."""
+BATCH = 250
+"""Samples that are drawn at once, unless the caller says otherwise."""
 
 
 def sample_seed(seed: int, k: int) -> int:
@@ -44,102 +39,65 @@ def sample_seed(seed: int, k: int) -> int:
     return key ^ low ^ low >> 16
 
 
-def check_steps(sampler: str, steps: int, timesteps: int) -> None:
-    """InputError unless diffusers draws correctly with so many steps out of so many timesteps."""
+@dataclass(frozen=True)
+class Sampler:
+    """How samples are drawn: built once, used for grids, generated shares, replay, runs and evaluation."""
 
-    def fits(n: int) -> bool:
-        # "trailing" spacing counts down in floats: rounding can add a step, at timestep -1.
-        evenly_spaced = len(np.arange(timesteps, 0, -timesteps / n)) == n
-        # DDIMScheduler steps to t - T // n, next time it starts from the rounded t - T / n: up to one timestep apart,
-        # which is negligible only against long steps (on Gaussian data the deviation comes out 2 % too large at 30
-        # steps of 1,000, 9 % at 120, 115 % at 600).
-        consistent = sampler != "ddim" or timesteps % n == 0 or 20 * n <= timesteps
-        return evenly_spaced and consistent
+    config: SamplerConfig
+    process: Process
+    shape: tuple[int, int, int]
+    """[C, H, W]"""
+    bounded: bool = True
+    """Whether samples are pixels in [-1, 1], and clipped to that (``cdt.data.format.header.is_bounded``)."""
 
-    if steps > timesteps:
-        raise InputError(f"sampler.steps: {steps} is more than the {timesteps} timesteps of the noise schedule")
-    if not fits(steps):
-        below = next(n for n in range(steps, 0, -1) if fits(n))
-        above = next(n for n in range(steps, timesteps + 1) if fits(n))
-        raise InputError(
-            f"sampler.steps: {sampler} is inaccurate with {steps} steps over {timesteps} timesteps; "
-            f"take {below} or {above}"
-        )
+    def check(self) -> None:
+        """Raises InputError unless the solver samples correctly with so many steps."""
+        self.process.check_steps(self.config.name, self.config.steps)
 
+    def draw(
+        self,
+        network: nn.Module,
+        count: int,
+        *,
+        seed: int,
+        first: int = 0,
+        conditions: Condition | None = None,
+        batch_size: int = BATCH,
+        device: str | torch.device = "cpu",
+    ) -> Tensor:
+        """Samples ``first`` to ``first + count - 1`` of ``seed``: [count, C, H, W], float32 on the CPU.
 
-def make_scheduler(sampler: str, process: Process, steps: int, *, bounded: bool = True) -> Any:
-    """A fresh diffusers scheduler for ``process``, its timesteps set; InputError for unsuitable ``steps``.
+        ``network`` is on ``device`` and draws in evaluation mode. ``conditions`` are those of the samples [count].
+        Sample k is the same, up to rounding, whatever the count and the batch size.
+        """
+        batch_size = min(batch_size, max(1, QUANTILE_LIMIT // math.prod(self.shape)))
+        samples = torch.empty(count, *self.shape)
+        was_training = network.training
+        network.eval()
+        try:
+            for start in range(0, count, batch_size):
+                chosen = slice(start, min(start + batch_size, count))
+                seeds = [sample_seed(seed, first + k) for k in range(chosen.start, chosen.stop)]
+                condition = None if conditions is None else conditions.of(chosen).to(torch.device(device))
+                drawn = self._draw(network, seeds, condition, device)
+                samples[chosen] = drawn.clamp(-1, 1) if self.bounded else drawn
+        finally:
+            network.train(was_training)
+        return samples
 
-    It starts at the last timestep and ends at x0 (DDIM whose steps do not divide the timesteps may end at timestep 0).
-    For ``bounded`` data (images; not latents) predictions of x0 are clipped to [-1, 1], without which single samples of
-    eps-predictors blow up at the noise end: ``thresholding`` with ``sample_max_value`` 1 does exactly that and, unlike
-    ``clip_sample``, all schedulers have it.
-    """
-    check_steps(sampler, steps, process.timesteps)
-    import diffusers  # seconds to import: configurations are read without it
-
-    scheduler = getattr(diffusers, SAMPLERS[sampler])(
-        num_train_timesteps=process.timesteps,
-        trained_betas=process.betas.tolist(),
-        prediction_type=process.prediction,
-        timestep_spacing="trailing",
-        thresholding=bounded,
-        sample_max_value=1.0,
-    )
-    with warnings.catch_warnings():
-        # Of NumPy 2 about the way in which diffusers turns a tensor into an array.
-        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-        scheduler.set_timesteps(steps)
-    return scheduler
-
-
-def sample(
-    network: nn.Module,
-    process: Process,
-    shape: tuple[int, int, int],
-    count: int,
-    *,
-    seed: int,
-    sampler: str,
-    steps: int,
-    batch_size: int = 250,
-    device: str | torch.device = "cpu",
-    first: int = 0,
-    bounded: bool = True,
-) -> Tensor:
-    """Samples ``first`` to ``first + count - 1`` of ``seed``: [count, C, H, W], float32 on the CPU.
-
-    ``bounded`` data (images) are in [-1, 1] and so are their samples; those of latents are as they come.
-
-    ``network`` stands on ``device`` and draws in eval mode. Sample k is the same, up to rounding, whatever the count
-    and the batch size.
-    """
-    batch_size = min(batch_size, max(1, QUANTILE_LIMIT // math.prod(shape)))
-    samples = torch.empty(count, *shape)
-    was_training = network.training
-    network.eval()
-    try:
-        for start in range(0, count, batch_size):
-            seeds = [sample_seed(seed, first + k) for k in range(start, min(start + batch_size, count))]
-            # Schedulers are stateful: a fresh one per batch.
-            scheduler = make_scheduler(sampler, process, steps, bounded=bounded)
-            drawn = _draw(network, scheduler, shape, seeds, device)
-            samples[start : start + len(seeds)] = drawn.clamp(-1, 1) if bounded else drawn
-    finally:
-        network.train(was_training)
-    return samples
-
-
-@torch.no_grad()
-def _draw(
-    network: nn.Module, scheduler: Any, shape: tuple[int, int, int], seeds: list[int], device: str | torch.device
-) -> Tensor:
-    """One batch [B, C, H, W], step by step as diffusers' DDPMPipeline does it, so that exports give the same images."""
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    takes_generator = "generator" in inspect.signature(scheduler.step).parameters  # UniPC's does not
-    noise = {"generator": generators} if takes_generator else {}
-    x = torch.cat([torch.randn(1, *shape, generator=generator) for generator in generators]).to(device)
-    for t in scheduler.timesteps:
-        timestep = t.to(device, torch.float32).expand(len(x))
-        x = scheduler.step(network(x, timestep), t, x, **noise).prev_sample
-    return x
+    @torch.no_grad()
+    def _draw(
+        self, network: nn.Module, seeds: Sequence[int], condition: Condition | None, device: str | torch.device
+    ) -> Tensor:
+        """One batch [B, C, H, W], step by step as diffusers' DDPMPipeline does it: exports give the same images."""
+        # Schedulers are stateful: a fresh one per batch.
+        scheduler: Any = self.process.scheduler(self.config.name, self.config.steps, bounded=self.bounded)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        takes_generator = "generator" in inspect.signature(scheduler.step).parameters  # UniPC's does not
+        noise = {"generator": generators} if takes_generator else {}
+        x = torch.cat([torch.randn(1, *self.shape, generator=generator) for generator in generators]).to(device)
+        x = self.process.sampling_start(x)
+        for t in scheduler.timesteps:
+            output = evaluate(network, *self.process.sampling_input(x, t), condition)
+            x = scheduler.step(output, t, x, **noise).prev_sample
+        return x

@@ -59,7 +59,7 @@ def divergence_of(
         eps = normals(seed, part, tuple(x0.shape[1:]))
 
         def predicted(x: Tensor, logsnr: Tensor, eps: Tensor) -> Tensor:
-            return predict_eps(teacher, process, x, logsnr, torch.float32)
+            return predict_eps(teacher, process, x, logsnr)
 
         if statistic == "distance":
             error = squared_error(network, process, x0, logsnr, eps, target=predicted)

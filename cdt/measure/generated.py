@@ -11,15 +11,11 @@ from torch import nn
 
 from cdt.constraints import Constraint
 from cdt.data.plan.order import stream_key
-from cdt.diffusion.config import SamplerConfig
-from cdt.diffusion.process import Process
-from cdt.diffusion.sampler import sample
+from cdt.diffusion.sampler import Sampler
 from cdt.dual import Sums
 from cdt.engine.ranks import Ranks
 from cdt.errors import InputError
 from cdt.judges import Judge, attribute_label, columns, load_judge
-
-_BATCH = 250
 
 
 class GeneratedShares:
@@ -31,20 +27,19 @@ class GeneratedShares:
     def __init__(
         self,
         constraints: Mapping[str, Constraint],
-        shape: tuple[int, int, int],
-        sampler: SamplerConfig,
-        process: Process,
+        sampler: Sampler,
         ranks: Ranks,
         *,
         samples: int,
         seed: int,
-        bounded: bool,
     ) -> None:
-        self._shape, self._sampler, self._process, self._ranks = shape, sampler, process, ranks
+        """``samples``: drawn per period, over all ranks."""
+        self._sampler, self._ranks, self._seed = sampler, ranks, seed
         self._share = -(-samples // ranks.world)
-        self._seed, self._bounded = seed, bounded
         paths = [constraint.judge for constraint in constraints.values()]
-        self._judges: dict[Path, Judge] = {path: load_judge(path, shape) for path in set(paths) - {None} if path}
+        self._judges: dict[Path, Judge] = {
+            path: load_judge(path, sampler.shape) for path in set(paths) - {None} if path
+        }
         self._columns = {
             i: (path, judged_columns(self._judges[path], name, constraint))
             for i, (path, (name, constraint)) in enumerate(zip(paths, constraints.items(), strict=True))
@@ -59,18 +54,12 @@ class GeneratedShares:
         """
         sums = np.zeros((3, self._m))
         if self._columns:
-            images = sample(
+            images = self._sampler.draw(
                 network,
-                self._process,
-                self._shape,
                 self._share,
                 seed=stream_key(self._seed, f"generated {period}") >> 1,
-                sampler=self._sampler.name,
-                steps=self._sampler.steps,
-                batch_size=min(_BATCH, self._share),
-                device=self._ranks.device,
                 first=self._ranks.rank * self._share,
-                bounded=self._bounded,
+                device=self._ranks.device,
             )
             posteriors = {path: judge.probabilities(images) for path, judge in self._judges.items()}
             for i, (path, chosen) in self._columns.items():

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cdt.condition import Condition, Conditions
 from cdt.data.plan.order import SubsetOrder, stream_key
 from cdt.data.read.reader import Images, normalise
 from cdt.diffusion.loss import Network, nats, predict_eps, squared_error
 from cdt.diffusion.noise import normals, stratified
-from cdt.diffusion.process import Process, alpha_sigma
+from cdt.diffusion.process import Process
 from cdt.dual import Sums
 from cdt.engine.ranks import Ranks
 
@@ -33,6 +34,8 @@ class ProbeSet:
     window: float
     of_teacher: bool = False
     """Whether the loss is the distance to a teacher's prediction, not to the noise."""
+    conditions: Conditions | None = None
+    """Those of the samples, by the rows of ``reader``; all sets have some, or none has."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +82,11 @@ class Probe:
             self._taught[i] = torch.cat([self._predicted(teacher, i, part) for part in parts])
 
     def _predicted(self, teacher: Network, i: int, draw: np.ndarray) -> Tensor:
-        x0, logsnr, eps, _ = self._drawn(np.full(len(draw), i), draw, self._image_of(i, draw))
-        a, s = (coefficient[:, None, None, None] for coefficient in alpha_sigma(logsnr))
+        sets, image = np.full(len(draw), i), self._image_of(i, draw)
+        x0, logsnr, eps, _ = self._drawn(sets, draw, image)
         with torch.no_grad():
-            return predict_eps(teacher, self._process, a * x0 + s * eps, logsnr, torch.float32)
+            x = self._process.noised(x0, logsnr, eps)
+            return predict_eps(teacher, self._process, x, logsnr, condition=self._condition(sets, image))
 
     def _image_of(self, sets: np.ndarray | int, draw: np.ndarray) -> np.ndarray:
         # Neighbouring draws lie a golden section apart in noise level, so those of one image are spread.
@@ -114,7 +118,15 @@ class Probe:
         for i, predicted in self._taught.items():
             here = np.flatnonzero(sets == i)
             target[here] = predicted[draw[here]]
-        error = squared_error(network, self._process, x0, logsnr, eps, target=lambda x, logsnr, eps: target)
+        error = squared_error(
+            network,
+            self._process,
+            x0,
+            logsnr,
+            eps,
+            target=lambda x, logsnr, eps: target,
+            condition=self._condition(sets, image),
+        )
         return nats(error, x0[0].numel(), self._process.logsnr_min, high).cpu().numpy()
 
     def _drawn(self, sets: np.ndarray, draw: np.ndarray, image: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -129,8 +141,18 @@ class Probe:
 
     def _read(self, sets: np.ndarray, image: np.ndarray) -> np.ndarray:
         images = [self._sets[i].reader.images(self._rows[image[sets == i]]) for i in np.unique(sets)]
-        order = np.argsort(np.argsort(sets, kind="stable"), kind="stable")
-        return normalise(np.concatenate(images)[order])
+        return normalise(np.concatenate(images)[_places(sets)])
+
+    def _condition(self, sets: np.ndarray, image: np.ndarray) -> Condition | None:
+        """That of each draw's image."""
+        parts = [
+            conditions.of(self._rows[image[sets == i]])
+            for i in np.unique(sets)
+            if (conditions := self._sets[i].conditions) is not None
+        ]
+        if not parts:
+            return None
+        return Condition.joined(parts).of(torch.as_tensor(_places(sets))).to(self._ranks.device)
 
     def sums(self, measured: Measured) -> Sums:
         """Adds up the images of each constraint over all ranks."""
@@ -143,3 +165,8 @@ class Probe:
     def gather(self, measured: Measured) -> np.ndarray:
         """All images' values [G] from every rank's."""
         return self._ranks.sum(measured.values)
+
+
+def _places(sets: np.ndarray) -> np.ndarray:
+    """Where each draw is once draws are sorted by their set, which keeps the order within a set: [draws]."""
+    return np.argsort(np.argsort(sets, kind="stable"), kind="stable")

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from cdt.condition import Condition
 from cdt.diffusion.process import Process
 from cdt.errors import InputError
 from cdt.origin.pretrained import Pretrained, open_pretrained
@@ -33,6 +34,6 @@ class Reference(nn.Module):
         self._theirs, self._ours = origin.process, process
         self.network = origin.build(shape)
 
-    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
         with torch.no_grad():
-            return self.network(x, self._theirs.timestep(self._ours.logsnr(timestep)))
+            return self.network(x, self._theirs.network_time(self._ours.logsnr(time)), condition)

@@ -15,6 +15,7 @@ from cdt.data.format.index import Index
 from cdt.data.read.reader import ImageReader, Images
 from cdt.diffusion.loss import Network
 from cdt.diffusion.process import Process
+from cdt.diffusion.sampler import Sampler
 from cdt.dual import DualProblem, DualState, Sums, measured_next
 from cdt.engine.ranks import Ranks
 from cdt.measure.generated import GeneratedShares
@@ -48,13 +49,10 @@ class Statistics:
         self._by_loss = np.flatnonzero([not each.generated for each in constraints.values()])
         self.generated = GeneratedShares(
             constraints,
-            index.shape,
-            config.sampler,
-            process,
+            Sampler(config.sampler, process, index.shape, index.bounded),
             ranks,
             samples=config.probe.generated_samples,
             seed=config.run.seed,
-            bounded=index.dtype == "uint8",
         )
         self.baseline = np.zeros(0)
         self.held_out = held_out(config, index, constraints)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+from cdt.condition import Condition
 from cdt.errors import InputError
 from cdt.networks.config import DiTConfig
+from cdt.networks.network import Network
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "dit.safetensors"
 
@@ -75,11 +78,19 @@ class Block(nn.Module):
         return x + gate_m * self.mlp(modulated_norm(x, shift_m, scale_m))
 
 
-class DiT(nn.Module):
-    """``forward(x [B, C, H, W], timestep [B])`` to the raw prediction [B, C, H, W]; zero before training.
+class DiT(Network):
+    """Its prediction is zero before training; exported as ``dit.safetensors``, ``config.json`` and ``scheduler/``.
 
     Raises InputError where patches do not tile the images.
     """
+
+    library = "cdt"
+    usage = """
+import cdt.networks
+
+# network(x, timestep) is the raw prediction; scheduler/ is diffusers' scheduler to sample with, in {steps} steps.
+network = cdt.networks.load_dit("{name}")
+"""
 
     position: Tensor
 
@@ -97,21 +108,28 @@ class DiT(nn.Module):
         self.modulation = zero_linear(D, 2 * D)
         self.predict = zero_linear(D, C * p * p)
 
-    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
+        self.check_condition(condition)
         p, dtype = self.config.patch, self.embed.weight.dtype
         patches = rearrange(x.to(dtype), "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)
         # The embedding stays float32 up to here: bfloat16 cannot tell timestep 999 from 1000.
-        condition = self.embed_time(sincos(timestep, self.config.width).to(dtype))
+        embedded = self.embed_time(sincos(time, self.config.width).to(dtype))
         tokens = self.embed(patches) + self.position.to(dtype)
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, condition, use_reentrant=False)
+                tokens = checkpoint(block, tokens, embedded, use_reentrant=False)
             else:
-                tokens = block(tokens, condition)
-        shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
+                tokens = block(tokens, embedded)
+        shift, scale = self.modulation(embedded)[:, None].chunk(2, dim=-1)
         patches = self.predict(modulated_norm(tokens, shift, scale))
         rows = x.shape[2] // p
         return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", h=rows, p=p, q=p).to(x.dtype)
+
+    def save(self, directory: Path, scheduler: Any) -> None:
+        settings = {"config": self.config.model_dump(mode="json"), "shape": self.shape}
+        (directory / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        save_file(self.state_dict(), directory / WEIGHTS_FILE)
+        scheduler.save_pretrained(directory / "scheduler")
 
 
 def load_dit(directory: str | Path) -> DiT:
@@ -123,10 +141,3 @@ def load_dit(directory: str | Path) -> DiT:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{directory} is not a DiT exported by cdt: {error}") from error
     return network
-
-
-def save_dit(network: DiT, directory: Path) -> None:
-    """Write ``config.json`` and ``dit.safetensors`` into an existing directory."""
-    settings = {"config": network.config.model_dump(mode="json"), "shape": network.shape}
-    (directory / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    save_file(network.state_dict(), directory / WEIGHTS_FILE)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from cdt.condition import Condition
 from cdt.errors import InputError
 from cdt.networks.config import UNetConfig
+from cdt.networks.network import Network
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d import UNet2DModel
@@ -17,8 +20,22 @@ BOTTOM = (2, 64)
 """Smallest and largest side, in pixels, of the last level: below it, attention mixes the whole image."""
 
 
-class UNet(nn.Module):
-    """``forward(x [B, C, H, W], timestep [B])`` to the raw prediction [B, C, H, W] of diffusers' network ``unet``."""
+class UNet(Network):
+    """diffusers' network ``unet``; exported as a pipeline of diffusers.
+
+    With one generator ``torch.Generator().manual_seed(sample_seed(seed, k))`` per image, ``num_inference_steps=steps``
+    and ``output_type="np"`` the pipeline gives the images of ``Sampler``.
+    """
+
+    library = "diffusers"
+    usage = """
+from diffusers import DDPMPipeline
+
+images = DDPMPipeline.from_pretrained("{name}")(batch_size=16, num_inference_steps={steps}).images
+"""
+    unusable_samplers: ClassVar[dict[str, str]] = {
+        "unipc": "diffusers' DDPMPipeline cannot run unipc; export with dpmpp_2m, ddim or ddpm"
+    }
 
     def __init__(self, unet: UNet2DModel, *, checkpointing: bool = False) -> None:
         super().__init__()
@@ -26,8 +43,15 @@ class UNet(nn.Module):
         if checkpointing:
             unet.enable_gradient_checkpointing()
 
-    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
-        return self.unet(x.to(self.unet.dtype), timestep, return_dict=False)[0].to(x.dtype)
+    def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
+        self.check_condition(condition)
+        return self.unet(x.to(self.unet.dtype), time, return_dict=False)[0].to(x.dtype)
+
+    def save(self, directory: Path, scheduler: Any) -> None:
+        """A DDPMPipeline of diffusers."""
+        from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline  # seconds to import
+
+        DDPMPipeline(unet=self.unet, scheduler=scheduler).save_pretrained(directory)
 
 
 def build_unet(config: UNetConfig, shape: tuple[int, int, int], *, checkpointing: bool = False) -> UNet:

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cdt.condition import Condition, Conditions
 from cdt.data.read.cache import cache_directory
 from cdt.data.read.reader import ImageReader, normalise
 from cdt.data.stream import Batch
 from cdt.diffusion.loss import Target, predict_eps
 from cdt.diffusion.noise import normals, stratified
-from cdt.diffusion.process import alpha_sigma
 from cdt.errors import RunError
 from cdt.origin.pretrained import Pretrained
 from cdt.origin.replay import Replay
@@ -42,12 +42,16 @@ class Answers:
     origin: Pretrained
     replay: Replay
     draws: int
+    conditions: Conditions | None = None
+    """Those of the samples to train on, by their rows among them."""
 
     @cached_property
     def path(self) -> Path:
         """Named by a hash of all that they depend on; the replayed samples are there by now."""
         told = hashlib.sha256((self.replay.directory / "index.json").read_bytes())
         told.update(f"{self.origin.digest()}/{self.draws}".encode())
+        if self.conditions is not None:
+            told.update(self.conditions.fingerprint())
         return cache_directory() / "answers" / f"{told.hexdigest()[:32]}.npy"
 
     def ask(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
@@ -79,14 +83,17 @@ class Answers:
         np.lib.format.write_array_header_1_0(file, header)
         for questions in torch.arange(total, device=device).split(_BATCH):
             # Where an image is damaged the answer is to nothing, and training does not look at it.
-            images, _ = reader.usable((questions // self.draws).cpu().numpy())
+            rows = (questions // self.draws).cpu().numpy()
+            images, _ = reader.usable(rows)
             u, eps = drawn(questions, self.draws, index.shape)
-            logsnr = process.logsnr_min + u * (process.logsnr_max - process.logsnr_min)
-            a, s = (coefficient[:, None, None, None] for coefficient in alpha_sigma(logsnr))
-            x = a * torch.as_tensor(normalise(images), device=device) + s * eps
-            predicted = predict_eps(network, process, x, logsnr, torch.float32)
+            logsnr = process.level(u)
+            x = process.noised(torch.as_tensor(normalise(images), device=device), logsnr, eps)
+            predicted = predict_eps(network, process, x, logsnr, condition=self._condition(rows, device))
             file.write(predicted.cpu().numpy().astype("<f2").tobytes())
             progress(int(questions[-1]) + 1, total)
+
+    def _condition(self, rows: np.ndarray, device: str) -> Condition | None:
+        return None if self.conditions is None else self.conditions.of(rows).to(torch.device(device))
 
 
 class StoredTeacher:

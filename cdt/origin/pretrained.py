@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cdt.checkpoints.checkpoint import CHECKPOINT, complete_checkpoints, network_weights
 from cdt.diffusion.config import DiffusionConfig
 from cdt.diffusion.process import Process
+from cdt.diffusion.processes import make_process
 from cdt.diffusion.schedulers import SETTINGS, read_scheduler
 from cdt.errors import InputError
 from cdt.networks.build import build_network
@@ -49,7 +50,7 @@ class Pretrained:
 
     @property
     def process(self) -> Process:
-        return Process.from_config(self.diffusion)
+        return make_process(self.diffusion)
 
     def check_images(self, shape: tuple[int, int, int], dtype: str) -> None:
         """Raises InputError when it was trained on images of another shape [C, H, W] or type."""
@@ -88,8 +89,7 @@ class Pretrained:
 
     def digest(self) -> str:
         """Of all that its samples depend on: weights, network, process."""
-        told = hashlib.sha256(self.process.table.tobytes())
-        told.update(self.process.prediction.encode())
+        told = hashlib.sha256(self.process.fingerprint())
         if self.checkpoint is not None:
             files = [self.checkpoint / "ema.safetensors"]
             told.update(self.network.model_dump_json().encode())
@@ -133,11 +133,11 @@ def check_continued(origin: Pretrained, network: NetworkConfig, diffusion: Diffu
     """Raises InputError where a configuration contradicts the pretrained model that it starts from."""
     if network != origin.network:
         raise InputError(f"network: it differs from that of {origin.directory}, whose weights are to go on; drop it")
-    ours, theirs = Process.from_config(diffusion), origin.process
+    ours, theirs = make_process(diffusion), origin.process
     if ours.prediction != theirs.prediction:
         raise InputError(
             f"diffusion.prediction: {origin.directory} predicts {theirs.prediction}, and its weights are to go on: "
             "drop it"
         )
-    if ours.timesteps != theirs.timesteps or abs(ours.table - theirs.table).max() > 1e-9:
+    if not ours.same_path(theirs):
         raise InputError(f"diffusion: the schedule differs from that of {origin.directory}; drop it")

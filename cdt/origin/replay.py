@@ -18,14 +18,13 @@ from cdt.data.plan.order import stream_key
 from cdt.data.read.cache import cache_directory
 from cdt.data.sources.generated import open_generated
 from cdt.data.write.shard import shard
-from cdt.diffusion.sampler import check_steps, sample
+from cdt.diffusion.sampler import BATCH, Sampler
 from cdt.origin.config import ReplayConfig
 from cdt.origin.pretrained import Pretrained
 
 TRAIN, FRESH = "train", "fresh"
 """Splits of replay: what is trained on, and what its divergence is measured on."""
 FRESH_SAMPLES = 2048
-_BATCH = 250
 
 
 class Replay:
@@ -33,7 +32,8 @@ class Replay:
 
     def __init__(self, origin: Pretrained, config: ReplayConfig, shape: tuple[int, int, int], bounded: bool) -> None:
         """``bounded``: whether images are pixels; those of the pretrained model are like those of the data."""
-        self._origin, self._config, self._shape, self._bounded = origin, config, shape, bounded
+        self._origin, self._config, self._shape = origin, config, shape
+        self._sampler = Sampler(config.sampler, origin.process, shape, bounded)
         self._theirs = None if config.shards == "auto" else config.shards
 
     @cached_property
@@ -49,7 +49,7 @@ class Replay:
             "name": "generated",
             "model": self._origin.digest(),
             "shape": list(self._shape),
-            "bounded": self._bounded,
+            "bounded": self._sampler.bounded,
             "sampler": config.sampler.model_dump(),
             "samples": [config.samples, FRESH_SAMPLES],
             "seed": config.seed,
@@ -75,7 +75,7 @@ class Replay:
     def check(self) -> None:
         """Raises InputError when it cannot be drawn."""
         if self._theirs is None:
-            check_steps(self._config.sampler.name, self._config.sampler.steps, self._origin.process.timesteps)
+            self._sampler.check()
 
     def draw(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Draws what is missing; ``progress(done, total)`` per batch. Raises RunError when the disk refuses."""
@@ -83,22 +83,12 @@ class Replay:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         network = self._origin.build(self._shape).to(device)
         images = torch.empty(total, *self._shape)
-        for first in range(0, total, _BATCH):
-            count = min(_BATCH, total - first)
-            images[first : first + count] = sample(
-                network,
-                self._origin.process,
-                self._shape,
-                count,
-                # Other noise than that of `cdt sample` with the same seed.
-                seed=stream_key(self._config.seed, "replay") >> 1,
-                sampler=self._config.sampler.name,
-                steps=self._config.sampler.steps,
-                device=device,
-                first=first,
-                bounded=self._bounded,
-            )
+        for first in range(0, total, BATCH):
+            count = min(BATCH, total - first)
+            # Other noise than that of `cdt sample` with the same seed.
+            seed = stream_key(self._config.seed, "replay") >> 1
+            images[first : first + count] = self._sampler.draw(network, count, seed=seed, first=first, device=device)
             progress(first + count, total)
         splits = np.repeat([TRAIN, FRESH], [self._config.samples, FRESH_SAMPLES])
-        source = open_generated(images, self._made_of, bounded=self._bounded, splits=splits)
+        source = open_generated(images, self._made_of, bounded=self._sampler.bounded, splits=splits)
         shard(source, self.directory, pack=None)

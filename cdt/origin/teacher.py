@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from cdt.condition import Condition
 from cdt.data.stream import Batch
 from cdt.diffusion.loss import Target, predict_eps
 from cdt.diffusion.process import Process
@@ -30,10 +31,13 @@ class Teacher:
 
     def lesson(self, batch: Batch, u: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Target]:
         """Noise levels u [B] and noise [B, C, H, W] to train ``batch`` at, as they are, and the target."""
-        return u, eps, self.target(batch.cells)
+        return u, eps, self.target(batch.cells, batch.condition)
 
-    def target(self, cells: Tensor) -> Target:
-        """The teacher's eps at the replayed samples among those of ``cells`` [B], the noise at the others."""
+    def target(self, cells: Tensor, condition: Condition | None = None) -> Target:
+        """The teacher's eps at the replayed samples among those of ``cells`` [B], the noise at the others.
+
+        ``condition``: of all [B], as the network in training sees it.
+        """
 
         def target(x: Tensor, logsnr: Tensor, eps: Tensor) -> Tensor:
             chosen = self._replayed[cells].nonzero().flatten()
@@ -41,7 +45,14 @@ class Teacher:
                 return eps
             asked = chosen if len(chosen) else torch.zeros_like(cells[:1])
             with torch.no_grad(), self.time.running():
-                predicted = predict_eps(self._network, self._process, x[asked], logsnr[asked], self._dtype)
+                predicted = predict_eps(
+                    self._network,
+                    self._process,
+                    x[asked],
+                    logsnr[asked],
+                    self._dtype,
+                    None if condition is None else condition.of(asked),
+                )
             return eps.index_copy(0, chosen, predicted[: len(chosen)])
 
         return target

@@ -12,7 +12,7 @@ from cdt.constraints import Prior
 from cdt.data.format.index import Index
 from cdt.data.plan.order import stream_key
 from cdt.data.read.reader import ImageReader, normalise
-from cdt.diffusion.sampler import sample
+from cdt.diffusion.sampler import Sampler
 from cdt.errors import InputError
 from cdt.evaluate.divergence import Divergence, divergence_of
 from cdt.evaluate.evaluation import ConstraintState, Evaluation, evaluate_samples
@@ -109,17 +109,9 @@ def divergence_from_origin(run: Run, count: int, window: float | None = None, se
     window = windows.get(name) if window is None else window
     device = "cuda" if torch.cuda.is_available() else "cpu"
     teacher = origin.build(run.shape).to(device)
-    samples = sample(
-        teacher,
-        process,
-        run.shape,
-        count,
-        seed=stream_key(seed, "divergence") >> 1,  # of which replay has none
-        sampler=config.replay.sampler.name,
-        steps=config.replay.sampler.steps,
-        device=device,
-        bounded=run.bounded,
-    )
+    sampler = Sampler(config.replay.sampler, process, run.shape, run.bounded)
+    seeds = stream_key(seed, "divergence") >> 1  # of which replay has none
+    samples = sampler.draw(teacher, count, seed=seeds, device=device)
     return divergence_of(
         run.network(device=device),
         teacher,

@@ -12,14 +12,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from cdt.checkpoints.checkpoint import TrainState, complete_checkpoints, network_weights, read_state, write_text
 from cdt.config import RunConfig
-from cdt.diffusion.process import Process
-from cdt.diffusion.sampler import sample
+from cdt.data.format.header import is_bounded
+from cdt.diffusion.processes import make_process
+from cdt.diffusion.sampler import BATCH, Sampler
 from cdt.errors import InputError, RunError
 from cdt.networks.build import build_network
+from cdt.networks.network import Network
 from cdt.runs.card import CardFacts, Requirement, model_card
 from cdt.runs.export import export_pipeline
 from cdt.settings import load_yaml, parse
@@ -39,7 +41,7 @@ class Run:
         if not path.is_file():
             raise InputError(f"{self.directory} is no run directory: it has no config.yaml")
         self.config = parse(RunConfig, load_yaml(path), where=str(path))
-        self.process = Process.from_config(self.config.diffusion)
+        self.process = make_process(self.config.diffusion)
 
     @cached_property
     def checkpoint(self) -> Path:
@@ -79,10 +81,15 @@ class Run:
 
     @property
     def bounded(self) -> bool:
-        """Whether its images are pixels, in [-1, 1]; latents are not."""
-        return self.data["dtype"] == "uint8"
+        """Whether its images are pixels (``is_bounded``)."""
+        return is_bounded(self.data["dtype"])
 
-    def network(self, *, raw: bool = False, device: str | torch.device = "cpu") -> nn.Module:
+    def sampler(self, name: str | None = None, steps: int | None = None) -> Sampler:
+        """As configured, or with another solver or number of steps."""
+        changed = {key: value for key, value in (("name", name), ("steps", steps)) if value}
+        return Sampler(self.config.sampler.model_copy(update=changed), self.process, self.shape, self.bounded)
+
+    def network(self, *, raw: bool = False, device: str | torch.device = "cpu") -> Network:
         """The network in evaluation mode, with the EMA weights or the raw ones."""
         network = build_network(self.config.resolved_network, self.shape)
         try:
@@ -100,24 +107,14 @@ class Run:
         sampler: str | None = None,
         steps: int | None = None,
         raw: bool = False,
-        batch_size: int = 250,
+        batch_size: int = BATCH,
         first: int = 0,
     ) -> Tensor:
         """Samples ``first`` to ``first + n - 1`` of ``seed``: [n, C, H, W] in [-1, 1], on the CPU."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return sample(
-            self.network(raw=raw, device=device),
-            self.process,
-            self.shape,
-            n,
-            seed=seed,
-            sampler=sampler or self.config.sampler.name,
-            steps=steps or self.config.sampler.steps,
-            batch_size=batch_size,
-            device=device,
-            first=first,
-            bounded=self.bounded,
-        )
+        network = self.network(raw=raw, device=device)
+        chosen = self.sampler(sampler, steps)
+        return chosen.draw(network, n, seed=seed, first=first, batch_size=batch_size, device=device)
 
     def constraint_rows(self) -> list[dict[str, Any]]:
         """The last row of dual.jsonl of each constraint, in the order of the configuration; [] before the first."""
@@ -143,17 +140,7 @@ class Run:
 
         Raises InputError when the directory is not empty, RunError when the disk refuses.
         """
-        sampler, steps = sampler or self.config.sampler.name, steps or self.config.sampler.steps
-        network = self.network(raw=raw)
-        export_pipeline(
-            network,
-            self.process,
-            Path(directory),
-            sampler=sampler,
-            steps=steps,
-            facts=self.card_facts(),
-            bounded=self.bounded,
-        )
+        export_pipeline(self.network(raw=raw), self.sampler(sampler, steps), Path(directory), self.card_facts())
 
     def card_facts(self) -> CardFacts:
         """What the model card says of this run."""

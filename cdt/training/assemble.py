@@ -12,6 +12,7 @@ from cdt.constraints import Requirements
 from cdt.data.format.index import Index
 from cdt.data.stream import MixtureStream
 from cdt.diffusion.loss import Diffusion
+from cdt.diffusion.sampler import Sampler
 from cdt.engine.ema import Ema
 from cdt.engine.engine import Engine
 from cdt.engine.ranks import Ranks
@@ -41,6 +42,8 @@ class Parts:
     """What replayed samples regress onto; None where that is the noise, or nothing is replayed."""
     stream: MixtureStream
     dual: DualSide
+    sampler: Sampler
+    """How samples are drawn while training, and when the run is used."""
 
     @property
     def config(self) -> RunConfig:
@@ -89,7 +92,8 @@ def assemble(job: Job) -> Parts:
         fresh=None if bound.replay is None else bound.replay.fresh(),
     )
     dual = DualSide(config, bound.requirements, statistics)
-    return Parts(job, ranks, bound, index, diffusion, engine, ema, teacher, stream, dual)
+    sampler = Sampler(config.sampler, diffusion.process, index.shape, index.bounded)
+    return Parts(job, ranks, bound, index, diffusion, engine, ema, teacher, stream, dual, sampler)
 
 
 def _first_lambdas(config: RunConfig, requirements: Requirements) -> np.ndarray:

@@ -79,7 +79,7 @@ def bind(config: RunConfig) -> Bound:
     origin = None if config.init is None else open_pretrained(config.init)
     replay = None
     if origin is not None and config.replays:
-        replay = Replay(origin, config.replay, index.shape, bounded=index.dtype == "uint8")
+        replay = Replay(origin, config.replay, index.shape, index.bounded)
     requirements = Requirements.bind(config.constraints, _population(config, index, replay))
 
     def build() -> nn.Module:

@@ -11,8 +11,7 @@ from cdt.config import RunConfig
 from cdt.constraints import Prior, Requirements
 from cdt.data.format.index import Index
 from cdt.data.format.joined import joined
-from cdt.diffusion.process import Process
-from cdt.diffusion.sampler import check_steps
+from cdt.diffusion.processes import make_process
 from cdt.dual import largest_feasible_scale, shares_exist
 from cdt.errors import InputError, at
 from cdt.judges import load_judge
@@ -28,7 +27,7 @@ from cdt.training.calibrate import check_stable
 def check(config: RunConfig) -> Bound:
     """The configuration bound to its data. Raises InputError for whatever does not fit together."""
     check_batch(config.train.batch_size, config.engine.accumulation)
-    check_steps(config.sampler.name, config.sampler.steps, config.diffusion.timesteps)
+    make_process(config.diffusion).check_steps(config.sampler.name, config.sampler.steps)
     if not config.train.total_steps:
         raise InputError("train: warm_steps, dual_steps and cooldown_steps are 0; there is nothing to train")
     bound = bind(config)
@@ -101,7 +100,7 @@ def _check_outside(config: RunConfig, requirements: Requirements) -> None:
 
 def _check_measurable(config: RunConfig, index: Index) -> None:
     """Classifiers that know the classes, references that can be compared with, a split to probe."""
-    process = Process.from_config(config.diffusion)
+    process = make_process(config.diffusion)
     for name, constraint in config.constraints.items():
         with at(f"constraints.{name}"):
             judge = None if constraint.judge is None else load_judge(constraint.judge, index.shape)
@@ -145,7 +144,7 @@ def _check_feasible(requirements: Requirements) -> None:
 
 def _check_windows(config: RunConfig) -> None:
     """Windows that end inside the log-SNR range; one for all where the training estimate sums losses by cell."""
-    process = Process.from_config(config.diffusion)
+    process = make_process(config.diffusion)
     for name, constraint in config.constraints.items():
         window = constraint.window
         if isinstance(window, float) and not process.logsnr_min < window <= process.logsnr_max:

@@ -7,31 +7,15 @@ from collections.abc import Mapping
 import numpy as np
 from torch import nn
 
-from cdt.config import RunConfig
-from cdt.data.format.index import Index
-from cdt.diffusion.process import Process
-from cdt.diffusion.sampler import sample
+from cdt.diffusion.sampler import Sampler
 from cdt.engine.ranks import Ranks
 from cdt.monitor.pictures import image_grid
 from cdt.monitor.recorder import Recorder
 
 
-def sample_grid(network: nn.Module, config: RunConfig, process: Process, index: Index, ranks: Ranks) -> np.ndarray:
+def sample_grid(network: nn.Module, sampler: Sampler, count: int, seed: int, ranks: Ranks) -> np.ndarray:
     """The samples of every save, from the same noise: a picture [H, W, C] uint8. Every rank draws them all."""
-    count = config.train.grid_images
-    images = sample(
-        network,
-        process,
-        index.shape,
-        count,
-        seed=config.run.seed,
-        sampler=config.sampler.name,
-        steps=config.sampler.steps,
-        batch_size=count,
-        device=ranks.device,
-        bounded=index.dtype == "uint8",
-    )
-    return image_grid(images)
+    return image_grid(sampler.draw(network, count, seed=seed, batch_size=count, device=ranks.device))
 
 
 def record_gaps(recorder: Recorder, step: int, gaps: Mapping[str, tuple[float, float]]) -> None:

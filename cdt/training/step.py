@@ -34,7 +34,7 @@ def train_step(
         u = stratified(seed, micro.positions, batch_size)
         eps = normals(seed, micro.positions, tuple(micro.images.shape[1:]))
         u, eps, target = (u, eps, noise) if teacher is None else teacher.lesson(micro, u, eps)
-        losses = diffusion.losses(engine.network, micro.images, u, eps, engine.dtype, target)
+        losses = diffusion.losses(engine.network, micro.images, u, eps, engine.dtype, target, micro.condition)
         loss = (micro.weights * losses.primal).mean()
         engine.backward(loss)
         engine.step(learning_rate)

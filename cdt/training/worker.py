@@ -276,7 +276,9 @@ class Worker:
         if not self.config.train.grid_images:
             return
         with self.engine.network_with(self.ema.fragments) as network:
-            picture = sample_grid(network, self.config, self.parts.diffusion.process, self.parts.index, self.ranks)
+            picture = sample_grid(
+                network, self.parts.sampler, self.config.train.grid_images, self.config.run.seed, self.ranks
+            )
         if self.recorder:
             save_picture(picture, self.parts.job.directory / "samples" / f"step-{self.step:09d}.png")
             self.recorder.grid(self.step, picture)

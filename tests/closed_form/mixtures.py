@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from paths import alpha_sigma
 from scipy.stats import norm, qmc
 from torch import Tensor
 
 from cdt.diffusion.loss import Network, nats, squared_error
 from cdt.diffusion.noise import normals, stratified
-from cdt.diffusion.process import Process, alpha_sigma
+from cdt.diffusion.process import Process
 
 D = 2
 

@@ -28,6 +28,7 @@ from cdt.constraints import Calibration, MinFrequency
 from cdt.constraints.window import SEPARATED, auto_window, posterior_cross_entropy
 from cdt.diffusion.config import DiffusionConfig
 from cdt.diffusion.process import Process
+from cdt.diffusion.variance_preserving import VariancePreserving
 from cdt.dual import Sums, dual_step, mixture_probabilities, solve_floors
 
 APART = Mixture(
@@ -36,8 +37,8 @@ APART = Mixture(
     shares=torch.tensor([0.02, 0.38, 0.2, 0.3, 0.1], dtype=torch.float64),
 )
 """Five classes that are told apart at the data end of the range."""
-PROCESS = Process.from_config(DiffusionConfig())
-V = Process.from_config(DiffusionConfig(schedule="linear_beta", prediction="v_prediction"))
+PROCESS = VariancePreserving.from_config(DiffusionConfig())
+V = VariancePreserving.from_config(DiffusionConfig(schedule="linear_beta", prediction="v_prediction"))
 
 
 def gap(mixture: Mixture, model: Mixture, c: int, end: float, process: Process = PROCESS) -> float:

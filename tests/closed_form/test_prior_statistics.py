@@ -16,6 +16,7 @@ from mixtures import Mixture, mixture_divergence, mixture_samples
 from cdt.constraints import Calibration, MaxKl, Prior
 from cdt.diffusion.config import DiffusionConfig
 from cdt.diffusion.process import Process
+from cdt.diffusion.variance_preserving import VariancePreserving
 from cdt.dual import Sums, dual_step, mixture_probabilities
 from cdt.evaluate.divergence import divergence_of
 from cdt.training.calibrate import share_at_budget
@@ -26,8 +27,8 @@ FOUR = Mixture(
     shares=torch.tensor([0.3, 0.3, 0.4, 0.0], dtype=torch.float64),
 )
 """The pretrained model has three modes; the new data is the fourth."""
-PROCESS = Process.from_config(DiffusionConfig())
-V = Process.from_config(DiffusionConfig(schedule="linear_beta", prediction="v_prediction"))
+PROCESS = VariancePreserving.from_config(DiffusionConfig())
+V = VariancePreserving.from_config(DiffusionConfig(schedule="linear_beta", prediction="v_prediction"))
 SAMPLES = 6000
 
 

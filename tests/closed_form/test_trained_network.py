@@ -14,6 +14,7 @@ import pytest
 import torch
 from exact import begin, shares_problem
 from mixtures import D, Mixture, class_losses, exemplars, random_draws
+from paths import sample
 from torch import Tensor, nn
 
 from cdt.constraints import Calibration, MinFrequency
@@ -21,7 +22,6 @@ from cdt.constraints.window import auto_window
 from cdt.diffusion.config import DiffusionConfig
 from cdt.diffusion.loss import Diffusion
 from cdt.diffusion.process import Process
-from cdt.diffusion.sampler import sample
 from cdt.dual import Sums, dual_step, mixture_probabilities
 
 THREE = Mixture(

@@ -71,13 +71,17 @@ def make(
     )
 
 
+TENSORS = ("images", "positions", "streams", "cells", "weights", "rows")
+
+
 def assert_same(batch: Batch, other: Batch) -> None:
-    for name, value in vars(batch).items():
-        assert torch.equal(value, getattr(other, name)), name
+    assert batch.condition is other.condition is None
+    for name in TENSORS:
+        assert torch.equal(getattr(batch, name), getattr(other, name)), name
 
 
 def joined(parts: list[Batch]) -> Batch:
-    return Batch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+    return Batch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS})
 
 
 def run(streams: list[MixtureStream], first: int, end: int) -> list[Batch]:

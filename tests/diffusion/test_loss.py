@@ -7,17 +7,19 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from paths import alpha_sigma
 from torch import Tensor
 
 from cdt.diffusion.config import DiffusionConfig
 from cdt.diffusion.loss import Diffusion, Network, Weighting, nats, predict_eps, squared_error
 from cdt.diffusion.noise import normals, stratified
-from cdt.diffusion.process import Process, alpha_sigma
+from cdt.diffusion.process import Process
+from cdt.diffusion.variance_preserving import VariancePreserving
 
 SHAPE = (2, 3, 3)
 D = 18
-EPSILON = Process.from_config(DiffusionConfig(prediction="epsilon"))
-V = Process.from_config(DiffusionConfig(prediction="v_prediction"))
+EPSILON = VariancePreserving.from_config(DiffusionConfig(prediction="epsilon"))
+V = VariancePreserving.from_config(DiffusionConfig(prediction="v_prediction"))
 
 
 def gaussian_denoiser(process: Process, mean: float, variance: float) -> Network:
@@ -79,7 +81,7 @@ def test_the_loss_is_per_sample() -> None:
     assert error.dtype == torch.float32
     for i in range(5):
         a, s = alpha_sigma(logsnr[i])
-        predicted = network((a * x0[i] + s * eps[i])[None], EPSILON.timestep(logsnr[i : i + 1]))[0]
+        predicted = network((a * x0[i] + s * eps[i])[None], EPSILON.network_time(logsnr[i : i + 1]))[0]
         assert error[i].item() == pytest.approx((eps[i] - predicted).square().mean().item(), rel=1e-5)
 
 
@@ -107,9 +109,9 @@ def test_from_v_to_eps() -> None:
     torch.testing.assert_close(found, eps, rtol=1e-4, atol=1e-4)
 
 
-def weighting(name: str, schedule: str, gamma: float = 5.0) -> tuple[Weighting, Process]:
+def weighting(name: str, schedule: str, gamma: float = 5.0) -> tuple[Weighting, VariancePreserving]:
     config = DiffusionConfig.model_validate({"weighting": name, "schedule": schedule, "min_snr_gamma": gamma})
-    process = Process.from_config(config)
+    process = VariancePreserving.from_config(config)
     return Weighting(config, process), process
 
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import alpha_sigma
 
 from cdt.diffusion.config import DiffusionConfig
-from cdt.diffusion.process import Process, alpha_sigma
+from cdt.diffusion.variance_preserving import VariancePreserving
 from cdt.errors import InputError
 from cdt.settings import parse
 
@@ -24,12 +25,12 @@ CONFIGS = {
     "linear beta": DiffusionConfig(schedule="linear_beta"),
     "linear beta of 10 steps": DiffusionConfig(schedule="linear_beta", timesteps=10),
 }
-processes = [Process.from_config(config) for config in CONFIGS.values()]
+processes = [VariancePreserving.from_config(config) for config in CONFIGS.values()]
 each_process = pytest.mark.parametrize("process", processes, ids=CONFIGS.keys())
 
 
 @each_process
-def test_at_integers_log_snr_equals_that_of_the_exported_betas(process: Process) -> None:
+def test_at_integers_log_snr_equals_that_of_the_exported_betas(process: VariancePreserving) -> None:
     """As a scheduler computes it: ``alphas_cumprod = cumprod(1 - betas)``."""
     alphas_cumprod = np.cumprod(1 - process.betas)
     np.testing.assert_allclose(process.alphas_cumprod, alphas_cumprod, rtol=1e-10)
@@ -39,18 +40,18 @@ def test_at_integers_log_snr_equals_that_of_the_exported_betas(process: Process)
 
 
 @each_process
-def test_timestep_is_the_inverse_of_log_snr(process: Process) -> None:
+def test_timestep_is_the_inverse_of_log_snr(process: VariancePreserving) -> None:
     """On and between the integers, up to float32."""
     t = torch.linspace(0, process.timesteps - 1, 10_001)
-    torch.testing.assert_close(process.timestep(process.logsnr(t)), t, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(process.network_time(process.logsnr(t)), t, rtol=1e-5, atol=1e-3)
     integers = torch.arange(process.timesteps).float()
-    assert torch.equal(process.timestep(process.logsnr(integers)), integers)
+    assert torch.equal(process.network_time(process.logsnr(integers)), integers)
     levels = torch.linspace(process.logsnr_min, process.logsnr_max, 10_001)
-    torch.testing.assert_close(process.logsnr(process.timestep(levels)), levels, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(process.logsnr(process.network_time(levels)), levels, rtol=1e-5, atol=1e-5)
 
 
 @each_process
-def test_log_snr_falls_over_time_and_is_linear_between_integers(process: Process) -> None:
+def test_log_snr_falls_over_time_and_is_linear_between_integers(process: VariancePreserving) -> None:
     assert (np.diff(process.table) < 0).all()
     low = torch.arange(process.timesteps - 1)
     middle = (process.logsnr(low) + process.logsnr(low + 1)) / 2
@@ -58,14 +59,14 @@ def test_log_snr_falls_over_time_and_is_linear_between_integers(process: Process
 
 
 @each_process
-def test_beyond_the_range_the_timestep_is_that_of_its_ends(process: Process) -> None:
+def test_beyond_the_range_the_timestep_is_that_of_its_ends(process: VariancePreserving) -> None:
     beyond = torch.tensor([process.logsnr_max + 5, process.logsnr_min - 5])
-    assert process.timestep(beyond).tolist() == [0.0, process.timesteps - 1.0]
+    assert process.network_time(beyond).tolist() == [0.0, process.timesteps - 1.0]
 
 
 def test_the_cosine_schedule_is_a_cosine() -> None:
     """``a = cos(u)`` with u evenly spaced over time."""
-    process = Process.from_config(DiffusionConfig())
+    process = VariancePreserving.from_config(DiffusionConfig())
     u = np.arccos(np.sqrt(process.alphas_cumprod))
     np.testing.assert_allclose(np.diff(u), (u[-1] - u[0]) / (process.timesteps - 1), rtol=1e-6)
     assert (process.logsnr_min, process.logsnr_max) == pytest.approx((-10, 10))
@@ -73,19 +74,19 @@ def test_the_cosine_schedule_is_a_cosine() -> None:
 
 def test_enlarged_images_have_the_schedule_shifted_as_a_whole() -> None:
     shift = -2 * math.log(2)
-    plain, shifted = (Process.from_config(DiffusionConfig(logsnr_shift=s)).table for s in (0.0, shift))
+    plain, shifted = (VariancePreserving.from_config(DiffusionConfig(logsnr_shift=s)).table for s in (0.0, shift))
     np.testing.assert_allclose(shifted, plain + shift, atol=1e-9)
 
 
 def test_ends_that_are_given_hold_whatever_the_shift() -> None:
-    process = Process.from_config(DiffusionConfig(logsnr_min=-7, logsnr_max=0, logsnr_shift=-3))
+    process = VariancePreserving.from_config(DiffusionConfig(logsnr_min=-7, logsnr_max=0, logsnr_shift=-3))
     assert (process.logsnr_min, process.logsnr_max) == pytest.approx((-7, 0))
 
 
 @pytest.mark.parametrize(("timesteps", "first", "last"), [(1000, 1e-4, 0.02), (500, 2e-4, 0.04), (4000, 2.5e-5, 0.005)])
 def test_linear_beta_is_that_of_ddpm(timesteps: int, first: float, last: float) -> None:
     """With other numbers of steps it ends at about the same noise."""
-    process = Process.from_config(DiffusionConfig(schedule="linear_beta", timesteps=timesteps))
+    process = VariancePreserving.from_config(DiffusionConfig(schedule="linear_beta", timesteps=timesteps))
     np.testing.assert_allclose(process.betas, np.linspace(first, last, timesteps), rtol=1e-8)
     assert process.logsnr_min == pytest.approx(-10.1, abs=0.2)
 

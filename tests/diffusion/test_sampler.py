@@ -8,18 +8,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paths import alpha_sigma, make_scheduler, sample
 from torch import Tensor, nn
 
 from cdt.diffusion.config import DiffusionConfig, SamplerConfig
-from cdt.diffusion.process import Process, alpha_sigma
-from cdt.diffusion.sampler import SAMPLERS, check_steps, make_scheduler, sample, sample_seed
+from cdt.diffusion.process import Process
+from cdt.diffusion.sampler import sample_seed
+from cdt.diffusion.variance_preserving import SAMPLERS, VariancePreserving, check_steps
 from cdt.errors import InputError
 from cdt.networks.config import DiTConfig, UNetConfig
 from cdt.networks.dit import DiT
 from cdt.networks.unet import build_unet
 
-EPS = Process.from_config(DiffusionConfig(prediction="epsilon"))
-V = Process.from_config(DiffusionConfig(prediction="v_prediction"))
+EPS = VariancePreserving.from_config(DiffusionConfig(prediction="epsilon"))
+V = VariancePreserving.from_config(DiffusionConfig(prediction="v_prediction"))
 
 
 class GaussianDenoiser(nn.Module):

@@ -9,11 +9,11 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
+from paths import make_scheduler
 
 from cdt.diffusion.config import DiffusionConfig
-from cdt.diffusion.process import Process
-from cdt.diffusion.sampler import make_scheduler
 from cdt.diffusion.schedulers import MAPPED, SETTINGS, read_scheduler
+from cdt.diffusion.variance_preserving import VariancePreserving
 from cdt.errors import InputError
 
 # Of NumPy 2, about the way in which diffusers turns a tensor into an array.
@@ -39,7 +39,7 @@ def saved(directory: Path, name: str = "DDPMScheduler", **settings: Any) -> Any:
 def test_alphas_are_those_of_the_scheduler(name: str, tmp_path: Path) -> None:
     """To the rounding of its float32: all that a sampler or a loss takes from it."""
     theirs = saved(tmp_path, **BETAS[name])
-    process = Process.from_config(read_scheduler(tmp_path))
+    process = VariancePreserving.from_config(read_scheduler(tmp_path))
     assert process.timesteps == len(theirs.betas)
     np.testing.assert_allclose(process.betas, theirs.betas.double(), rtol=2e-6)
     np.testing.assert_allclose(process.alphas_cumprod, theirs.alphas_cumprod.double(), rtol=1e-4)
@@ -49,17 +49,17 @@ def test_alphas_are_those_of_the_scheduler(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_schedulers_of_one_process_are_read_alike(name: str, prediction: str, tmp_path: Path) -> None:
     saved(tmp_path, name, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", prediction_type=prediction)
-    process = Process.from_config(read_scheduler(tmp_path))
-    ddpm = Process.from_config(DiffusionConfig(schedule="linear_beta"))
+    process = VariancePreserving.from_config(read_scheduler(tmp_path))
+    ddpm = VariancePreserving.from_config(DiffusionConfig(schedule="linear_beta"))
     np.testing.assert_allclose(process.table, ddpm.table, rtol=1e-12)
     assert process.prediction == prediction
 
 
 def test_what_we_export_comes_back(tmp_path: Path) -> None:
     """The cosine schedule as ``trained_betas``."""
-    process = Process.from_config(DiffusionConfig(prediction="v_prediction", logsnr_shift=1.0))
+    process = VariancePreserving.from_config(DiffusionConfig(prediction="v_prediction", logsnr_shift=1.0))
     make_scheduler("dpmpp_2m", process, 20).save_pretrained(tmp_path)
-    again = Process.from_config(read_scheduler(tmp_path))
+    again = VariancePreserving.from_config(read_scheduler(tmp_path))
     np.testing.assert_allclose(again.table, process.table, rtol=1e-9)
     assert again.prediction == "v_prediction"
 

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from cdt.constraints import GeneratedFrequency, MinFrequency
 from cdt.diffusion.config import DiffusionConfig, SamplerConfig
-from cdt.diffusion.process import Process
+from cdt.diffusion.sampler import Sampler
+from cdt.diffusion.variance_preserving import VariancePreserving
 from cdt.engine.ranks import Ranks
 from cdt.errors import InputError
 from cdt.judges import train_classifier
 from cdt.measure.generated import GeneratedShares, judged_columns
 
 SHAPE = (1, 4, 4)
-PROCESS = Process.from_config(DiffusionConfig())
+PROCESS = VariancePreserving.from_config(DiffusionConfig())
 
 
 class Knows:
@@ -89,9 +90,8 @@ def test_shares_are_mean_posteriors_of_fresh_samples(tmp_path: Path, alone: Rank
         "free": MinFrequency.model_validate({"class": "dark", "min_frequency": 0.1}),
         "dark": MinFrequency.model_validate({"class": "dark", "min_frequency": 0.1, "classifier": str(judge)}),
     }
-    shares = GeneratedShares(
-        constraints, SHAPE, SamplerConfig(steps=4), PROCESS, alone, samples=24, seed=3, bounded=True
-    )
+    sampler = Sampler(SamplerConfig(steps=4), PROCESS, SHAPE)
+    shares = GeneratedShares(constraints, sampler, alone, samples=24, seed=3)
     assert shares.judged.tolist() == [True, False, True]
     bright = shares.measure(Bright(0.8), period=1)
     assert bright.count.tolist() == [24, 0, 24]
@@ -105,7 +105,7 @@ def test_shares_are_mean_posteriors_of_fresh_samples(tmp_path: Path, alone: Rank
 
 def test_without_a_classifier_nothing_is_drawn(alone: Ranks) -> None:
     free = {"free": MinFrequency.model_validate({"class": "dark", "min_frequency": 0.1})}
-    shares = GeneratedShares(free, SHAPE, SamplerConfig(), PROCESS, alone, samples=24, seed=3, bounded=True)
+    shares = GeneratedShares(free, Sampler(SamplerConfig(), PROCESS, SHAPE), alone, samples=24, seed=3)
 
     class Never(nn.Module):
         def forward(self, x: Tensor, timestep: Tensor) -> Tensor:

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from paths import alpha_sigma
 from torch import Tensor, nn
 
 from cdt.constraints import Population, Requirements
 from cdt.data.format.index import Index
 from cdt.data.read.reader import ImageReader, normalise
-from cdt.diffusion.process import Process, alpha_sigma
+from cdt.diffusion.variance_preserving import VariancePreserving
 from cdt.engine.ranks import Ranks
 from cdt.measure.held_out import held_out_split
 from cdt.measure.statistics import Statistics
@@ -53,7 +54,7 @@ def statistics(tmp_path: Path, alone: Ranks) -> Statistics:
     index = Index.load(shards)
     population = Population(index.classes, index.class_names, index.attributes, "digits")
     requirements = Requirements.bind(config.constraints, population)
-    process = Process.from_config(config.diffusion)
+    process = VariancePreserving.from_config(config.diffusion)
     found = Statistics(config, index, ImageReader(index, 512), requirements, process, alone)
     found.set_windows(np.array([2.0, 2.0]))
     return found

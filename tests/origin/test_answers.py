@@ -8,25 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from ten_samples import CONFIG, SHAPE, answers_at
 
 from cdt.data.read.reader import ImageReader, normalise
 from cdt.data.stream import Batch
-from cdt.diffusion.config import DiffusionConfig
 from cdt.diffusion.loss import Diffusion, predict_eps, squared_error
 from cdt.diffusion.noise import normals, stratified
 from cdt.errors import RunError
-from cdt.networks.build import build_network
-from cdt.networks.config import UNetConfig
-from cdt.origin import replay
 from cdt.origin.answers import Answers, StoredTeacher, drawn
-from cdt.origin.config import ReplayConfig
-from cdt.origin.pretrained import Pretrained
-from cdt.origin.replay import Replay
 
-SHAPE = (1, 8, 8)
-UNET = UNetConfig(channels=(8,), layers_per_block=1)
-CONFIG = DiffusionConfig(prediction="v_prediction")
 DIFFUSION = Diffusion(CONFIG)
 REPLAYED = torch.tensor([False, True])
 
@@ -34,15 +24,7 @@ REPLAYED = torch.tensor([False, True])
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Answers]:
     """Answers of a tiny network at ten samples of its own."""
-    monkeypatch.setenv("CDT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(replay, "FRESH_SAMPLES", 2)
-    (tmp_path / "checkpoint").mkdir()
-    torch.manual_seed(0)
-    save_file(build_network(UNET, SHAPE).state_dict(), tmp_path / "checkpoint" / "ema.safetensors")
-    origin = Pretrained(tmp_path, UNET, CONFIG, tmp_path / "checkpoint")
-    samples = Replay(origin, ReplayConfig.model_validate({"samples": 10, "sampler": {"steps": 2}}), SHAPE, True)
-    samples.draw()
-    return lambda draws: Answers(origin, samples, draws)
+    return answers_at(tmp_path, monkeypatch)
 
 
 def test_they_are_asked_once(make: Callable[[int], Answers]) -> None:

@@ -24,14 +24,14 @@ from cdt.constraints.window import auto_window
 from cdt.data.format.index import Index
 from cdt.data.read.reader import ImageReader, normalise
 from cdt.diffusion.config import DiffusionConfig
-from cdt.diffusion.process import Process
+from cdt.diffusion.variance_preserving import VariancePreserving
 from cdt.dual import DEFAULT_ETA, DualProblem
 from cdt.dual.config import DualConfig
 from cdt.engine.ranks import Ranks
 from cdt.errors import InputError
 from cdt.training.calibrate import check_prior, check_stable, describe, find_windows, first_state, pose_problem
 
-PROCESS = Process.from_config(DiffusionConfig())
+PROCESS = VariancePreserving.from_config(DiffusionConfig())
 COUNTS = {"a": 70, "b": 20, "c": 10}
 POPULATION = Population(np.repeat(np.arange(3), list(COUNTS.values())), list(COUNTS), {}, "here")
 CONSTRAINTS = {

@@ -28,6 +28,14 @@ MAX_INDEX_BYTES = 1 << 26
 MAX_VALUES = 1 << 26
 
 
+def is_bounded(dtype: str) -> bool:
+    """Whether images of this type are pixels: uint8, read as [-1, 1]. Latents (float32) are read as they are.
+
+    Samples of bounded data are clipped to [-1, 1]: while they are drawn, and when they are stored.
+    """
+    return dtype == "uint8"
+
+
 @dataclass(frozen=True)
 class ShardInfo:
     """One tar: ``name`` is its path below the root, ``count`` its samples, ``bytes`` its size."""

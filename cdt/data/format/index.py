@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from cdt.data.format.damage import BadDataError
 from cdt.data.format.decode import EXTENSIONS, RAW
-from cdt.data.format.header import FORMAT, Dtype, Header, ReadOrder, ShardInfo, SplitInfo, read_header
+from cdt.data.format.header import FORMAT, Dtype, Header, ReadOrder, ShardInfo, SplitInfo, is_bounded, read_header
 from cdt.data.format.rows import ATTRIBUTE, COLUMNS, Row, codes, of_split, read_rows, write_rows
 from cdt.data.read.cache import mirror
 from cdt.data.urls import is_remote
@@ -86,6 +86,11 @@ class Index:
     """[N] int32 or float32 each."""
     parts: tuple[Index, ...] = ()
     """The two indexes that this one joins, one after the other, if it does."""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether its images are pixels (``is_bounded``)."""
+        return is_bounded(self.dtype)
 
     @classmethod
     def load(cls, root: str | Path, split: str = "train", allow_pipe: bool = False) -> Index:

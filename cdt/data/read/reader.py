@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -106,6 +106,17 @@ def told(index: Index, sample: BadSample) -> str:
     return f"{place}, byte {int(index.offset[sample.row])}: {sample.reason}"
 
 
+class Found(NamedTuple):
+    """Samples that were asked for, or others in their places."""
+
+    images: np.ndarray
+    """[n, C, H, W]"""
+    rows: np.ndarray
+    """Of the samples that are there: [n]."""
+    bad: dict[int, BadSample]
+    """The unusable samples that were asked for, by the places where others are now."""
+
+
 class TolerantReader:
     """Like ``ImageReader``; in place of a sample that cannot be used stands another of its class and cell.
 
@@ -122,23 +133,24 @@ class TolerantReader:
 
     def images(self, rows: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
         """Rows [n] at positions [n] (by default: their own numbers) to images [n, C, H, W]. Raises RunError."""
-        return self.read(rows, rows if positions is None else positions)[0]
+        return self.read(rows, rows if positions is None else positions).images
 
-    def read(self, rows: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, dict[int, BadSample]]:
-        """Images [n, C, H, W], and the places at which another sample stands than was asked for."""
+    def read(self, rows: np.ndarray, positions: np.ndarray) -> Found:
+        """What is at rows [n] and positions [n]. Raises RunError."""
         images, bad = self._reader.usable(rows)
+        found = rows.copy()
         for place, sample in bad.items():
             self.bad[sample.row] = sample
-            images[place] = self._substitute(sample, int(positions[place]))
-        return images, bad
+            found[place], images[place] = self._substitute(sample, int(positions[place]))
+        return Found(images, found, bad)
 
-    def _substitute(self, sample: BadSample, position: int) -> np.ndarray:
+    def _substitute(self, sample: BadSample, position: int) -> tuple[int, np.ndarray]:
         alike = self._rows_like(sample.row)
         for attempt in range(ATTEMPTS):
             row = alike[int(mix(self._key, position, attempt)) % len(alike)]
             images, bad = self._reader.usable(np.array([row]))
             if not bad:
-                return images[0]
+                return int(row), images[0]
         name = self._index.class_names[int(self._index.classes[sample.row])]
         root = self._index.part_of(sample.row).root
         raise RunError(

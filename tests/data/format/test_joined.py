@@ -95,7 +95,10 @@ def test_a_damaged_sample_is_replaced_by_one_of_its_part_and_told_with_its_place
     both, row = joined(parts[0], second), len(parts[0]) + 5
     cells = np.zeros(len(both), dtype=np.int64)
     reader = TolerantReader(ImageReader(both, 0), both, cells, key=1)
-    images, bad = reader.read(np.array([row]), np.array([9]))
+    images, there, bad = reader.read(np.array([row]), np.array([9]))
+    assert len(parts[0]) <= there[0] < len(both)
+    assert there[0] != row
+    assert (images[0] == ImageReader(second, 0).usable(there - len(parts[0]))[0][0]).all()
     assert list(bad) == [0]
     others = ImageReader(second, 0).usable(np.arange(70))[0]
     assert any((images[0] == other).all() for place, other in enumerate(others) if place != 5)
