@@ -151,7 +151,7 @@ def test_the_network_hears_them_with_their_samples(digits: Index, world: int, ac
     for rank in range(world):
         engine, batch = Engine(accumulation), next(stream(digits, rank, world))
         sums = PeriodSums(np.array([10.0, 10.0]), DIFFUSION, torch.device("cpu"))
-        train_step(engine, DIFFUSION, batch, sums, learning_rate=0.1, seed=SEED, batch_size=BATCH)  # pyright: ignore[reportArgumentType]
+        train_step(engine, DIFFUSION, batch, sums, learning_rate=0.1, seed=SEED, batch_size=BATCH)
         assert len(engine.network.heard) == accumulation
         assert torch.equal(engine.network.labels(), labels_of(batch))
         images = torch.from_numpy(normalise(ImageReader(digits, 512).images(engine.network.labels().numpy())))
@@ -166,7 +166,7 @@ def test_the_teacher_hears_those_of_replayed_samples(digits: Index) -> None:
     teacher = Teacher(network, DIFFUSION.process, replayed, torch.float32, partitioned=False)
     engine = Engine(2)
     sums = PeriodSums(np.array([10.0, 10.0]), DIFFUSION, torch.device("cpu"))
-    train_step(engine, DIFFUSION, batch, sums, teacher, learning_rate=0.1, seed=SEED, batch_size=BATCH)  # pyright: ignore[reportArgumentType]
+    train_step(engine, DIFFUSION, batch, sums, teacher, learning_rate=0.1, seed=SEED, batch_size=BATCH)
     assert 0 < len(network.labels()) < BATCH
     assert torch.equal(network.labels(), labels_of(batch)[replayed[batch.cells]])
 

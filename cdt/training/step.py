@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from cdt.data.stream import Batch
-from cdt.diffusion.loss import Diffusion, noise
+from cdt.diffusion.loss import Diffusion, Network, noise
 from cdt.diffusion.noise import normals, stratified
-from cdt.engine.engine import Engine
 from cdt.origin.answers import StoredTeacher
 from cdt.origin.teacher import Teacher
 from cdt.training.sums import PeriodSums
 
 
+class Trainable(Protocol):
+    """What a step needs of an engine."""
+
+    @property
+    def network(self) -> Network: ...
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches per step."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the forward pass."""
+        ...
+
+    def backward(self, loss: Tensor) -> None: ...
+
+    def step(self, learning_rate: float) -> None:
+        """Counts one micro-batch; updates the weights at the last one of the batch."""
+        ...
+
+
 def train_step(
-    engine: Engine,
+    engine: Trainable,
     diffusion: Diffusion,
     batch: Batch,
     sums: PeriodSums,

@@ -81,7 +81,8 @@ def assert_same(batch: Batch, other: Batch) -> None:
 
 
 def joined(parts: list[Batch]) -> Batch:
-    return Batch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS})
+    tensors: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
+    return Batch(**tensors)
 
 
 def run(streams: list[MixtureStream], first: int, end: int) -> list[Batch]:
