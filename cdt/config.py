@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, FiniteFloat, field_validator, model_validator
 
@@ -20,7 +20,7 @@ from cdt.engine.config import EngineConfig
 from cdt.measure.config import ProbeConfig
 from cdt.networks.config import AdapterConfig, NetworkConfig
 from cdt.origin.config import ReplayConfig
-from cdt.schema import Config
+from cdt.schema import RESUMABLE, Config
 from cdt.settings import apply_overrides, load_yaml, parse
 from cdt.training.schedule import TrainConfig
 
@@ -30,24 +30,24 @@ class RunSettings(Config):
     """Name of the run; its directory is ``dir/name``."""
     dir: Path = Path("runs")
     """Where run directories are: on a file system that all workers see."""
-    mirror: str | None = Field(default=None, pattern=r"^(s3|gs)://[^/]+(/[^/]+)*$")
+    mirror: Annotated[str | None, RESUMABLE] = Field(default=None, pattern=r"^(s3|gs)://[^/]+(/[^/]+)*$")
     """A place in an object store, as ``s3://bucket/runs``: each checkpoint that is committed, and the journals, are
     copied to ``mirror/name``, from where `cdt fetch` brings them back."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of weights, data order and noise."""
-    workers: int = Field(default=1, ge=0)
+    workers: Annotated[int, RESUMABLE] = Field(default=1, ge=0)
     """DeepSpeed workers under Ray, used as far as a batch divides over them; 0: all in this process, for debugging."""
-    min_workers: int | None = Field(default=None, ge=1)
+    min_workers: Annotated[int | None, RESUMABLE] = Field(default=None, ge=1)
     """Go on with as few as these where there is no room for all, as after the loss of a machine; default: all."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: Annotated[int | None, RESUMABLE] = Field(default=None, ge=1)
     """CPU threads per worker; default: the machine's cores over the workers that it has, or what this process has."""
-    placement: Literal["pack", "spread"] = "pack"
+    placement: Annotated[Literal["pack", "spread"], RESUMABLE] = "pack"
     """On a cluster: workers on as few nodes as they fit on, or on as many as there are."""
-    patience_minutes: float = Field(default=10, ge=0)
+    patience_minutes: Annotated[float, RESUMABLE] = Field(default=10, ge=0)
     """On a cluster: for so long a run waits for a lost node to be replaced, before it ends."""
-    max_restarts: int = Field(default=3, ge=0)
+    max_restarts: Annotated[int, RESUMABLE] = Field(default=3, ge=0)
     """Of workers that died, in a row without a new checkpoint in between; then the run ends."""
-    hang_minutes: FiniteFloat = Field(default=15, gt=0)
+    hang_minutes: Annotated[FiniteFloat, RESUMABLE] = Field(default=15, gt=0)
     """A worker without a sign of life for so long is killed, as are all when none has moved; the run begins again."""
     fork: Path | None = None
     """Start from the warm checkpoint of this run (same network and data) instead of from new weights."""

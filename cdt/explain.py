@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from itertools import chain, zip_longest
 from typing import Any, NamedTuple, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+
+from cdt.spelling import nearest
 
 Node = Mapping[str, Any]
 """A node of pydantic's core schema."""
@@ -194,6 +195,5 @@ def _fault(wrong: str, value: object, allowed: Sequence[str]) -> str:
 
 
 def _nearest(word: object, known: Iterable[str]) -> str:
-    by_lower = {candidate.lower(): candidate for candidate in known if " " not in candidate}
-    near = get_close_matches(word.lower(), by_lower, n=1) if isinstance(word, str) else []
-    return f"; did you mean {by_lower[near[0]]}?" if near else ""
+    near = nearest(word, [candidate for candidate in known if " " not in candidate])
+    return f"; did you mean {near}?" if near else ""

@@ -18,6 +18,9 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "schema": set(),
     "condition": set(),
+    "files": set(),
+    "retry": set(),
+    "spelling": set(),
     "explain": set(),
     "settings": {"explain"},
     **{leaf: set() for leaf in LEAVES},
@@ -29,7 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "training": LEAVES | {"measure", "origin", "checkpoints", "engine", "config"},
     "cluster": {"training", "checkpoints", "engine", "dual", "monitor", "config", "settings"},
     "runs": LEAVES | {"cluster", "training", "origin", "checkpoints", "engine", "evaluate", "config", "settings"},
-    "cli": {"runs", "cluster", "data", "evaluate", "judges", "config"},
+    "cli": {"runs", "cluster", "data", "evaluate", "judges", "config", "diffusion.samplers"},
     "config": {
         *("data.config", "data.urls", "diffusion.config", "networks.config", "constraints", "dual", "measure.config"),
         *("origin.config", "engine.config", "training.schedule", "settings"),
@@ -39,7 +42,7 @@ ARROWS: dict[str, set[str]] = {
 }
 """What each part of cdt may import besides itself."""
 
-SHARED = {"errors", "schema", "condition"}
+SHARED = {"errors", "schema", "condition", "files", "retry", "spelling"}
 """What every part may import."""
 
 OUTSIDE: dict[str, set[str]] = {

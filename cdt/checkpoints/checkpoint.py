@@ -129,16 +129,6 @@ def prune(directory: Path, keep: int, milestones: Collection[int]) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """A file of a run directory, whole or not at all. Raises OSError."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import shutil
 from pathlib import Path
 
 from cdt.checkpoints.checkpoint import problem_of, read_state, read_weights, to_disk
@@ -13,6 +12,7 @@ from cdt.engine.ema import Ema
 from cdt.engine.engine import Engine
 from cdt.engine.ranks import Ranks
 from cdt.errors import RunError
+from cdt.files import written_aside
 
 
 def load(checkpoint: Path, home: Path, engine: Engine, ema: Ema, ranks: Ranks) -> None:
@@ -41,20 +41,15 @@ def _convert(checkpoint: Path, converted: Path) -> None:
     """Complete or invisible, like a checkpoint; what was converted before stays. Raises OSError."""
     if converted.exists():
         return
-    partial = converted.with_name(f"{converted.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with written_aside(converted) as aside:
+        aside.mkdir(parents=True)
         try:
-            to_universal(checkpoint / "engine", partial / "engine")
+            to_universal(checkpoint / "engine", aside / "engine")
         except pickle.UnpicklingError as error:
             raise OSError("it holds more than weights and optimiser state, which was not run") from error
         except RuntimeError as error:
             # How torch's zip writer reports a disk that refuses; it keeps the reason to itself.
             raise OSError(f"{converted} could not be written, perhaps the disk is full ({error})") from error
-        for path in (*partial.rglob("*"), partial):
+        for path in (*aside.rglob("*"), aside):
             to_disk(path)
-        partial.rename(converted)
-        to_disk(converted.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    to_disk(converted.parent)

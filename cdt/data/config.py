@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from cdt.data.urls import PIPE
-from cdt.schema import Config
+from cdt.schema import RESUMABLE, Config
 
 DEFAULT_CACHE_GB = 20.0
 
 
 class DataConfig(Config):
-    shards: str
+    shards: Annotated[str, RESUMABLE]
     """A directory written by ``cdt shard`` or ``cdt index``, or its URL (http, https, s3, gs, hf, pipe)."""
     allow_pipe: bool = False
     """Whether ``shards`` may be ``pipe:COMMAND``: words, for no shell, that print the file named in place of {}."""
@@ -24,11 +24,11 @@ class DataConfig(Config):
     estimator: Literal["resample", "reweight", "separate"] = "resample"
     """``resample`` draws constraint samples; ``reweight`` weights base samples (high variance for rare classes);
     ``separate`` draws as much from each constraint as from the data (for comparison)."""
-    loader_workers: int = Field(default=0, ge=0, le=64)
+    loader_workers: Annotated[int, RESUMABLE] = Field(default=0, ge=0, le=64)
     """Processes per rank that read and decode ahead; 0: in the training process."""
     lambda_lag: int = Field(default=4, ge=1, le=64)
     """Batches until new multipliers reach the stream, and the most that are read ahead."""
-    cache_mb: float = Field(default=512.0, ge=0)
+    cache_mb: Annotated[float, RESUMABLE] = Field(default=512.0, ge=0)
     """Keep the decoded data set in each process's memory when it is smaller than this."""
     shard_cache_gb: float = Field(default=DEFAULT_CACHE_GB, ge=0)
     """Disk space for shards from URLs, shared by all processes of a machine; in CDT_CACHE or the user's cache."""

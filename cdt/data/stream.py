@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -77,8 +77,15 @@ class StreamState:
     """The multipliers in force and those to come: (first batch, lambda)."""
 
 
-Loaded = tuple[Batch | str, np.ndarray, dict[int, BadSample]]
-"""A batch, or why there is none; where the streams stand after it; the places where another sample stands."""
+class Loaded(NamedTuple):
+    """What a loader worker sends."""
+
+    batch: Batch | RunError
+    """An error is raised where it arrives: raised in a loader worker, it would come inside of a traceback."""
+    counters: np.ndarray
+    """Where the streams are after the batch."""
+    bad: dict[int, BadSample]
+    """The unusable samples, by the places in the batch where others replaced them."""
 
 
 class _Samples(Dataset[Loaded]):
@@ -93,11 +100,7 @@ class _Samples(Dataset[Loaded]):
         try:
             images, there, bad = self._reader.read(plan.rows, plan.positions)
         except RunError as error:
-            return (
-                str(error),
-                plan.counters_after,
-                {},
-            )  # raised in a loader worker, it would arrive inside of a traceback
+            return Loaded(error, plan.counters_after, {})
         rows = plan.rows.copy()
         rows[list(bad)] = -1
         batch = Batch(
@@ -109,7 +112,7 @@ class _Samples(Dataset[Loaded]):
             rows=torch.from_numpy(rows),
             condition=None if self._conditions is None else self._conditions.at(there, plan.positions),
         )
-        return batch, plan.counters_after, bad
+        return Loaded(batch, plan.counters_after, bad)
 
 
 def _as_it_is(loaded: Any) -> Any:
@@ -185,8 +188,8 @@ class MixtureStream:
         if self._index.base is not None and self._batch >= self._looked_ahead:
             self._look_ahead()
         batch, counters, bad = next(self._iterator)
-        if isinstance(batch, str):
-            raise RunError(batch)
+        if isinstance(batch, RunError):
+            raise batch
         self.ledger.count(batch.streams.numpy(), bad)
         self._batch, self._counters = self._batch + 1, counters
         self._forget_history()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from cdt.schema import Config
+from cdt.diffusion.samplers import SamplerName
+from cdt.schema import RESUMABLE, Config
 
 
 class BetasConfig(Config):
@@ -69,7 +70,7 @@ class DiffusionConfig(Config):
 
 
 class SamplerConfig(Config):
-    name: Literal["ddim", "ddpm", "dpmpp_2m", "unipc"] = "dpmpp_2m"
+    name: Annotated[SamplerName, RESUMABLE] = "dpmpp_2m"
     """Solver: DPM-Solver++ 2M and UniPC are second order and need fewest steps; ``ddpm`` is stochastic."""
-    steps: int = Field(default=40, ge=1)
+    steps: Annotated[int, RESUMABLE] = Field(default=40, ge=1)
     """Network evaluations per sample."""

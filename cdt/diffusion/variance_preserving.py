@@ -17,16 +17,8 @@ from torch import Tensor
 from cdt.diffusion.betas import betas_logsnr, cosine_logsnr, linear_beta_logsnr, scheduler_betas
 from cdt.diffusion.config import DiffusionConfig
 from cdt.diffusion.process import Process, per_sample
+from cdt.diffusion.samplers import SAMPLERS
 from cdt.errors import InputError
-
-SAMPLERS = {
-    "ddim": "DDIMScheduler",  # arXiv 2010.02502
-    "ddpm": "DDPMScheduler",  # arXiv 2006.11239
-    "dpmpp_2m": "DPMSolverMultistepScheduler",  # arXiv 2211.01095
-    "unipc": "UniPCMultistepScheduler",  # arXiv 2302.04867
-}
-"""Sampler to the scheduler class of diffusers. All are built alike, so that in an exported pipeline one can be
-exchanged for another by ``from_config``."""
 
 
 class VariancePreserving(Process):

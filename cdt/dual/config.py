@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat
 
-from cdt.schema import Config
+from cdt.schema import RESUMABLE, Config
 
 
 class DualConfig(Config):
@@ -14,21 +14,21 @@ class DualConfig(Config):
     """How often the multipliers move: every epoch (``data.epoch_samples``), or every so many steps."""
     rule: Literal["auto", "mass", "ascent", "fixed"] = "auto"
     """``auto``: the mass rule for shares, projected ascent for budgets in nats. ``fixed``: lambda stays as it is."""
-    eta: FiniteFloat | None = Field(default=None, gt=0)
+    eta: Annotated[FiniteFloat | None, RESUMABLE] = Field(default=None, gt=0)
     """Step size, per nat of violation; default 0.02 for the mass rule (0.2 where shares of generated samples are
     measured), 0.01 for projected ascent."""
-    kp: FiniteFloat | None = Field(default=None, ge=0)
+    kp: Annotated[FiniteFloat | None, RESUMABLE] = Field(default=None, ge=0)
     """Weight of the change of the violation (nuPI), in periods: damps oscillations; default 0, and 1 where shares of
     generated samples are measured."""
-    nu: FiniteFloat = Field(default=0.0, ge=0, lt=1)
+    nu: Annotated[FiniteFloat, RESUMABLE] = Field(default=0.0, ge=0, lt=1)
     """Smoothing of the violation whose change kp weighs."""
-    gamma: FiniteFloat = Field(default=0.0, ge=0)
+    gamma: Annotated[FiniteFloat, RESUMABLE] = Field(default=0.0, ge=0)
     """Resilience: constraints give way where they are dear, lambda stays bounded; gamma is then the real threshold."""
     start: Literal["closed_form", "zero"] = "closed_form"
     """Where floors on shares begin: at the solution for disjoint classes and an exact model, or at 0."""
-    cap: FiniteFloat = Field(default=10.0, gt=0)
+    cap: Annotated[FiniteFloat, RESUMABLE] = Field(default=10.0, gt=0)
     """No multiplier grows beyond this; one that stays here is reported."""
     estimate: Literal["probe", "training"] = "probe"
     """What the step believes: fixed draws under the EMA weights, or the losses of the period's training batches."""
-    stop_when_satisfied_for: int | None = Field(default=None, ge=1)
+    stop_when_satisfied_for: Annotated[int | None, RESUMABLE] = Field(default=None, ge=1)
     """End dual training once all requirements were satisfied for so many periods in a row."""

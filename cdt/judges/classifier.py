@@ -6,7 +6,6 @@ Its features are what the Fréchet distance is taken in.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cdt.errors import InputError, RunError
+from cdt.files import written_aside
 from cdt.judges.judge import Labels, in_batches
 from cdt.judges.networks import ClassifierNetwork
 from cdt.schema import Config
@@ -87,22 +87,17 @@ class Classifier:
             held_out_count=self.held_out_count,
         )
         weights = self.network.state_dict()
-        partial = path.with_name(f".{path.name}.partial")
         try:
-            if path.suffix == SUFFIX:
-                save_file(weights, partial, metadata={"classifier": description.model_dump_json()})
-            else:
-                partial.mkdir()
-                config = {"_class_name": CLASS_NAME} | description.model_dump()
-                (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-                save_file(weights, partial / WEIGHTS[0])
-            partial.replace(path)
+            with written_aside(path) as aside:
+                if path.suffix == SUFFIX:
+                    save_file(weights, aside, metadata={"classifier": description.model_dump_json()})
+                else:
+                    aside.mkdir()
+                    config = {"_class_name": CLASS_NAME} | description.model_dump()
+                    (aside / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+                    save_file(weights, aside / WEIGHTS[0])
         except (OSError, SafetensorError) as error:
             raise RunError(f"{path}: the classifier could not be written: {error}") from error
-        finally:
-            if partial.is_dir():
-                shutil.rmtree(partial, ignore_errors=True)
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> Classifier:

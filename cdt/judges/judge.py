@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from typing import Annotated, Protocol
 
 import numpy as np
@@ -12,6 +11,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from cdt.errors import InputError
+from cdt.spelling import did_you_mean
 
 
 class Judge(Protocol):
@@ -38,8 +38,7 @@ def columns(judge: Judge, labels: Sequence[str], where: str) -> list[int]:
     """
     for label in labels:
         if label not in judge.labels:
-            near = get_close_matches(label, judge.labels, n=1)
-            remedy = f"did you mean {near[0]!r}?" if near else f"it knows: {', '.join(judge.labels[:20])}"
+            remedy = did_you_mean(label, judge.labels, "it knows")
             raise InputError(f"{where}: the judge does not know {label!r}; {remedy}")
     return [judge.labels.index(label) for label in labels]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +20,7 @@ from cdt.data.stream import Batch
 from cdt.diffusion.loss import Target, predict_eps
 from cdt.diffusion.noise import normals, stratified
 from cdt.errors import RunError
+from cdt.files import written_aside
 from cdt.origin.pretrained import Pretrained
 from cdt.origin.replay import Replay
 from cdt.origin.teacher import Stopwatch
@@ -61,17 +60,12 @@ class Answers:
         """
         if self.path.is_file():
             return
-        partial = self.path.with_suffix(f".{os.getpid()}.partial")
         try:
-            partial.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with written_aside(self.path, unique=True) as aside, aside.open("wb") as file:
                 self._ask(file, progress)
-            partial.rename(self.path)
         except OSError as error:
             raise RunError(f"cannot write the teacher's answers to {self.path}: {error.strerror}") from error
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink()
 
     @torch.no_grad()
     def _ask(self, file: BinaryIO, progress: Callable[[int, int], None]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,6 +17,7 @@ from cdt.evaluate.evaluation import ConstraintState, Evaluation, evaluate_sample
 from cdt.judges import Classifier, attribute_label, train_classifier
 from cdt.origin.pretrained import open_pretrained
 from cdt.runs.run import Run, save_text, write_card
+from cdt.spelling import did_you_mean
 
 
 def read_images(index: Index, rows: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
@@ -53,8 +52,7 @@ def labelled(index: Index, attribute: str | None = None) -> tuple[Tensor, tuple[
     Raises InputError for an unknown attribute.
     """
     if attribute is not None and attribute not in index.attributes:
-        near = get_close_matches(attribute, index.attributes, n=1)
-        remedy = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(index.attributes) or 'none'}"
+        remedy = did_you_mean(attribute, index.attributes, "it has")
         raise InputError(f"{index.root} has no attribute {attribute!r}; {remedy}")
     column = index.classes if attribute is None else index.attributes[attribute]
     values, targets = np.unique(column, return_inverse=True)

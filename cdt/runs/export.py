@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from safetensors import SafetensorError
 
 from cdt.diffusion.sampler import Sampler
 from cdt.errors import InputError, RunError
+from cdt.files import written_aside
 from cdt.networks.network import Network
 from cdt.runs.card import CardFacts, model_card
 
@@ -26,19 +26,15 @@ def export_pipeline(network: Network, sampler: Sampler, directory: Path, facts: 
     if name in network.unusable_samplers:
         raise InputError(f"sampler: {network.unusable_samplers[name]}")
     scheduler = sampler.process.scheduler(name, steps, bounded=sampler.bounded)
-    partial = directory.with_name(f".{directory.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        network.save(partial, scheduler)
-        usage = network.usage.format(name=directory.name, steps=steps)
-        card = model_card(replace(facts, usage=usage, library=network.library))
-        (partial / "README.md").write_text(card, encoding="utf-8")
-        partial.rename(directory)
+        with written_aside(directory) as aside:
+            aside.mkdir(parents=True)
+            network.save(aside, scheduler)
+            usage = network.usage.format(name=directory.name, steps=steps)
+            card = model_card(replace(facts, usage=usage, library=network.library))
+            (aside / "README.md").write_text(card, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise RunError(f"cannot write the export to {directory}: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_new(directory: Path) -> None:

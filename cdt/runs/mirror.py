@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,12 @@ from cdt.checkpoints.checkpoint import CHECKPOINT, complete_checkpoints, damage
 from cdt.config import RunConfig
 from cdt.data.read.remote import SLOWEST, TIMEOUT_S, TRIES, Fsspec
 from cdt.errors import InputError, RunError
+from cdt.files import written_aside
+from cdt.retry import Retries, retried
 from cdt.settings import apply_overrides, dump_yaml, load_yaml, parse
 
 POLL_S = 2.0
-BACK_OFF_S = 1.0
+BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 30.0
 MANIFEST = "manifest.json"
 CHECKPOINTS = "checkpoints"
 FILES = (
@@ -60,18 +60,12 @@ class Store(Fsspec):
 
     def _try(self, method: str, size: int, *arguments: Any) -> Any:
         """``size``: bytes that are moved, for which it has time."""
-        failures = 0
-        while True:
-            try:
-                return self._ask(method, TIMEOUT_S + size / SLOWEST, *arguments)
-            except FileNotFoundError:
-                raise  # a checkpoint that was pruned meanwhile, here or there
-            except Exception as error:  # of a failing network the libraries raise nearly anything
-                failures += 1
-                if failures == TRIES:
-                    told = next(iter(str(error).splitlines()), type(error).__name__)
-                    raise RunError(f"{self._url}: {TRIES} tries failed, the last one: {told}") from error
-                time.sleep(min(BACK_OFF_S * 2**failures, 30))
+        return retried(
+            lambda: self._ask(method, TIMEOUT_S + size / SLOWEST, *arguments),
+            Retries(TRIES, BACK_OFF_S, LONGEST_BACK_OFF_S),
+            lambda text: RunError(f"{self._url}: {text}"),
+            (FileNotFoundError,),  # a checkpoint that was pruned meanwhile, here or there
+        )
 
 
 class Mirror:
@@ -204,9 +198,7 @@ def fetch(url: str, directory: Path) -> None:
     kept = _complete(names)
     if "config.yaml" not in names or not kept:
         raise InputError(f"{url} is no mirror of a run: it has no config.yaml, or no complete checkpoint")
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with written_aside(directory) as partial:
         for name in names:
             if name in FILES or _is_of(name, kept):
                 store.get(name, partial / name)
@@ -216,6 +208,3 @@ def fetch(url: str, directory: Path) -> None:
         here = [f"run.dir={directory.resolve().parent}", f"run.name={directory.name}"]
         tree = apply_overrides(load_yaml(partial / "config.yaml"), here)
         (partial / "config.yaml").write_text(dump_yaml(parse(RunConfig, tree, where=url)), encoding="utf-8")
-        partial.rename(directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

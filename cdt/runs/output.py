@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from torch import Tensor
 from cdt.data.sources.generated import open_generated
 from cdt.data.write.shard import check_new, shard
 from cdt.errors import InputError
+from cdt.files import written_aside
 from cdt.monitor.pictures import save_images
 
 
@@ -26,7 +25,7 @@ def check_samples_file(path: Path) -> None:
 def save_samples(images: Tensor, path: Path, origin: dict[str, Any], *, bounded: bool) -> None:
     """Samples [N, C, H, W]; ``origin``: where they come from, as the index of shards will say."""
     if path.suffix:
-        with whole(path) as partial:
+        with written_aside(path) as partial:
             save_images(images, partial)
     else:
         shard(open_generated(images, origin, bounded=bounded), path, pack=None)
@@ -39,14 +38,3 @@ def check_new_file(path: Path, suffixes: set[str], argument: str = "-o") -> None
         raise InputError(f"{argument} {path}: this is a directory; name a file")
     if not path.parent.is_dir():
         raise InputError(f"{argument} {path}: no such directory: {path.parent}")
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to; the file takes its own name when all of it is there."""
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        yield partial
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -14,12 +14,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from cdt.checkpoints.checkpoint import TrainState, complete_checkpoints, network_weights, read_state, write_text
+from cdt.checkpoints.checkpoint import TrainState, complete_checkpoints, network_weights, read_state
 from cdt.config import RunConfig
 from cdt.data.format.header import is_bounded
 from cdt.diffusion.processes import make_process
 from cdt.diffusion.sampler import BATCH, Sampler
 from cdt.errors import InputError, RunError
+from cdt.files import write_text
 from cdt.networks.build import build_network
 from cdt.networks.network import Network
 from cdt.runs.card import CardFacts, Requirement, model_card

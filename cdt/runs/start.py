@@ -20,33 +20,13 @@ from cdt.origin.resolve import resolve
 from cdt.runs.mirror import Mirror, mirrored
 from cdt.runs.presence import at_work, check_idle
 from cdt.runs.run import Run, has_checkpoint, save_text, write_card
+from cdt.schema import resumable
 from cdt.settings import apply_overrides, dump_yaml, load_yaml, parse
 from cdt.training.binding import Bound
 from cdt.training.check import check as check_together
 from cdt.training.job import Job
 
 OnProgress = Callable[[dict[str, Any]], None]
-
-CHANGEABLE = {
-    "data": {"shards", "loader_workers", "cache_mb"},
-    "dual": {"eta", "kp", "nu", "gamma", "cap", "stop_when_satisfied_for"},
-    "run": {
-        "workers",
-        "min_workers",
-        "threads",
-        "max_restarts",
-        "hang_minutes",
-        "placement",
-        "patience_minutes",
-        "mirror",
-    },
-    "sampler": {"name", "steps"},
-    "train": {
-        *("dual_steps", "cooldown_steps", "lr", "log_steps", "max_skipped", "grid_images"),
-        *("checkpoint_steps", "checkpoint_minutes", "keep_checkpoints"),
-    },
-}
-"""What may change when a run is resumed, besides the budgets of its constraints; all else would make it another."""
 
 
 class Checked(NamedTuple):
@@ -96,7 +76,7 @@ def resume(
 ) -> Run:
     """Continues a run from its newest sound checkpoint, or from its beginning where it has none.
 
-    ``overrides`` change what ``CHANGEABLE`` lists; ``address`` is as in ``train``.
+    ``overrides`` change budgets, and settings that are marked as ``RESUMABLE``; ``address`` is as in ``train``.
 
     Raises InputError when there is nothing to continue, nothing left to do, or something else would change.
     """
@@ -211,12 +191,10 @@ def _left_behind(directory: Path) -> str:
 
 
 def _changed(run: Run, overrides: Sequence[str]) -> RunConfig:
+    known = [*sorted(resumable(RunConfig)), *_budgets(run.config)]
     for override in overrides:
         path = override.partition("=")[0]
-        section, _, key = path.partition(".")
-        if key not in CHANGEABLE.get(section, ()) and path not in _budgets(run.config):
-            known = [f"{section}.{key}" for section, keys in CHANGEABLE.items() for key in sorted(keys)]
-            known += _budgets(run.config)
+        if path not in known:
             raise InputError(f"{path} cannot change when a run is resumed; these can: {', '.join(known)}")
     path = run.directory / "config.yaml"
     return parse(RunConfig, apply_overrides(load_yaml(path), overrides), where=str(path))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat
 
-from cdt.schema import Config
+from cdt.schema import RESUMABLE, Config
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Phase = Literal["warm", "dual", "cooldown", "plain"]
@@ -17,11 +17,11 @@ class TrainConfig(Config):
     """Samples per step over all workers and accumulation steps."""
     warm_steps: int = Field(default=1000, ge=0)
     """Steps without constraints, before thresholds are calibrated; with ``init`` 0, as they would forget."""
-    dual_steps: int = Field(default=1000, ge=0)
+    dual_steps: Annotated[int, RESUMABLE] = Field(default=1000, ge=0)
     """Steps under the constraints, at constant learning rate."""
-    cooldown_steps: int = Field(default=0, ge=0)
+    cooldown_steps: Annotated[int, RESUMABLE] = Field(default=0, ge=0)
     """Steps with the multipliers fixed, while the learning rate falls to zero."""
-    lr: FiniteFloat = Field(default=1e-3, gt=0)
+    lr: Annotated[FiniteFloat, RESUMABLE] = Field(default=1e-3, gt=0)
     """Learning rate of AdamW."""
     lr_warmup_steps: int = Field(default=100, ge=0)
     """Steps of linear warm-up from zero."""
@@ -31,17 +31,17 @@ class TrainConfig(Config):
     """Of AdamW, decoupled from the gradient."""
     ema_decay: Decay = 0.999
     """Of the averaged weights that constraints are measured with and that samples are drawn from."""
-    checkpoint_steps: int | None = Field(default=None, ge=1)
+    checkpoint_steps: Annotated[int | None, RESUMABLE] = Field(default=None, ge=1)
     """Also save every so many steps; the ends of the phases are always saved."""
-    checkpoint_minutes: FiniteFloat | None = Field(default=None, gt=0)
+    checkpoint_minutes: Annotated[FiniteFloat | None, RESUMABLE] = Field(default=None, gt=0)
     """Also save when so much time has passed since the last save."""
-    keep_checkpoints: int = Field(default=10, ge=1)
+    keep_checkpoints: Annotated[int, RESUMABLE] = Field(default=10, ge=1)
     """The newest ones that stay; the best one and the ends of the phases stay as well."""
-    max_skipped: int = Field(default=10, ge=1)
+    max_skipped: Annotated[int, RESUMABLE] = Field(default=10, ge=1)
     """Updates in a row that may be left out because the gradient is not finite; then the last checkpoint is tried."""
-    log_steps: int = Field(default=10, ge=1)
+    log_steps: Annotated[int, RESUMABLE] = Field(default=10, ge=1)
     """Steps between two rows of metrics."""
-    grid_images: int = Field(default=64, ge=0, le=1024)
+    grid_images: Annotated[int, RESUMABLE] = Field(default=64, ge=0, le=1024)
     """Images in the sample grid that is drawn with every checkpoint; 0: none."""
 
     def ending_at(self, step: int) -> TrainConfig:

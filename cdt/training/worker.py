@@ -13,6 +13,7 @@ from cdt.checkpoints import checkpoint, universal
 from cdt.checkpoints.saving import Saver
 from cdt.data.plan.order import stream_key
 from cdt.dual import DualProblem, DualState, Sums, journal_rows, journaled, news, worst_constraint
+from cdt.files import write_text
 from cdt.monitor.pictures import save_picture
 from cdt.monitor.recorder import Recorder
 from cdt.training import calibrate
@@ -144,7 +145,7 @@ class Worker:
         self.sums = self._period_sums(windows)
         self.stream.steer(self.dual.state.lambdas)
         if self.recorder:
-            checkpoint.write_text(self.parts.job.directory / "calibration.json", json.dumps(rows, indent=1) + "\n")
+            write_text(self.parts.job.directory / "calibration.json", json.dumps(rows, indent=1) + "\n")
             for row in rows:
                 self.recorder.event(self.step, "calibrated", calibrate.sentence(row), **row)
             if told := self.dual.statistics.told_of_samples():

@@ -92,7 +92,7 @@ def test_the_plan_of_a_network_that_comes_with_weights(home: Path, tmp_path: Pat
 @pytest.mark.parametrize("place", range(4))
 def test_overrides_may_stand_before_and_after_options(place: int) -> None:
     words = ["a.yaml", "run.name=x", "train.lr=1"]
-    arguments = parse(build_parser(), ["train", *words[:place], "--dry-run", *words[place:]])
+    arguments = parse(build_parser(VERBS.values()), ["train", *words[:place], "--dry-run", *words[place:]])
     assert arguments.config == Path("a.yaml")
     assert arguments.overrides == ["run.name=x", "train.lr=1"]
     assert arguments.dry_run
@@ -260,14 +260,16 @@ def test_a_classifier_that_cannot_be_trained(
 
 def test_every_verb_is_understood_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        build_parser().parse_args(["--help"])
+        build_parser(VERBS.values()).parse_args(["--help"])
     told = capsys.readouterr().out
     assert set(re.findall(r"^    (\w+)", told, re.MULTILINE)) == set(VERBS)
 
 
 def test_the_architectures_on_the_command_line() -> None:
     for name in ARCHITECTURES:
-        assert parse(build_parser(), ["classifier", "a", "b", "--architecture", name]).architecture == name
+        assert (
+            parse(build_parser(VERBS.values()), ["classifier", "a", "b", "--architecture", name]).architecture == name
+        )
 
 
 @pytest.mark.parametrize(

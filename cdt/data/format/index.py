@@ -19,9 +19,10 @@ from cdt.data.format.damage import BadDataError
 from cdt.data.format.decode import EXTENSIONS, RAW
 from cdt.data.format.header import FORMAT, Dtype, Header, ReadOrder, ShardInfo, SplitInfo, is_bounded, read_header
 from cdt.data.format.rows import ATTRIBUTE, COLUMNS, Row, codes, of_split, read_rows, write_rows
-from cdt.data.read.cache import mirror
+from cdt.data.read.cache import fetch_files
 from cdt.data.urls import is_remote
 from cdt.errors import InputError
+from cdt.files import write_text
 
 
 def write_index(
@@ -48,9 +49,7 @@ def write_index(
         counts[row.split][row.class_index] += 1
     splits = {split: SplitInfo(sum(counts[split]), counts[split], infos) for split, infos in shards.items()}
     header = Header(FORMAT, shape, dtype, class_names, splits, source, "stratified", base, resize)
-    partial = root / "index.json.tmp"
-    partial.write_text(json.dumps(asdict(header), indent=1) + "\n", encoding="utf-8")
-    partial.rename(root / "index.json")
+    write_text(root / "index.json", json.dumps(asdict(header), indent=1) + "\n")
     return header
 
 
@@ -231,7 +230,7 @@ def located(root: str | Path, allow_pipe: bool = False) -> Path:
         return Path(root)
     url = str(root).rstrip("/")
     try:
-        return mirror(url, ["index.json", "index.arrow"])
+        return fetch_files(url, ["index.json", "index.arrow"])
     except BadDataError as error:
         raise InputError(f"{url} has no index that can be read ({error}); `cdt index` writes one") from error
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from cdt.data.format.unpacked import unpacked_bytes
 from cdt.errors import InputError
+from cdt.files import written_aside
 
 NAMES = pa.dictionary(pa.int32(), pa.string())
 COLUMNS = {
@@ -52,10 +53,12 @@ def write_rows(root: Path, rows: Sequence[Row], attributes: Mapping[str, np.ndar
         kind = pa.int32() if np.issubdtype(values.dtype, np.integer) else pa.float32()
         arrays[ATTRIBUTE + name] = pa.array(values, kind)
     table = pa.table(arrays)
-    partial = root / "index.arrow.tmp"
-    with pa.ipc.new_file(str(partial), table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        writer.write_table(table)
-    partial.rename(root / "index.arrow")
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with (
+        written_aside(root / "index.arrow") as aside,
+        pa.ipc.new_file(str(aside), table.schema, options=options) as file,
+    ):
+        file.write_table(table)
 
 
 def read_rows(root: Path, wanted: Callable[[str], bool]) -> pa.Table:

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import shutil
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from cdt.data.read.cache import ShardCache, cache_directory
 from cdt.data.read.remote import size_of
 from cdt.data.urls import is_remote
 from cdt.errors import InputError, RunError
+from cdt.files import written_aside
 
 T = TypeVar("T")
 
@@ -96,9 +96,8 @@ def _scanned(place: str, notes: Path, class_field: str | None, remote: bool) -> 
         return Scan(raw["bytes"], raw["sha256"], samples, Problems(**raw["problems"]))
     scan = scan_tar(_fetched(place, size) if remote else path, place, class_field)
     # One file that has two paths is scanned by two threads at once.
-    partial = note.with_suffix(f".{threading.get_ident()}.partial")
-    partial.write_text(json.dumps(asdict(scan)))
-    partial.rename(note)
+    with written_aside(note, unique=True) as aside:
+        aside.write_text(json.dumps(asdict(scan)))
     return scan
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from cdt.data.format.damage import BadDataError
 from cdt.data.format.header import ShardInfo
 from cdt.data.read.remote import fetch, place_of, size_of
+from cdt.files import written_aside
 
-MAX_MIRRORED = 1 << 34
+MAX_FETCHED = 1 << 34
 """Bytes of a file of an index."""
 
 
@@ -93,19 +94,14 @@ class ShardCache:
         return self._directory / f"{name}.tar"
 
 
-def mirror(url: str, names: list[str]) -> Path:
+def fetch_files(url: str, names: list[str]) -> Path:
     """A local directory with the files ``names`` below a URL, fetched anew. Raises BadDataError."""
     directory = cache_directory() / "indexes" / hashlib.sha256(url.encode()).hexdigest()[:32]
     directory.mkdir(parents=True, exist_ok=True)
     for name in names:
-        partial = directory / f".{name}.{os.getpid()}"
-        try:
-            with partial.open("wb") as file:
-                source = place_of(url, name)
-                if (size := size_of(source)) > MAX_MIRRORED:
-                    raise BadDataError("too large", f"{source} has {size:,} bytes; the limit is {MAX_MIRRORED:,}")
-                fetch(source, 0, size, file.write)
-            partial.rename(directory / name)
-        finally:
-            partial.unlink(missing_ok=True)
+        with written_aside(directory / name, unique=True) as aside, aside.open("wb") as file:
+            source = place_of(url, name)
+            if (size := size_of(source)) > MAX_FETCHED:
+                raise BadDataError("too large", f"{source} has {size:,} bytes; the limit is {MAX_FETCHED:,}")
+            fetch(source, 0, size, file.write)
     return directory

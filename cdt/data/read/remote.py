@@ -19,6 +19,7 @@ import urllib3
 from cdt.data.format.damage import BadDataError
 from cdt.data.urls import PIPE
 from cdt.errors import InputError
+from cdt.retry import Retries, reason, retried
 
 CHUNK = 1 << 18
 TIMEOUT_S = 20.0
@@ -26,7 +27,7 @@ TIMEOUT_S = 20.0
 SLOWEST = 20_000
 """Bytes per second below which an answer counts as stalled, beyond the timeout."""
 TRIES = 6
-"""Without a byte of progress between them."""
+"""Consecutive attempts without progress before giving up."""
 BACK_OFF_S, LONGEST_BACK_OFF_S = 0.2, 10.0
 
 
@@ -197,7 +198,7 @@ def fetch(url: str, offset: int, size: int, sink: Callable[[bytes], object]) -> 
 
     Raises BadDataError when the file is not there or shorter, and when ``TRIES`` tries in a row bring no byte.
     """
-    got = failures = 0
+    got, retries = 0, _retries()
     while got < size:
         before, problem = got, "the connection ended early"
         try:
@@ -207,10 +208,11 @@ def fetch(url: str, offset: int, size: int, sink: Callable[[bytes], object]) -> 
         except (BadDataError, InputError):
             raise
         except Exception as error:  # of a failing network the libraries raise nearly anything
-            problem = next(iter(str(error).splitlines()), type(error).__name__)
-        if got < size:
-            failures = 1 if got > before else failures + 1
-            _wait(url, failures, problem)
+            problem = reason(error)
+        if got > before:
+            retries.progressed()
+        if got < size and not retries.again():
+            raise _unreadable(url, f"{retries.tries} tries failed, the last one: {problem}")
 
 
 def read(url: str, offset: int, size: int) -> bytes:
@@ -222,17 +224,14 @@ def read(url: str, offset: int, size: int) -> bytes:
 
 def size_of(url: str) -> int:
     """Bytes of a file. Raises BadDataError."""
-    for failures in range(1, TRIES + 1):
-        try:
-            return transport(url).size(url)
-        except (BadDataError, InputError):
-            raise
-        except Exception as error:  # as in fetch
-            _wait(url, failures, next(iter(str(error).splitlines()), type(error).__name__))
-    raise AssertionError("unreachable")
+    return retried(
+        lambda: transport(url).size(url), _retries(), lambda text: _unreadable(url, text), (BadDataError, InputError)
+    )
 
 
-def _wait(url: str, failures: int, problem: str) -> None:
-    if failures >= TRIES:
-        raise BadDataError("unreadable shard", f"{url}: {TRIES} tries failed, the last one: {problem}")
-    time.sleep(min(BACK_OFF_S * 2**failures, LONGEST_BACK_OFF_S))
+def _retries() -> Retries:
+    return Retries(TRIES, BACK_OFF_S, LONGEST_BACK_OFF_S)
+
+
+def _unreadable(url: str, text: str) -> BadDataError:
+    return BadDataError("unreadable shard", f"{url}: {text}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from cdt.data.format.header import SAFE_NAME
 from cdt.errors import InputError
+from cdt.spelling import SHOWN, nearest
 
 SPLIT, KEEP, ORDER = range(3)
 """Each use of the seed has its own generators, so that one choice never changes another."""
@@ -52,9 +52,9 @@ def class_indices(names: Sequence[str], class_names: Sequence[str], option: str)
     """Positions of classes given by name. Raises InputError with the nearest name and a list for an unknown one."""
     for name in names:
         if name not in class_names:
-            near = difflib.get_close_matches(name, class_names, 1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            known = ", ".join(class_names[:20]) + (", ..." if len(class_names) > 20 else "")
+            near = nearest(name, class_names)
+            hint = f" (did you mean {near!r}?)" if near else ""
+            known = ", ".join(class_names[:SHOWN]) + (", ..." if len(class_names) > SHOWN else "")
             raise InputError(f"{option}: there is no class {name!r}{hint}; the classes are {known}")
     return [class_names.index(name) for name in names]
 

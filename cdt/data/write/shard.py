@@ -10,7 +10,6 @@ import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +22,7 @@ from cdt.data.format.pack import PACK_BELOW, Sample, bundled, by_size, encoded, 
 from cdt.data.sources import Record, Source
 from cdt.data.write.select import choose
 from cdt.errors import InputError, RunError
+from cdt.files import written_aside
 
 MEGABYTE = 1_000_000
 Progress = Callable[[int, int], None]
@@ -89,7 +89,8 @@ def shard(
     rows: list[Row] = []
     bytes_per_sample = 0.0
     try:
-        with _whole_or_nothing(out) as root:
+        with written_aside(out, unique=True) as root:
+            root.mkdir(parents=True)
             for name in chosen:
                 (root / name).mkdir()
                 encode: Callable[[int], Any] = read if pack else lambda position: encoded(read(position))
@@ -185,19 +186,6 @@ def _common_shape(source: Source, positions: np.ndarray, resize: int | None) -> 
             f"images of shape {[channels, height, width]} have more than {MAX_VALUES:,} values; --resize N"
         )
     return channels, height, width
-
-
-@contextmanager
-def _whole_or_nothing(out: Path) -> Iterator[Path]:
-    """A new folder beside ``out`` that takes its name at the end, or goes away with whatever failure interrupts."""
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _write_error(error: OSError, out: Path, needed: float) -> RunError:
