@@ -21,6 +21,9 @@ from safetensors.numpy import load_file
 
 from cdt.cli.command import VERBS, main
 from cdt.cli.parser import build_parser, parse
+from cdt.cli.shards import SOURCE_ARGUMENTS
+from cdt.data.sources import SOURCES
+from cdt.diffusion.samplers import SAMPLERS
 from cdt.judges import ARCHITECTURES, Classifier, load_judge
 
 Cdt = Callable[..., tuple[int, str, str]]
@@ -105,7 +108,7 @@ def test_overrides_may_stand_before_and_after_options(place: int) -> None:
         (["train", "a.yaml", "--dryrun"], "unrecognized arguments: --dryrun"),
         (["sample", "run", "-o", "x.png", "-n", "0"], "argument -n: must be at least 1"),
         (["sample", "run", "more", "-o", "x.png"], "unrecognized arguments: more"),
-        (["evaluate", "run", "-n", "many"], "argument -n: invalid _positive value"),
+        (["evaluate", "run", "-n", "many"], "argument -n: invalid positive value"),
         (["shard", "digits"], "the following arguments are required: OUT\n"),
         (["shard", "numbers", "out"], "invalid choice: 'numbers'"),
     ],
@@ -265,11 +268,18 @@ def test_every_verb_is_understood_and_no_other(capsys: pytest.CaptureFixture[str
     assert set(re.findall(r"^    (\w+)", told, re.MULTILINE)) == set(VERBS)
 
 
-def test_the_architectures_on_the_command_line() -> None:
+def test_choices_on_the_command_line_are_those_of_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = build_parser(VERBS.values())
     for name in ARCHITECTURES:
-        assert (
-            parse(build_parser(VERBS.values()), ["classifier", "a", "b", "--architecture", name]).architecture == name
-        )
+        assert parse(parser, ["classifier", "a", "b", "--architecture", name]).architecture == name
+    for name in SAMPLERS:
+        assert parse(parser, ["sample", "run", "-o", "a.png", "--sampler", name]).sampler == name
+    assert list(SOURCE_ARGUMENTS) == list(SOURCES)
+    for wrong in (["classifier", "a", "b", "--architecture", "x"], ["sample", "a", "-o", "b", "--sampler", "x"]):
+        with pytest.raises(SystemExit) as left:
+            parse(parser, wrong)
+        assert left.value.code == 2
+        assert "invalid choice: 'x' (choose from " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
