@@ -114,7 +114,7 @@ def _settling(config: RunConfig) -> int:
     Measured sooner, generated shares are those of the warm model, and the multipliers wind up for nothing. A loss moves
     them too little for that.
     """
-    if not any(constraint.generated for constraint in config.constraints.values()):
+    if not any(constraint.statistic.of_generated for constraint in config.constraints.values()):
         return 0
     return min(round(1 / (1 - config.train.ema_decay)), config.train.dual_steps // 3)
 

@@ -147,7 +147,7 @@ class Worker:
             checkpoint.write_text(self.parts.job.directory / "calibration.json", json.dumps(rows, indent=1) + "\n")
             for row in rows:
                 self.recorder.event(self.step, "calibrated", calibrate.sentence(row), **row)
-            if told := self.dual.statistics.told_of_samples():
+            if told := self.dual.statistics.probed.told_of_samples():
                 self.recorder.event(self.step, "held out", told)
         self._compare_held_out()
 
@@ -265,10 +265,11 @@ class Worker:
             checkpoint.prune(path.parent, self.config.train.keep_checkpoints, self.progress.schedule.phase_ends)
 
     def _compare_held_out(self) -> None:
-        if self.dual.problem is None or not self.dual.statistics.holds_out:
+        if self.dual.problem is None or not self.dual.statistics.probed.holds_out:
             return
         with self.engine.network_with(self.ema.fragments) as network:
-            gaps = self.dual.statistics.held_out_gaps(network, self.dual.state.lambdas)
+            statistics = self.dual.statistics
+            gaps = statistics.probed.held_out_gaps(network, self.dual.state.lambdas, statistics.room)
         if self.recorder and gaps:
             record_gaps(self.recorder, self.step, gaps)
 
