@@ -45,6 +45,11 @@ class DualProblem:
         return np.isin(self.actuators, [name for name, each in ACTUATORS.items() if each.draws])
 
     @property
+    def undrawn(self) -> list[str]:
+        """The names of the others."""
+        return [self.names[i] for i in np.flatnonzero(~self.draws)]
+
+    @property
     def lowest(self) -> np.ndarray:
         """The least lambda_i [m]."""
         return lowest_multipliers(self.shares, self.equal & self.draws)

@@ -21,7 +21,7 @@ from cdt.measure.reference import open_reference
 from cdt.networks.adapter import check_peft
 from cdt.origin.pretrained import check_continued
 from cdt.training.binding import Bound, bind
-from cdt.training.calibrate import check_stable
+from cdt.training.calibrate import check_stable, drawn
 
 
 def check(config: RunConfig) -> Bound:
@@ -69,9 +69,12 @@ def _check_origin(config: RunConfig, bound: Bound) -> None:
 
 
 def _check_outside(config: RunConfig, requirements: Requirements) -> None:
-    """Constraints on samples that lie outside of the objective's."""
-    for (name, constraint), share in zip(requirements.constraints.items(), requirements.shares, strict=True):
-        if share:
+    """Constraints on samples that lie outside of the objective's, and multipliers that draw no samples."""
+    columns = zip(requirements.constraints.items(), requirements.shares, drawn(requirements), strict=True)
+    for (name, constraint), share, draws in columns:
+        if not draws and config.dual.rule == "mass":
+            raise InputError(f"dual.rule: mass moves shares of the mixture, and {name} has none there: set auto")
+        if share or not draws:
             continue
         if config.data.estimator == "reweight":
             raise InputError(

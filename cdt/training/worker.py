@@ -87,6 +87,7 @@ class Worker:
         parts, config, progress = self.parts, self.config, self.progress
         self._event("start", f"step {self.step} of {progress.schedule.total_steps} on {self.ranks.world} workers")
         meter, leaving = Meter(config.train.batch_size), False
+        penalties = list(parts.bound.penalties.values())
         while not progress.finished and not leaving:
             phase = progress.schedule.phase(self.step, constrained=bool(parts.requirements.names))
             if phase == "dual" and self.dual.problem is None:
@@ -105,6 +106,7 @@ class Worker:
                 learning_rate=progress.schedule.learning_rate(self.step),
                 seed=config.run.seed,
                 batch_size=config.train.batch_size,
+                penalties=penalties,
             )
             self.ema.update(config.train.ema_decay_at(self.step))
             progress.step += 1
@@ -168,7 +170,7 @@ class Worker:
         self.stream.steer(after.lambdas)
         if self.recorder:
             rows = journal_rows(problem, after, self.step, journaled(problem, before, after))
-            self.recorder.dual(self.step, rows, after.lambdas)
+            self.recorder.dual(self.step, rows, after.lambdas[problem.draws], problem.undrawn)
             self.recorder.scalars(self.step, self.dual.training_losses(cell_sums))
             for alarm, names, text in news(problem, before, after):
                 self.recorder.event(self.step, alarm, text, constraints=names)
