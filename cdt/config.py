@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, FiniteFloat, field_validator, model_validator
 
-from cdt.constraints import AnyConstraint, Prior
+from cdt.constraints import AnyConstraint
 from cdt.data.config import DataConfig
 from cdt.data.urls import is_remote
 from cdt.diffusion.config import DiffusionConfig, SamplerConfig
@@ -111,9 +111,10 @@ class RunConfig(Config):
     def _fine_tuning_makes_sense(self) -> RunConfig:
         if self.network is None and self.init is None:
             raise ValueError("network: null; only with `init` can it be left out")
-        priors = [name for name, constraint in self.constraints.items() if isinstance(constraint, Prior)]
+        priors = [name for name, constraint in self.constraints.items() if constraint.samples.replayed]
         if self.init is None and (priors or self.replay.objective or self.adapter):
-            what = f"constraints.{priors[0]}: prior" if priors else "adapter" if self.adapter else "replay.objective"
+            needs = next((f"constraints.{name}: {self.constraints[name].budget}" for name in priors), None)
+            what = needs or ("adapter" if self.adapter else "replay.objective")
             raise ValueError(f"{what} speaks of a pretrained model: name it, `init: RUN` or a diffusers directory")
         if priors and self.replay.objective:
             raise ValueError(f"constraints.{priors[0]}: the pretrained model is the objective already: drop it")
@@ -124,7 +125,7 @@ class RunConfig(Config):
     @property
     def replays(self) -> bool:
         """Whether samples of the pretrained model are trained on."""
-        return self.replay.objective or any(isinstance(each, Prior) for each in self.constraints.values())
+        return self.replay.objective or any(each.samples.replayed for each in self.constraints.values())
 
     @property
     def resolved_network(self) -> NetworkConfig:

@@ -28,7 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "evaluate": {"diffusion", "judges"},
     "checkpoints": {"engine", "networks.adapter", "data.stream"},
     "origin": {"checkpoints", "engine", "data", "diffusion", "networks", "config", "settings"},
-    "measure": {"origin", "engine", "data", "diffusion", "judges", "constraints", "dual", "config"},
+    "measure": {"origin", "engine", "data", "diffusion", "judges", "constraints", "dual"},
     "training": LEAVES | {"measure", "origin", "checkpoints", "engine", "config"},
     "cluster": {"training", "checkpoints", "engine", "dual", "monitor", "config", "settings"},
     "runs": LEAVES | {"cluster", "training", "origin", "checkpoints", "engine", "evaluate", "config", "settings"},

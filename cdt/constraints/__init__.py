@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import BeforeValidator, Discriminator, Tag
 
-from cdt.constraints.constraint import Calibration, Constraint, Population
+from cdt.constraints.actuator import Draw, Penalty
+from cdt.constraints.constraint import Calibration, Constraint
 from cdt.constraints.generated_frequency import GeneratedFrequency
 from cdt.constraints.max_loss import MaxExcess, MaxKl, MaxLoss
 from cdt.constraints.min_frequency import Frequency, MinFrequency
 from cdt.constraints.prior import Prior
 from cdt.constraints.requirements import Requirements
+from cdt.constraints.samples import Labelled, Population, Replayed, Samples
+from cdt.constraints.statistic import DenoisingLoss, GeneratedShare, Statistic, TeacherDistance
 
 KINDS: tuple[type[Constraint], ...] = (MinFrequency, Frequency, GeneratedFrequency, MaxKl, Prior, MaxExcess, MaxLoss)
 BUDGETS: dict[str, type[Constraint]] = {kind.budget: kind for kind in KINDS}
@@ -54,13 +57,22 @@ __all__ = [
     "AnyConstraint",
     "Calibration",
     "Constraint",
+    "DenoisingLoss",
+    "Draw",
     "Frequency",
     "GeneratedFrequency",
+    "GeneratedShare",
+    "Labelled",
     "MaxExcess",
     "MaxKl",
     "MaxLoss",
     "MinFrequency",
+    "Penalty",
     "Population",
     "Prior",
+    "Replayed",
     "Requirements",
+    "Samples",
+    "Statistic",
+    "TeacherDistance",
 ]

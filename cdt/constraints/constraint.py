@@ -5,40 +5,17 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
+from cdt.constraints.actuator import Draw, Penalty
+from cdt.constraints.samples import Labelled, Population, Samples
+from cdt.constraints.statistic import DenoisingLoss, GeneratedShare, Statistic
 from cdt.errors import InputError
 from cdt.schema import Config
-
-
-@dataclass(frozen=True)
-class Population:
-    """The samples that constraints select from: labels [N] and attributes [N] of the training split, and replay."""
-
-    classes: np.ndarray
-    class_names: list[str]
-    attributes: dict[str, np.ndarray]
-    source: str
-    """Where they come from, for error messages."""
-    first: int = 0
-    """The row of the first of them: the pretrained model's samples stand before them where they are the objective."""
-    replay: range = range(0)
-    """The rows of the pretrained model's samples."""
-
-    @property
-    def base(self) -> range:
-        """The rows of the objective's samples: those that stand first."""
-        return range(self.first or len(self.classes))
-
-    @property
-    def total(self) -> int:
-        """All rows."""
-        return len(self.classes) + len(self.replay)
 
 
 @dataclass(frozen=True)
@@ -58,8 +35,9 @@ class Calibration:
 
 
 class Constraint(Config):
-    """``loss_i <= c_i`` on the samples of some classes, groups of classes or attributes.
+    """``loss_i <= c_i``: composed of samples, a statistic, a link, a budget and an actuator.
 
+    By default it speaks of the denoising loss on samples of some classes or attributes, and its multiplier draws them.
     A kind of budget is one subclass in a file of its own, and its name in ``cdt.constraints.KINDS``.
     """
 
@@ -71,8 +49,8 @@ class Constraint(Config):
     """The proportional term that suits the statistic: more where it answers late."""
     equal: ClassVar[bool] = False
     """Whether the budget is to be met exactly, not only kept."""
-    generated: ClassVar[bool] = False
-    """Whether the statistic is measured on generated samples."""
+    link: ClassVar[str] = "identity"
+    """How sums of the statistic become a loss, a key of ``cdt.dual.LINKS``."""
 
     classes: tuple[str, ...] = Field(default=(), validation_alias="class", serialization_alias="class")
     """A class by name, or a list of classes that are one group."""
@@ -95,9 +73,29 @@ class Constraint(Config):
             raise ValueError("says nothing about which samples: give `class: NAME`, or `where: {ATTRIBUTE: VALUE}`")
         return self
 
+    @property
+    def samples(self) -> Samples:
+        """Which samples it speaks of."""
+        return Labelled(self.classes, self.where)
+
+    @property
+    def statistic(self) -> Statistic:
+        """What is measured."""
+        return DenoisingLoss()
+
+    @property
+    def warm_share(self) -> GeneratedShare | None:
+        """What measures its share of the warm model's samples at calibration; None: the share in the data is taken."""
+        return None
+
+    @property
+    def actuator(self) -> Draw | Penalty:
+        """How its multiplier acts."""
+        return Draw()
+
     @abstractmethod
     def threshold(self, calibration: Calibration) -> float:
-        """c_i in nats."""
+        """c_i, in the units of the link: nats."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -124,52 +122,16 @@ class Constraint(Config):
         return None
 
     @property
-    def judge(self) -> Path | None:
-        """The classifier that measures its share of samples, where it has one."""
-        return None
-
-    @property
-    def of_teacher(self) -> bool:
-        """Whether its statistic is the distance to the pretrained model's prediction, not to the noise."""
-        return False
-
-    @property
     def compared_with(self) -> Path | Literal["warm", "base", "init"] | None:
         """Whose loss its budget is relative to, where the kind has a reference."""
         return None
 
-    def population(self) -> str:
-        """The samples that it speaks of, in words."""
-        parts = [f"class {' or '.join(self.classes)}"] if self.classes else []
-        parts += [f"{name} = {value:g}" for name, value in self.where.items()]
-        return " and ".join(parts)
-
     def select(self, name: str, population: Population) -> np.ndarray:
         """The rows of its samples [n]. Raises InputError: unknown class or attribute, nothing selected."""
-        rows = self.matching(name, population)
+        rows = self.samples.rows(name, population)
         if not len(rows):
             raise InputError(
-                f"constraints.{name}: no samples of {self.population()} in {population.source}; "
+                f"constraints.{name}: no samples of {self.samples.describe()} in {population.source}; "
                 "a constraint needs at least one"
             )
         return rows
-
-    def matching(self, name: str, population: Population) -> np.ndarray:
-        """The rows of its samples [n], perhaps none. Raises InputError: unknown class or attribute."""
-        chosen = np.ones(len(population.classes), dtype=bool)
-        if self.classes:
-            numbers = [_lookup(f"constraints.{name}.class", c, population.class_names) for c in self.classes]
-            chosen &= np.isin(population.classes, numbers)
-        for attribute, value in self.where.items():
-            known = list(population.attributes)
-            number = _lookup(f"constraints.{name}.where", attribute, known)
-            chosen &= population.attributes[known[number]] == value
-        return population.first + np.flatnonzero(chosen)
-
-
-def _lookup(where: str, name: str, known: list[str]) -> int:
-    if name in known:
-        return known.index(name)
-    near = get_close_matches(name, known, n=1)
-    remedy = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known[:20]) or 'none'}"
-    raise InputError(f"{where}: {name!r} is not in the data; {remedy}")

@@ -9,10 +9,12 @@ from typing import ClassVar
 from pydantic import Field
 
 from cdt.constraints.constraint import Calibration, Constraint
+from cdt.constraints.samples import Labelled
+from cdt.constraints.statistic import GeneratedShare
 from cdt.schema import Config
 
 
-class GeneratedShare(Config):
+class ShareBudget(Config):
     min: float = Field(gt=0, lt=1)
     """F, a share of all generated samples."""
     classifier: Path
@@ -29,15 +31,17 @@ class GeneratedFrequency(Constraint):
     budget: ClassVar[str] = "generated_frequency"
     rule: ClassVar[str] = "mass"
     kp: ClassVar[float] = 1.0
-    generated: ClassVar[bool] = True
+    link: ClassVar[str] = "negative_log"
 
-    generated_frequency: GeneratedShare
+    generated_frequency: ShareBudget
 
     def threshold(self, calibration: Calibration) -> float:
         return math.log(1 / self.share)
 
     def describe(self) -> str:
-        return f"{self.population()}: at least {self.share:.3g} of the generated samples, as a classifier sees them"
+        return (
+            f"{self.samples.describe()}: at least {self.share:.3g} of the generated samples, as a classifier sees them"
+        )
 
     @property
     def budget_path(self) -> str:
@@ -52,5 +56,9 @@ class GeneratedFrequency(Constraint):
         return self.generated_frequency.min
 
     @property
-    def judge(self) -> Path:
-        return self.generated_frequency.classifier
+    def statistic(self) -> GeneratedShare:
+        return GeneratedShare(self.generated_frequency.classifier, Labelled(self.classes, self.where))
+
+    @property
+    def warm_share(self) -> GeneratedShare:
+        return self.statistic

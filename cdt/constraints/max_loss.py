@@ -23,7 +23,7 @@ class MaxLoss(Constraint):
         return self.max_loss
 
     def describe(self) -> str:
-        return f"{self.population()}: denoising loss at most {self.max_loss:g} nats"
+        return f"{self.samples.describe()}: denoising loss at most {self.max_loss:g} nats"
 
 
 class MaxKl(Constraint):
@@ -42,7 +42,7 @@ class MaxKl(Constraint):
         return calibration.reference + self.max_kl
 
     def describe(self) -> str:
-        return f"{self.population()}: within {self.max_kl:g} nats of {self.reference.name}"
+        return f"{self.samples.describe()}: within {self.max_kl:g} nats of {self.reference.name}"
 
     @property
     def budget_in_nats(self) -> float:
@@ -72,7 +72,7 @@ class MaxExcess(Constraint):
     def describe(self) -> str:
         whose = {"warm": "the warm model's", "base": "that of all data"}
         of = whose.get(str(self.reference), f"{Path(self.reference).name}'s")
-        return f"{self.population()}: denoising loss at most {1 + self.max_excess:.4g} times {of}"
+        return f"{self.samples.describe()}: denoising loss at most {1 + self.max_excess:.4g} times {of}"
 
     @property
     def compared_with(self) -> Path | Literal["warm", "base"]:

@@ -10,6 +10,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, FiniteFloat
 
 from cdt.constraints.constraint import Calibration, Constraint
+from cdt.constraints.samples import Labelled
+from cdt.constraints.statistic import GeneratedShare
 
 
 class LogRatio(Constraint):
@@ -36,8 +38,8 @@ class LogRatio(Constraint):
         return calibration.loss - math.log(self.share / calibration.share)
 
     @property
-    def judge(self) -> Path | None:
-        return self.classifier
+    def warm_share(self) -> GeneratedShare | None:
+        return None if self.classifier is None else GeneratedShare(self.classifier, Labelled(self.classes, self.where))
 
 
 class MinFrequency(LogRatio):
@@ -49,7 +51,7 @@ class MinFrequency(LogRatio):
     """F, a share of all generated samples."""
 
     def describe(self) -> str:
-        return f"{self.population()}: at least {self.share:.3g} of the generated samples"
+        return f"{self.samples.describe()}: at least {self.share:.3g} of the generated samples"
 
     @property
     def share(self) -> float:
@@ -66,7 +68,7 @@ class Frequency(LogRatio):
     """F, a share of all generated samples."""
 
     def describe(self) -> str:
-        return f"{self.population()}: {self.share:.3g} of the generated samples"
+        return f"{self.samples.describe()}: {self.share:.3g} of the generated samples"
 
     @property
     def share(self) -> float:

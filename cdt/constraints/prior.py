@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
-import numpy as np
 from pydantic import Field, FiniteFloat, model_validator
 
-from cdt.constraints.constraint import Calibration, Constraint, Population
+from cdt.constraints.constraint import Calibration, Constraint
+from cdt.constraints.samples import Replayed
+from cdt.constraints.statistic import DenoisingLoss, TeacherDistance
 from cdt.schema import Config
 
 LARGEST = 700.0
@@ -46,13 +47,13 @@ class Prior(Constraint):
         return self
 
     def threshold(self, calibration: Calibration) -> float:
-        if self.of_teacher:
+        if self.compared_with is None:
             return self.prior.max_kl
         assert calibration.reference is not None
         return calibration.reference + self.prior.max_kl
 
     def describe(self) -> str:
-        return f"{self.population()}: within {self.prior.max_kl:g} nats"
+        return f"{self.samples.describe()}: within {self.prior.max_kl:g} nats"
 
     @property
     def budget_path(self) -> str:
@@ -69,15 +70,14 @@ class Prior(Constraint):
         return 0.1 * lambda_ * (1 + lambda_)
 
     @property
-    def of_teacher(self) -> bool:
-        return self.prior.statistic == "distance"
+    def samples(self) -> Replayed:
+        return Replayed()
+
+    @property
+    def statistic(self) -> DenoisingLoss | TeacherDistance:
+        return TeacherDistance() if self.prior.statistic == "distance" else DenoisingLoss()
 
     @property
     def compared_with(self) -> Literal["init"] | None:
-        return None if self.of_teacher else "init"
-
-    def population(self) -> str:
-        return "what the pretrained model generates"
-
-    def matching(self, name: str, population: Population) -> np.ndarray:
-        return np.asarray(population.replay, dtype=np.int64)
+        """The distance has a floor of 0; the loss has that of the pretrained model."""
+        return None if self.prior.statistic == "distance" else "init"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cdt.constraints.constraint import Constraint, Population
+from cdt.constraints.constraint import Constraint
+from cdt.constraints.samples import Population
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ WHOLE_SHARD = 0.4
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's slice of a global batch, all [b]."""
+    """One rank's slice of a global batch, all [b] but ``penalties``."""
 
     images: torch.Tensor
     """[b, C, H, W] float32 in [-1, 1]"""
@@ -48,21 +48,30 @@ class Batch:
     """Of the index; -1 where the sample was replaced by another."""
     condition: Condition | None = None
     """What a conditional network is told of the samples."""
+    penalties: torch.Tensor | None = None
+    """The multipliers of penalties as in force at this batch: [P], float32; None: there are none."""
 
     def to(self, device: torch.device) -> Batch:
         moved = {name: value.to(device, non_blocking=True) for name, value in self._tensors().items()}
-        return Batch(**moved, condition=None if self.condition is None else self.condition.to(device))
+        condition = None if self.condition is None else self.condition.to(device)
+        penalties = None if self.penalties is None else self.penalties.to(device, non_blocking=True)
+        return Batch(**moved, condition=condition, penalties=penalties)
 
     def split(self, parts: int) -> list[Batch]:
-        """Equal micro-batches, for gradient accumulation."""
+        """Equal micro-batches, for gradient accumulation. Each has all penalties."""
         chunks = {name: value.chunk(parts) for name, value in self._tensors().items()}
         conditions = [None] * parts if self.condition is None else self.condition.split(parts)
         return [
-            Batch(**{name: values[k] for name, values in chunks.items()}, condition=conditions[k]) for k in range(parts)
+            Batch(
+                **{name: values[k] for name, values in chunks.items()},
+                condition=conditions[k],
+                penalties=self.penalties,
+            )
+            for k in range(parts)
         ]
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        return {name: value for name, value in vars(self).items() if name != "condition"}
+        return {name: value for name, value in vars(self).items() if name not in ("condition", "penalties")}
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,7 @@ class _Samples(Dataset[Loaded]):
             weights=torch.from_numpy(weights.astype(np.float32)),
             rows=torch.from_numpy(rows),
             condition=None if self._conditions is None else self._conditions.at(there, plan.positions),
+            penalties=None if mixture.penalties is None else torch.from_numpy(mixture.penalties.astype(np.float32)),
         )
         return Loaded(batch, plan.counters_after, bad)
 

@@ -39,6 +39,8 @@ class Losses:
     """``mean_D (eps - eps_theta)^2``, or where a teacher's prediction is the target, its distance from that"""
     primal: Tensor
     """The loss that is trained: the squared error under the primal weighting."""
+    x0: Tensor | None = None
+    """``x0_theta(x_t)`` [B, C, H, W], where it was asked for."""
 
 
 def output_of(
@@ -77,7 +79,11 @@ def squared_error(
 ) -> Tensor:
     """``mean_D (target - eps_theta(a x0 + s eps, t(l)))^2`` for x0, eps [B, C, H, W] and log-SNRs [B]: [B]."""
     x = process.noised(x0, logsnr, eps)
-    eps_theta = predict_eps(network, process, x, logsnr, dtype, condition)
+    return _distance(predict_eps(network, process, x, logsnr, dtype, condition), target, x, logsnr, eps)
+
+
+def _distance(eps_theta: Tensor, target: Target, x: Tensor, logsnr: Tensor, eps: Tensor) -> Tensor:
+    """``mean_D (target - eps_theta)^2``: [B]."""
     return (target(x, logsnr, eps) - eps_theta).square().mean(dim=(1, 2, 3))
 
 
@@ -126,8 +132,16 @@ class Diffusion:
         dtype: torch.dtype,
         target: Target = noise,
         condition: Condition | None = None,
+        *,
+        keep_x0: bool = False,
     ) -> Losses:
-        """Losses of x0 [B, C, H, W] at the log-SNRs that the process trains at for uniform draws u [B]."""
+        """Losses of x0 [B, C, H, W] at the log-SNRs that the process trains at for uniform draws u [B].
+
+        ``keep_x0``: with x0_theta of the same forward.
+        """
         logsnr = self.process.level(u)
-        error = squared_error(network, self.process, x0, logsnr, eps, dtype, target, condition)
-        return Losses(logsnr, error, self.weighting(logsnr) * error)
+        x = self.process.noised(x0, logsnr, eps)
+        output = output_of(network, self.process, x, logsnr, dtype, condition)
+        error = _distance(self.process.eps_of(output, x, logsnr), target, x, logsnr, eps)
+        x0_theta = self.process.x0_of(output, x, logsnr) if keep_x0 else None
+        return Losses(logsnr, error, self.weighting(logsnr) * error, x0_theta)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cdt.dual.links import LINKS
 from cdt.dual.problem import DualProblem, DualState, finite_or_none
 
 FULL = 100
@@ -38,7 +39,7 @@ def journal_rows(
     """
     chosen = np.arange(len(problem.names)) if chosen is None else chosen
     slack = problem.slack(state.losses)[chosen]
-    share = np.where(problem.generated, np.exp(-state.losses), np.nan)[chosen]
+    share = _shares(problem, state.losses)[chosen]
     columns = zip(
         chosen.tolist(),
         state.lambdas[chosen].tolist(),
@@ -68,6 +69,16 @@ def journal_rows(
         }
         for i, multiplier, average, loss, error, count, threshold, gap, share in columns
     ]
+
+
+def _shares(problem: DualProblem, losses: np.ndarray) -> np.ndarray:
+    """[m]; nan where the statistic is no share."""
+    shares = np.full(len(losses), np.nan)
+    for name, link in LINKS.items():
+        if link.share is not None:
+            chosen = problem.links == name
+            shares[chosen] = link.share(losses[chosen])
+    return shares
 
 
 class Replayed(NamedTuple):

@@ -50,6 +50,8 @@ class Draws:
     """Of a draw, by stream: [m + 1]."""
     base_weights: np.ndarray
     """Of a base draw besides, by its cell: [K]."""
+    penalties: np.ndarray | None = None
+    """The multipliers that draw nothing and are weights in the loss instead: [P]; None: there are none."""
 
 
 def mixture_probabilities(lambdas: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the dual side is about: its settings, what stays fixed in a run, its state, and the sums that it is told."""
+"""What the dual side is about: what stays fixed in a run, and its state."""
 
 from __future__ import annotations
 
@@ -7,38 +7,8 @@ from typing import Any
 
 import numpy as np
 
-TOLERANCE = 0.1
-"""nats by which a loss may miss an equality: a share within a tenth of what is asked."""
-
-
-@dataclass(frozen=True)
-class Sums:
-    """Additive statistics of one period: reduced over ranks by addition, divided last. Each [m], float64."""
-
-    total: np.ndarray
-    squares: np.ndarray
-    count: np.ndarray
-
-    def mean(self) -> np.ndarray:
-        """[m]; nan where nothing was counted."""
-        return np.divide(self.total, self.count, out=np.full(len(self.total), np.nan), where=self.count > 0)
-
-    def share(self) -> np.ndarray:
-        """The mean of counts of samples, hard or soft; of none among n it is taken as 1 / 2n: [m]."""
-        return np.maximum(self.mean(), 0.5 / np.maximum(self.count, 1))
-
-    def share_error(self) -> np.ndarray:
-        """The standard error of ``share``: [m]; where less was seen than 1 / 2n, that of a count at 1 / 2n."""
-        n = np.maximum(self.count, 1)
-        least = 0.5 / n
-        return np.where(self.mean() < least, np.sqrt(least * (1 - least) / n), self.standard_error())
-
-    def standard_error(self) -> np.ndarray:
-        """Of the mean of independent observations: [m]; nan below two."""
-        n = np.maximum(self.count, 2)
-        with np.errstate(invalid="ignore"):  # inf - inf, where a loss ran away
-            variance = np.maximum(self.squares / n - (self.total / n) ** 2, 0.0) * n / (n - 1)
-        return np.where(self.count > 1, np.sqrt(variance / n), np.nan)
+from cdt.dual.actuators import ACTUATORS, lowest_multipliers
+from cdt.dual.links import LINKS
 
 
 @dataclass(frozen=True)
@@ -47,18 +17,20 @@ class DualProblem:
 
     names: tuple[str, ...]
     shares: np.ndarray
-    """pi_i, in the data"""
+    """pi_i, in the data; 0 where the multiplier does not draw samples."""
     baseline: np.ndarray
-    """What the sums of a loss statistic are differences to: loss_i = baseline_i + mean_i, nats."""
+    """What the sums of a difference are relative to: see ``links``."""
+    links: np.ndarray
+    """How sums become losses: a key of ``LINKS`` each; strings."""
     thresholds: np.ndarray
-    """c_i, nats"""
+    """c_i, in the units of the link: nats unless it says otherwise."""
+    actuators: np.ndarray
+    """How the multiplier acts: a key of ``ACTUATORS`` each; strings."""
     rules: np.ndarray
     """A key of ``RULES`` each; strings."""
     etas: np.ndarray
     equal: np.ndarray
     """bool: ``loss_i = c_i`` is asked, not ``loss_i <= c_i``."""
-    generated: np.ndarray
-    """bool: the statistic is the share of generated samples, not a denoising loss."""
     kp: np.ndarray
     """Weight of the change of the violation."""
     cap: float
@@ -68,14 +40,27 @@ class DualProblem:
     """Whether each constraint is measured each period: then one that was not is news."""
 
     @property
+    def draws(self) -> np.ndarray:
+        """Which multipliers draw samples, and so count in Lambda: bool [m]."""
+        return np.isin(self.actuators, [name for name, each in ACTUATORS.items() if each.draws])
+
+    @property
+    def undrawn(self) -> list[str]:
+        """The names of the others."""
+        return [self.names[i] for i in np.flatnonzero(~self.draws)]
+
+    @property
     def lowest(self) -> np.ndarray:
-        """The least lambda_i [m]: 0, or for an equality what leaves its samples a tenth of their weight."""
-        return np.where(self.equal, -0.9 * self.shares, 0.0)
+        """The least lambda_i [m]."""
+        return lowest_multipliers(self.shares, self.equal & self.draws)
 
     def slack(self, losses: np.ndarray) -> np.ndarray:
-        """``c_i - loss_i`` in nats [m], for an equality ``TOLERANCE - |c_i - loss_i|``: negative where violated."""
+        """``c_i - loss_i`` [m], for an equality ``tolerance - |c_i - loss_i|``: negative where violated."""
         gap = self.thresholds - losses
-        return np.where(self.equal, TOLERANCE - np.abs(gap), gap)
+        for name in np.unique(self.links[self.equal]).tolist():
+            chosen = self.equal & (self.links == name)
+            gap[chosen] = LINKS[name].tolerance - np.abs(gap[chosen])
+        return gap
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,21 @@ from dataclasses import replace
 
 import numpy as np
 
-from cdt.dual.problem import DualProblem, DualState, Sums
+from cdt.dual.links import LINKS
+from cdt.dual.problem import DualProblem, DualState
 from cdt.dual.rules import RULES, proportional_term
+from cdt.dual.sums import Sums
 from cdt.dual.watch import alarms
 
 
 def estimated_losses(problem: DualProblem, sums: Sums) -> tuple[np.ndarray, np.ndarray]:
-    """loss_i and its standard error, nats: [m] each; nan where nothing was counted.
-
-    A loss statistic is measured as a difference to the warm model's. The loss of a generated share f_i is
-    ``-log f_i``, which is KL(q_i || p) for classes with disjoint supports; of none seen among n, f_i is 1 / 2n.
-    """
-    share = np.where(problem.generated, sums.share(), 1.0)
-    error = np.where(problem.generated, sums.share_error() / share, sums.standard_error())
-    return np.where(problem.generated, -np.log(share), problem.baseline + sums.mean()), error
+    """loss_i and its standard error, by each constraint's link: [m] each; nan where nothing was counted."""
+    losses, errors = np.full((2, len(problem.names)), np.nan)
+    for name, link in LINKS.items():
+        chosen = problem.links == name
+        if chosen.any():
+            losses[chosen], errors[chosen] = link.losses(sums.of(chosen), problem.baseline[chosen])
+    return losses, errors
 
 
 def dual_step(problem: DualProblem, state: DualState, sums: Sums) -> DualState:

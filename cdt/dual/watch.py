@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from cdt.dual.links import LINKS
 from cdt.dual.problem import DualProblem, DualState
 
 ALARMS = ("cap", "no response", "noise", "no samples")
 PATIENCE = 20
 """Periods of violation after which a loss should have answered."""
 NOISY = 0.25
-"""Standard error of one dual step, relative to the class mass or multiplier that it moves."""
+"""Standard error of one dual step, relative to what it moves: the share and multiplier of samples that are drawn, or
+the multiplier of a penalty."""
 
 
 def alarms(problem: DualProblem, before: DualState, after: DualState) -> DualState:
@@ -42,7 +44,8 @@ def _odd(problem: DualProblem, state: DualState) -> tuple[np.ndarray, np.ndarray
         raised = mass >= 2 * (problem.shares + state.lambda_then)
         fell = state.loss_then - state.losses > np.nan_to_num(2 * state.errors)
         relative = np.where(problem.rules == "mass", 1.0, 1 / np.maximum(mass, 1e-12))
-        noisy = problem.etas * state.errors * relative > NOISY
+        # A penalty at 0 has no scale yet.
+        noisy = (problem.etas * state.errors * relative > NOISY) & (problem.draws | (mass > 0))
     unmeasured = (state.counts == 0) & problem.every_period
     return long & raised & ~fell, noisy & (state.counts > 0), unmeasured
 
@@ -70,17 +73,21 @@ _SENTENCES = {
     "cap": lambda p, s, i: f"{p.names[i]} (lambda {s.lambdas[i]:.3g}, {_gap(p, s, i)})",
     "no response": lambda p, s, i: (
         f"{p.names[i]} (since period {int(s.violated_since[i])} lambda went from {s.lambda_then[i]:.3g} to "
-        f"{s.lambdas[i]:.3g}, the loss from {s.loss_then[i]:.3f} to {s.losses[i]:.3f} nats, standard error "
+        f"{s.lambdas[i]:.3g}, the loss from {s.loss_then[i]:.3f} to {s.losses[i]:.3f} {_unit(p, i)}, standard error "
         f"{s.errors[i]:.3f})"
     ),
-    "noise": lambda p, s, i: f"{p.names[i]} (standard error {s.errors[i]:.3g} nats, eta {p.etas[i]:.3g})",
+    "noise": lambda p, s, i: f"{p.names[i]} (standard error {s.errors[i]:.3g} {_unit(p, i)}, eta {p.etas[i]:.3g})",
     "no samples": lambda p, s, i: p.names[i],
 }
 
 
 def _gap(problem: DualProblem, state: DualState, i: int) -> str:
     loss = f"loss {state.losses[i]:.3f}" if np.isfinite(state.losses[i]) else "loss not measured yet"
-    return f"{loss} against a threshold of {problem.thresholds[i]:.3f} nats"
+    return f"{loss} against a threshold of {problem.thresholds[i]:.3f} {_unit(problem, i)}"
+
+
+def _unit(problem: DualProblem, i: int) -> str:
+    return LINKS[str(problem.links[i])].unit
 
 
 def _rivals(problem: DualProblem, state: DualState, alarm: str, chosen: np.ndarray) -> str:

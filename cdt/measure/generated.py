@@ -9,13 +9,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from cdt.constraints import Constraint
+from cdt.constraints import Constraint, GeneratedShare
 from cdt.data.plan.order import stream_key
 from cdt.diffusion.sampler import Sampler
 from cdt.dual import Sums
+from cdt.dual.links import negative_log
 from cdt.engine.ranks import Ranks
 from cdt.errors import InputError
 from cdt.judges import Judge, attribute_label, columns, load_judge
+from cdt.measure.instrument import Setup, Warm
+
+Columns = dict[int, tuple[Path, list[int]]]
+"""By the positions of constraints: who judges, and which of its labels count."""
 
 
 class GeneratedShares:
@@ -36,24 +41,49 @@ class GeneratedShares:
         """``samples``: drawn per period, over all ranks."""
         self._sampler, self._ranks, self._seed = sampler, ranks, seed
         self._share = -(-samples // ranks.world)
-        paths = [constraint.judge for constraint in constraints.values()]
+        each = list(constraints.items())
+        asked = {i: (name, share) for i, (name, constraint) in enumerate(each) if (share := constraint.warm_share)}
         self._judges: dict[Path, Judge] = {
-            path: load_judge(path, sampler.shape) for path in set(paths) - {None} if path
+            path: load_judge(path, sampler.shape) for path in {share.judge for _, share in asked.values()}
         }
-        self._columns = {
-            i: (path, judged_columns(self._judges[path], name, constraint))
-            for i, (path, (name, constraint)) in enumerate(zip(paths, constraints.items(), strict=True))
-            if path is not None
+        self._columns: Columns = {
+            i: (share.judge, judged_columns(self._judges[share.judge], name, share))
+            for i, (name, share) in asked.items()
+        }
+        self._steered: Columns = {
+            i: found for i, found in self._columns.items() if isinstance(each[i][1].statistic, GeneratedShare)
         }
         self._m = len(constraints)
 
-    def measure(self, network: nn.Module, period: int) -> Sums:
+    @classmethod
+    def of(cls, setup: Setup) -> GeneratedShares:
+        return cls(
+            setup.requirements.constraints,
+            setup.sampler,
+            setup.ranks,
+            samples=setup.probe.generated_samples,
+            seed=setup.seed,
+        )
+
+    def calibrate(self, network: nn.Module, windows: np.ndarray) -> Warm:
+        """Shares of the warm model, also of constraints that are measured otherwise later."""
+        sums = self._drawn(network, self._columns, period=0)
+        shares, (losses, _) = sums.share(), negative_log(sums, np.zeros(self._m))
+        return Warm(
+            losses={i: float(losses[i]) for i in self._steered}, shares={i: float(shares[i]) for i in self._columns}
+        )
+
+    def measure(self, network: nn.Module, chosen: np.ndarray, period: int) -> Sums:
+        """Of all shares, whatever is ``chosen``: the samples are the same for all."""
+        return self._drawn(network, self._steered, period)
+
+    def _drawn(self, network: nn.Module, asked: Columns, period: int) -> Sums:
         """Sums of posterior mass, 0 to 1 per sample, over the samples of a period; a collective.
 
         Samples are a function of (seed, period), whatever the number of ranks (to what rounding a batch makes).
         """
         sums = np.zeros((3, self._m))
-        if self._columns:
+        if asked:
             images = self._sampler.draw(
                 network,
                 self._share,
@@ -61,28 +91,24 @@ class GeneratedShares:
                 first=self._ranks.rank * self._share,
                 device=self._ranks.device,
             )
-            posteriors = {path: judge.probabilities(images) for path, judge in self._judges.items()}
-            for i, (path, chosen) in self._columns.items():
+            paths = {path for path, _ in asked.values()}
+            posteriors = {path: self._judges[path].probabilities(images) for path in paths}
+            for i, (path, chosen) in asked.items():
                 mass = posteriors[path][:, chosen].sum(dim=1).double()
                 sums[:, i] = [mass.sum().item(), mass.square().sum().item(), torch.numel(mass)]
         return Sums(*self._ranks.sum(sums))
 
-    @property
-    def judged(self) -> np.ndarray:
-        """Which constraints have a classifier: [m], bool."""
-        return np.isin(np.arange(self._m), list(self._columns))
 
-
-def judged_columns(judge: Judge, name: str, constraint: Constraint) -> list[int]:
-    """What a classifier calls a constraint's samples: classes, or the values of one attribute.
+def judged_columns(judge: Judge, name: str, share: GeneratedShare) -> list[int]:
+    """What a classifier calls the samples of constraint ``name``: classes, or the values of one attribute.
 
     Raises InputError when it does not know them, or when the constraint speaks of both.
     """
-    where = f"constraints.{name}"
-    if constraint.classes and not constraint.where:
-        return columns(judge, constraint.classes, f"{where}.class")
-    if len(constraint.where) == 1 and not constraint.classes:
-        return columns(judge, [attribute_label(*pair) for pair in constraint.where.items()], f"{where}.where")
+    where, samples = f"constraints.{name}", share.samples
+    if samples.classes and not samples.where:
+        return columns(judge, samples.classes, f"{where}.class")
+    if len(samples.where) == 1 and not samples.classes:
+        return columns(judge, [attribute_label(*pair) for pair in samples.where.items()], f"{where}.where")
     raise InputError(
-        f"{where}: a classifier cannot tell {constraint.population()}: it knows classes, or the values of one attribute"
+        f"{where}: a classifier cannot tell {samples.describe()}: it knows classes, or the values of one attribute"
     )

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cdt.config import RunConfig
 from cdt.constraints import Constraint, Population
+from cdt.data.config import DataConfig
 from cdt.data.format.header import read_header
 from cdt.data.format.index import Index
 from cdt.data.read.reader import ImageReader
 from cdt.errors import InputError
+from cdt.measure.config import ProbeConfig
 
 ENOUGH = 32
 """Held-out samples of a constraint from which on they are taken instead of training samples."""
@@ -39,9 +40,9 @@ class HeldOut:
         return f"losses are measured {found}"
 
 
-def held_out_split(config: RunConfig, index: Index) -> str | None:
+def held_out_split(probe: ProbeConfig, index: Index) -> str | None:
     """The split that ``probe.split`` means. Raises InputError: not there, or trained on."""
-    split = config.probe.split
+    split = probe.split
     if split == index.split:
         raise InputError(f"probe.split: {split} is the split that is trained on; name another, or null")
     if split is None:
@@ -54,13 +55,15 @@ def held_out_split(config: RunConfig, index: Index) -> str | None:
     return split
 
 
-def held_out(config: RunConfig, index: Index, constraints: Mapping[str, Constraint]) -> HeldOut | None:
+def held_out(
+    data: DataConfig, probe: ProbeConfig, index: Index, constraints: Mapping[str, Constraint]
+) -> HeldOut | None:
     """None where ``probe.split`` means no split."""
-    split = held_out_split(config, index)
+    split = held_out_split(probe, index)
     if split is None:
         return None
-    other = Index.load(config.data.shards, split, config.data.allow_pipe)
+    other = Index.load(data.shards, split, data.allow_pipe)
     population = Population(other.classes, other.class_names, other.attributes, f"{other.root} ({split})")
-    rows = {name: constraint.matching(name, population) for name, constraint in constraints.items()}
+    rows = {name: constraint.samples.rows(name, population) for name, constraint in constraints.items()}
     enough = {name: found for name, found in rows.items() if len(found) >= ENOUGH}
-    return HeldOut(split, ImageReader(other, config.data.cache_mb), enough)
+    return HeldOut(split, ImageReader(other, data.cache_mb), enough)

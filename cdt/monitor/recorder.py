@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,12 @@ class Recorder:
         for writer in self._writers:
             writer.event(step, kind, text, details)
 
-    def dual(self, step: int, rows: list[dict[str, Any]], lambdas: np.ndarray) -> None:
-        """A dual step: the rows of the journaled constraints, and the multipliers [m] of all that draw."""
-        made = DualRows(rows, 1 + float(np.maximum(lambdas, 0).sum()))
+    def dual(self, step: int, rows: list[dict[str, Any]], lambdas: np.ndarray, undrawn: Collection[str] = ()) -> None:
+        """A dual step: the rows of the journaled constraints, and all multipliers that draw samples.
+
+        ``undrawn``: the constraints whose multipliers do not.
+        """
+        made = DualRows(rows, 1 + float(np.maximum(lambdas, 0).sum()), undrawn)
         for writer in self._writers:
             writer.dual(step, made)
 

@@ -36,13 +36,14 @@ class TensorBoard(Writer):
         self._board.add_text(f"events/{kind}", text, step)
 
     def dual(self, step: int, made: DualRows) -> None:
-        """Each journaled constraint's figures, and the mixture that all multipliers ask for."""
+        """Each journaled constraint's figures, and the mixture that the multipliers ask for."""
         self._board.add_scalar("mixture/base", 1 / made.total, step)
         for row in made.rows:
             for name in PLOTTED:
                 if row[name] is not None:
                     self._board.add_scalar(f"constraints/{row['constraint']}/{name}", float(row[name]), step)
-            self._board.add_scalar(f"mixture/{row['constraint']}", max(row["lambda"], 0) / made.total, step)
+            if row["constraint"] not in made.undrawn:
+                self._board.add_scalar(f"mixture/{row['constraint']}", max(row["lambda"], 0) / made.total, step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

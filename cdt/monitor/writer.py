@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,9 @@ class DualRows:
     rows: list[dict[str, Any]]
     """One per journaled constraint, as ``cdt.dual.journal_rows`` makes them."""
     total: float
-    """1 + Lambda, over the multipliers of all constraints."""
+    """1 + Lambda, over all multipliers that draw samples."""
+    undrawn: Collection[str] = ()
+    """Constraints whose multipliers draw none: they are not in the mixture."""
 
 
 class Writer:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import torch
 
 from cdt.config import RunConfig
-from cdt.constraints import Prior
 from cdt.engine.memory import activation_bytes, copies_bytes, peak_bytes, state_bytes
 from cdt.origin.replay import Replay
 from cdt.runs.start import check
@@ -76,7 +75,7 @@ def _replay_lines(config: RunConfig, replay: Replay) -> list[str]:
     drawn = "will be drawn" if replay.missing else "are there"
     lines = [f"replay       {replay.count():,} samples of the pretrained model; they {drawn}: {replay.directory}"]
     for name, constraint in config.constraints.items():
-        if isinstance(constraint, Prior):
+        if constraint.samples.replayed:
             share = 1 - share_at_budget(constraint)
             lines.append(f"{name:<12} leaves new data unlike all that it generates a share of up to {share:.1%}")
     return lines

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cdt.constraints import Prior
 from cdt.data.format.index import Index
 from cdt.data.plan.order import stream_key
 from cdt.data.read.reader import ImageReader, normalise
@@ -101,7 +100,7 @@ def divergence_from_origin(run: Run, count: int, window: float | None = None, se
     if config.init is None or not config.init.is_dir():
         return None
     windows: dict[str | None, float] = {row["constraint"]: row["window"] for row in run.calibration()}
-    priors = {name: each for name, each in config.constraints.items() if isinstance(each, Prior)}
+    priors = {name: each for name, each in config.constraints.items() if each.samples.replayed}
     name, prior = next(iter(priors.items()), (None, None))
     origin = open_pretrained(config.init)
     window = windows.get(name) if window is None else window
@@ -116,8 +115,8 @@ def divergence_from_origin(run: Run, count: int, window: float | None = None, se
         process,
         samples.to(device),
         window=process.logsnr_max if window is None else window,
-        statistic="distance" if prior is None else prior.prior.statistic,
-        budget=None if prior is None else prior.prior.max_kl,
+        statistic="loss" if prior is not None and prior.statistic.name == "loss" else "distance",
+        budget=None if prior is None else prior.budget_in_nats,
         seed=seed,
     )
 

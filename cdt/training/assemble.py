@@ -16,6 +16,7 @@ from cdt.diffusion.sampler import Sampler
 from cdt.engine.ema import Ema
 from cdt.engine.engine import Engine
 from cdt.engine.ranks import Ranks
+from cdt.measure.instrument import Setup
 from cdt.measure.statistics import Statistics
 from cdt.origin.answers import StoredTeacher
 from cdt.origin.teacher import Teacher
@@ -81,18 +82,23 @@ def assemble(job: Job) -> Parts:
         rank=ranks.rank,
         world=ranks.world,
     )
-    statistics = Statistics(
-        config,
+    sampler = Sampler(config.sampler, diffusion.process, index.shape, index.bounded)
+    setup = Setup(
+        bound.requirements,
         bound.index,
         stream.reader,
-        bound.requirements,
         diffusion.process,
         ranks,
+        data=config.data,
+        probe=config.probe,
+        sampler=sampler,
+        seed=config.run.seed,
+        chunk=max(1, config.train.batch_size // ranks.world),
+        init=config.init,
         teacher=None if pretrained is None else pretrained.measured_against,
         fresh=None if bound.replay is None else bound.replay.fresh(),
     )
-    dual = DualSide(config, bound.requirements, statistics)
-    sampler = Sampler(config.sampler, diffusion.process, index.shape, index.bounded)
+    dual = DualSide(config, bound.requirements, Statistics(setup))
     return Parts(job, ranks, bound, index, diffusion, engine, ema, teacher, stream, dual, sampler)
 
 

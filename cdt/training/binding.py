@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cdt.config import RunConfig
-from cdt.constraints import Population, Requirements
+from cdt.constraints import Penalty, Population, Requirements
 from cdt.data.format.index import Index
 from cdt.data.format.joined import joined
 from cdt.dual import ESTIMATORS, Draws
@@ -20,6 +21,7 @@ from cdt.networks.build import build_network
 from cdt.origin.answers import Answers
 from cdt.origin.pretrained import Pretrained, open_pretrained
 from cdt.origin.replay import Replay
+from cdt.training.calibrate import drawn
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,21 @@ class Bound:
         weights = None if self.origin is None else self.origin.weights()
         return with_weights(self.build(), weights) if weights is not None and self.adapts else weights
 
+    @cached_property
+    def penalties(self) -> dict[int, Penalty]:
+        """Those of the constraints whose multipliers are weights in the loss, by their positions, ascending."""
+        constraints = enumerate(self.requirements.constraints.values())
+        return {i: actuator for i, each in constraints if isinstance(actuator := each.actuator, Penalty)}
+
     def mixture_of(self, estimator: str) -> Callable[[np.ndarray], Draws]:
         """What multipliers ask of the stream, under an estimator of the Lagrangian's gradient."""
-        return lambda lambdas: ESTIMATORS[estimator](lambdas, self.requirements)
+        draws, penalties = drawn(self.requirements), list(self.penalties)
+
+        def mixture(lambdas: np.ndarray) -> Draws:
+            asked = ESTIMATORS[estimator](np.where(draws, lambdas, 0.0), self.requirements)
+            return replace(asked, penalties=lambdas[penalties]) if penalties else asked
+
+        return mixture
 
 
 def bind(config: RunConfig) -> Bound:
@@ -114,7 +128,7 @@ def _settling(config: RunConfig) -> int:
     Measured sooner, generated shares are those of the warm model, and the multipliers wind up for nothing. A loss moves
     them too little for that.
     """
-    if not any(constraint.generated for constraint in config.constraints.values()):
+    if not any(constraint.statistic.of_generated for constraint in config.constraints.values()):
         return 0
     return min(round(1 / (1 - config.train.ema_decay)), config.train.dual_steps // 3)
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from cdt.constraints import Calibration, Constraint, Prior, Requirements
+from cdt.constraints import Calibration, Constraint, Requirements
 from cdt.constraints.prior import LARGEST
 from cdt.constraints.window import SEPARATED, auto_window
 from cdt.data.plan.order import stream_key
 from cdt.data.read.reader import Images, normalise
 from cdt.diffusion.process import Process
-from cdt.dual import ALARMS, DEFAULT_ETA, DualProblem, DualState, solve_floors
+from cdt.dual import ACTUATORS, ALARMS, DEFAULT_ETA, DualProblem, DualState, lowest_multipliers, solve_floors
 from cdt.dual.config import DualConfig
 from cdt.engine.ranks import Ranks
 from cdt.errors import InputError
@@ -53,24 +53,29 @@ def pose_problem(
     """The dual problem of calibrated requirements; ``probe_room``: how many constraints one probe measures."""
     constraints = list(requirements.constraints.values())
     rules, etas = _rules_and_steps(constraints, config)
-    generated = np.array([constraint.generated for constraint in constraints], dtype=bool)
     pairs = zip(constraints, calibrations, strict=True)
     losses = np.array([calibration.loss for calibration in calibrations], dtype=np.float64)
     return DualProblem(
         names=requirements.names,
-        shares=requirements.shares,
+        shares=np.where(drawn(requirements), requirements.shares, 0.0),
         baseline=losses if config.estimate == "probe" else np.zeros_like(losses),
+        links=np.array([constraint.link for constraint in constraints], dtype="U16"),
         thresholds=np.array([each.threshold(calibration) for each, calibration in pairs], dtype=np.float64),
+        actuators=np.array([constraint.actuator.name for constraint in constraints], dtype="U8"),
         rules=rules,
         etas=etas,
         equal=np.array([constraint.equal for constraint in constraints], dtype=bool),
-        generated=generated,
         cap=config.cap,
         kp=np.array([each.kp if config.kp is None else config.kp for each in constraints], dtype=np.float64),
         nu=config.nu,
         gamma=config.gamma,
         every_period=config.estimate == "training" or len(constraints) <= probe_room,
     )
+
+
+def drawn(requirements: Requirements) -> np.ndarray:
+    """Which multipliers draw the samples of their constraints: bool [m]."""
+    return np.array([ACTUATORS[each.actuator.name].draws for each in requirements.constraints.values()], dtype=bool)
 
 
 def _rules_and_steps(constraints: Sequence[Constraint], config: DualConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +110,9 @@ def check_prior(requirements: Requirements, calibrations: Sequence[Calibration])
     """
     pairs = list(zip(requirements.constraints.items(), calibrations, strict=True))
     budgets = [
-        each.prior.max_kl for (_, each), _ in pairs if isinstance(each, Prior) and not isinstance(each.window, float)
+        each.budget_in_nats
+        for (_, each), _ in pairs
+        if each.samples.replayed and each.budget_in_nats is not None and not isinstance(each.window, float)
     ]
     for (name, constraint), calibration in pairs:
         r, floor = calibration.share, constraint.share
@@ -127,20 +134,21 @@ def share_at_budget(constraint: Constraint) -> float:
 
 def first_state(requirements: Requirements, config: DualConfig) -> DualState:
     """lambda = 0, or for shares the closed form, as if the classes were disjoint and the model exact."""
-    lambdas = np.zeros(len(requirements.names))
+    lambdas, draws = np.zeros(len(requirements.names)), drawn(requirements)
     # A budget in nats on samples outside of the objective's is a floor on their share, too: at 0 they are forgotten.
     wanted = {
         i: each
         for i, each in enumerate(requirements.constraints.values())
-        if each.share is not None or (each.budget_in_nats is not None and not requirements.shares[i])
+        if draws[i] and (each.share is not None or (each.budget_in_nats is not None and not requirements.shares[i]))
     }
     if config.start == "closed_form" and wanted:
         chosen = np.array(list(wanted))
-        shares = np.array([share_at_budget(each) for each in wanted.values()])
+        shares = requirements.shares[chosen]
+        floors = np.array([share_at_budget(each) for each in wanted.values()])
         equal = np.array([each.equal for each in wanted.values()], dtype=bool)
-        solution = solve_floors(requirements.shares[chosen], shares, equal)
+        solution = solve_floors(shares, floors, equal)
         if solution is not None:
-            lambdas[chosen] = np.clip(solution.lambdas, -0.9 * requirements.shares[chosen], config.cap)
+            lambdas[chosen] = np.clip(solution.lambdas, lowest_multipliers(shares, equal), config.cap)
     return DualState.first(lambdas, alarms=len(ALARMS))
 
 
@@ -155,7 +163,7 @@ def describe(
             "requirement": constraint.describe(),
             "share_in_data": float(share),
             "asks_for_share": constraint.share is not None,
-            "window": None if constraint.generated else calibration.window,
+            "window": None if constraint.statistic.of_generated else calibration.window,
             "warm_loss": calibration.loss,
             "warm_share": calibration.share if calibration.share_measured else None,
             "reference_loss": calibration.reference,

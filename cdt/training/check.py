@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from cdt.config import RunConfig
-from cdt.constraints import Prior, Requirements
+from cdt.constraints import Requirements
 from cdt.data.format.index import Index
 from cdt.data.format.joined import joined
 from cdt.diffusion.processes import make_process
@@ -21,7 +21,7 @@ from cdt.measure.reference import open_reference
 from cdt.networks.adapter import check_peft
 from cdt.origin.pretrained import check_continued
 from cdt.training.binding import Bound, bind
-from cdt.training.calibrate import check_stable
+from cdt.training.calibrate import check_stable, drawn
 
 
 def check(config: RunConfig) -> Bound:
@@ -69,16 +69,19 @@ def _check_origin(config: RunConfig, bound: Bound) -> None:
 
 
 def _check_outside(config: RunConfig, requirements: Requirements) -> None:
-    """Constraints on samples that lie outside of the objective's."""
-    for (name, constraint), share in zip(requirements.constraints.items(), requirements.shares, strict=True):
-        if share:
+    """Constraints on samples that lie outside of the objective's, and multipliers that draw no samples."""
+    columns = zip(requirements.constraints.items(), requirements.shares, drawn(requirements), strict=True)
+    for (name, constraint), share, draws in columns:
+        if not draws and config.dual.rule == "mass":
+            raise InputError(f"dual.rule: mass moves shares of the mixture, and {name} has none there: set auto")
+        if share or not draws:
             continue
         if config.data.estimator == "reweight":
             raise InputError(
                 f"data.estimator: reweight weighs samples of the objective, and those of {name} are not among them: "
                 "set resample"
             )
-        if constraint.share is not None and constraint.judge is None:
+        if constraint.share is not None and constraint.warm_share is None:
             raise InputError(
                 f"constraints.{name}.{constraint.budget}: it counts from the share that the pretrained model "
                 "generates: give `classifier`, or state generated_frequency, max_kl or max_loss"
@@ -91,10 +94,10 @@ def _check_outside(config: RunConfig, requirements: Requirements) -> None:
     if config.dual.estimate == "training":
         regressed = "distance" if config.replay.target == "teacher" else "loss"
         for name, constraint in requirements.constraints.items():
-            if isinstance(constraint, Prior) and constraint.prior.statistic != regressed:
+            if constraint.samples.replayed and constraint.statistic.name != regressed:
                 raise InputError(
                     f"dual.estimate: training sees what is regressed onto replay.target {config.replay.target}, "
-                    f"which is not the {constraint.prior.statistic} that constraints.{name} asks for: set probe"
+                    f"which is not the {constraint.statistic.name} that constraints.{name} asks for: set probe"
                 )
 
 
@@ -103,14 +106,16 @@ def _check_measurable(config: RunConfig, index: Index) -> None:
     process = make_process(config.diffusion)
     for name, constraint in config.constraints.items():
         with at(f"constraints.{name}"):
-            judge = None if constraint.judge is None else load_judge(constraint.judge, index.shape)
+            share = constraint.warm_share
+            judge = None if share is None else load_judge(share.judge, index.shape)
             if isinstance(constraint.compared_with, Path):
                 open_reference(constraint.compared_with, process)
-        if judge is not None:
-            judged_columns(judge, name, constraint)
-    held_out_split(config, index)
-    if config.dual.estimate == "training" and (odd := [n for n, c in config.constraints.items() if c.generated]):
-        raise InputError(f"dual.estimate: training cannot measure generated samples ({', '.join(odd)}): set probe")
+        if share is not None and judge is not None:
+            judged_columns(judge, name, share)
+    held_out_split(config.probe, index)
+    unseen = [name for name, constraint in config.constraints.items() if constraint.statistic.of_generated]
+    if config.dual.estimate == "training" and unseen:
+        raise InputError(f"dual.estimate: training cannot measure generated samples ({', '.join(unseen)}): set probe")
 
 
 def _check_feasible(requirements: Requirements) -> None:

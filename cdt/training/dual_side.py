@@ -74,7 +74,7 @@ class DualSide:
             return None
         return {
             "calibrations": calibrate.to_json(self.calibrations),
-            "baseline": self.statistics.baseline.tolist(),
+            "baseline": self.statistics.probed.baseline.tolist(),
             "thresholds": self.problem.thresholds.tolist(),
             "budgets": budgets_digest(self._config),
             "slack": finite_or_none(self.problem.slack(self.state.losses)),
@@ -87,8 +87,7 @@ class DualSide:
         Returns, in words, which thresholds that changed.
         """
         self.calibrations = [Calibration(**row) for row in tree["calibrations"]]
-        self.statistics.set_windows(self.windows)
-        self.statistics.baseline = np.asarray(tree["baseline"], dtype=np.float64)
+        self.statistics.probed.resume(self.windows, np.asarray(tree["baseline"], dtype=np.float64))
         self.state = DualState.from_json(tree["state"])
         self.problem = self._pose()
         changed = [

@@ -88,6 +88,7 @@ class Worker:
         parts, config, progress = self.parts, self.config, self.progress
         self._event("start", f"step {self.step} of {progress.schedule.total_steps} on {self.ranks.world} workers")
         meter, leaving = Meter(config.train.batch_size), False
+        penalties = list(parts.bound.penalties.values())
         while not progress.finished and not leaving:
             phase = progress.schedule.phase(self.step, constrained=bool(parts.requirements.names))
             if phase == "dual" and self.dual.problem is None:
@@ -106,6 +107,7 @@ class Worker:
                 learning_rate=progress.schedule.learning_rate(self.step),
                 seed=config.run.seed,
                 batch_size=config.train.batch_size,
+                penalties=penalties,
             )
             self.ema.update(config.train.ema_decay_at(self.step))
             progress.step += 1
@@ -148,7 +150,7 @@ class Worker:
             write_text(self.parts.job.directory / "calibration.json", json.dumps(rows, indent=1) + "\n")
             for row in rows:
                 self.recorder.event(self.step, "calibrated", calibrate.sentence(row), **row)
-            if told := self.dual.statistics.told_of_samples():
+            if told := self.dual.statistics.probed.told_of_samples():
                 self.recorder.event(self.step, "held out", told)
         self._compare_held_out()
 
@@ -169,7 +171,7 @@ class Worker:
         self.stream.steer(after.lambdas)
         if self.recorder:
             rows = journal_rows(problem, after, self.step, journaled(problem, before, after))
-            self.recorder.dual(self.step, rows, after.lambdas)
+            self.recorder.dual(self.step, rows, after.lambdas[problem.draws], problem.undrawn)
             self.recorder.scalars(self.step, self.dual.training_losses(cell_sums))
             for alarm, names, text in news(problem, before, after):
                 self.recorder.event(self.step, alarm, text, constraints=names)
@@ -266,10 +268,11 @@ class Worker:
             checkpoint.prune(path.parent, self.config.train.keep_checkpoints, self.progress.schedule.phase_ends)
 
     def _compare_held_out(self) -> None:
-        if self.dual.problem is None or not self.dual.statistics.holds_out:
+        if self.dual.problem is None or not self.dual.statistics.probed.holds_out:
             return
         with self.engine.network_with(self.ema.fragments) as network:
-            gaps = self.dual.statistics.held_out_gaps(network, self.dual.state.lambdas)
+            statistics = self.dual.statistics
+            gaps = statistics.probed.held_out_gaps(network, self.dual.state.lambdas, statistics.room)
         if self.recorder and gaps:
             record_gaps(self.recorder, self.step, gaps)
 

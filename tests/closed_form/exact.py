@@ -26,7 +26,8 @@ def shares_problem(
         rules=np.broadcast_to(np.array(rules, "U8"), m),
         etas=np.full(m, eta),
         equal=np.broadcast_to(equal, m),
-        generated=np.zeros(m, dtype=bool),
+        links=np.full(m, "identity"),
+        actuators=np.full(m, "draw"),
         kp=np.zeros(m),
         cap=cap,
     )

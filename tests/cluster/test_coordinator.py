@@ -56,7 +56,8 @@ PROBLEM = DualProblem(
     rules=np.array(["mass", "ascent"]),
     etas=np.array([0.02, 0.01]),
     equal=np.zeros(2, dtype=bool),
-    generated=np.zeros(2, dtype=bool),
+    links=np.array(["identity", "identity"]),
+    actuators=np.array(["draw", "draw"]),
     kp=np.zeros(2),
     cap=1e6,
 )

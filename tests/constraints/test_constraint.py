@@ -43,7 +43,7 @@ def refusal(population: Population = PEOPLE, **tree: Any) -> str:
 )
 def test_classes_groups_and_attributes_select_their_samples(tree: dict[str, Any], rows: list[int], words: str) -> None:
     assert constraint(**tree).select("fair", PEOPLE).tolist() == rows
-    assert constraint(**tree).population() == words
+    assert constraint(**tree).samples.describe() == words
 
 
 @given(data=st.data())

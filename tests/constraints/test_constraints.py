@@ -13,14 +13,16 @@ from cdt.constraints import (
     BUDGETS,
     AnyConstraint,
     Constraint,
+    Draw,
     Frequency,
     GeneratedFrequency,
     MaxExcess,
     MaxKl,
     MaxLoss,
     MinFrequency,
+    Penalty,
 )
-from cdt.dual import RULES
+from cdt.dual import ACTUATORS, LINKS, RULES
 from cdt.errors import InputError
 from cdt.schema import Config
 from cdt.settings import dump_yaml, parse
@@ -89,7 +91,8 @@ def test_a_configuration_comes_back_from_yaml(tree: dict[str, Any]) -> None:
 
 def test_the_table_is_keyed_by_budget_and_each_kind_has_a_rule_that_exists() -> None:
     assert all(kind.budget == name for name, kind in BUDGETS.items())
-    assert all(kind.rule in RULES for kind in BUDGETS.values())
+    assert all(kind.rule in RULES and kind.link in LINKS for kind in BUDGETS.values())
+    assert {each.name for each in (Draw, Penalty)} == ACTUATORS.keys()
     assert list(BUDGETS) == [
         "min_frequency", "frequency", "generated_frequency", "max_kl", "prior", "max_excess", "max_loss",
     ]  # fmt: skip
@@ -99,7 +102,7 @@ def test_the_table_is_keyed_by_budget_and_each_kind_has_a_rule_that_exists() -> 
 def test_shares_move_by_the_mass_rule_and_budgets_in_nats_by_ascent(kind: type[Constraint]) -> None:
     assert kind.rule == ("mass" if "frequency" in kind.budget else "ascent")
     assert kind.equal == (kind is Frequency)
-    assert kind.generated == (kind is GeneratedFrequency)
+    assert kind.link == ("negative_log" if kind is GeneratedFrequency else "identity")
 
 
 @pytest.mark.parametrize(

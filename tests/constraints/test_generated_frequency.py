@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdt.constraints import Calibration, GeneratedFrequency
+from cdt.constraints import Calibration, GeneratedFrequency, GeneratedShare, Labelled
 
 
 def constraint(tree: dict[str, Any], share: float = 0.1) -> GeneratedFrequency:
@@ -28,7 +28,8 @@ def test_the_threshold_is_the_loss_of_the_floor_whatever_the_warm_model_does(sha
 
 def test_its_classifier_judges_it_and_no_reference_is_needed() -> None:
     wanted = constraint({"class": 4}, 0.2)
-    assert (wanted.judge, wanted.compared_with, wanted.share) == (Path("a.pt"), None, 0.2)
+    assert wanted.statistic == wanted.warm_share == GeneratedShare(Path("a.pt"), Labelled(("4",), {}))
+    assert (wanted.compared_with, wanted.share) == (None, 0.2)
 
 
 def test_in_words() -> None:

@@ -56,7 +56,7 @@ def test_an_excess_is_a_fraction_of_the_reference_s_loss(excess: float, warm: fl
 def test_what_has_to_be_measured_besides(constraint: Constraint, compared_with: Path | str | None) -> None:
     assert constraint.compared_with == compared_with
     assert type(constraint.compared_with) is not str or compared_with in ("warm", "base")
-    assert constraint.judge is None
+    assert constraint.warm_share is None
     assert constraint.share is None
 
 

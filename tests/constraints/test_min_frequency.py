@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdt.constraints import Calibration, Frequency, MinFrequency
+from cdt.constraints import Calibration, DenoisingLoss, Frequency, GeneratedShare, Labelled, MinFrequency
 
 KINDS = {"min_frequency": MinFrequency, "frequency": Frequency}
 shares = st.floats(0.001, 0.999)
@@ -44,8 +44,10 @@ def test_a_share_above_the_floor_may_be_lost_down_to_it(budget: str) -> None:
 
 @pytest.mark.parametrize("budget", KINDS)
 def test_a_classifier_measures_the_warm_model_s_share_where_one_is_named(budget: str) -> None:
-    assert wanted(budget, 0.1).judge is None
-    assert wanted(budget, 0.1, classifier="judges/a.pt").judge == Path("judges/a.pt")
+    assert wanted(budget, 0.1).warm_share is None
+    judged = wanted(budget, 0.1, classifier="judges/a.pt")
+    assert judged.warm_share == GeneratedShare(Path("judges/a.pt"), Labelled(judged.classes, judged.where))
+    assert judged.statistic == DenoisingLoss()
     assert wanted(budget, 0.1).compared_with is None
 
 

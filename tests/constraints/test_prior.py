@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from cdt.constraints import AnyConstraint, Calibration, MaxLoss, Population, Prior, Requirements
+from cdt.constraints import (
+    AnyConstraint,
+    Calibration,
+    DenoisingLoss,
+    MaxLoss,
+    Population,
+    Prior,
+    Requirements,
+    TeacherDistance,
+)
 from cdt.dual.lagrangian import resample
 
 BUDGETS = st.floats(1e-3, 20)
@@ -30,8 +39,8 @@ def test_the_floor_is_zero_or_the_pretrained_model_s_own_loss(budget: float, flo
     calibration = Calibration(loss=3.0, share=0.0, window=0.5, reference=floor)
     assert prior(budget).threshold(calibration) == budget
     assert prior(budget, statistic="loss").threshold(calibration) == floor + budget
-    assert (prior().of_teacher, prior().compared_with) == (True, None)
-    assert (prior(statistic="loss").of_teacher, prior(statistic="loss").compared_with) == (False, "init")
+    assert (prior().statistic, prior().compared_with) == (TeacherDistance(), None)
+    assert (prior(statistic="loss").statistic, prior(statistic="loss").compared_with) == (DenoisingLoss(), "init")
 
 
 @given(budget=BUDGETS)

@@ -26,11 +26,12 @@ def pose(m: int, **fields: Any) -> DualProblem:
         "thresholds": 0.0,
         "etas": [DEFAULT_ETA[rule] for rule in rules.tolist()],
         "equal": False,
-        "generated": False,
+        "links": "identity",
+        "actuators": "draw",
         "kp": 0.0,
     }
     arrays = {name: fields.pop(name, value) for name, value in defaults.items()}
-    types = {name: bool if name in ("equal", "generated") else np.float64 for name in arrays}
+    types = dict.fromkeys(arrays, np.float64) | {"equal": bool, "links": "U16", "actuators": "U8"}
     columns = {name: np.broadcast_to(np.array(value, types[name]), m) for name, value in arrays.items()}
     return DualProblem(names=names, rules=rules, **columns, **{"cap": 1e6, **fields})
 

@@ -15,7 +15,7 @@ from problems import begin, pose, through_json
 
 from cdt.dual import ALARMS, DualState, Sums
 from cdt.dual.config import DualConfig
-from cdt.dual.problem import TOLERANCE
+from cdt.dual.links import LINKS
 from cdt.errors import InputError
 from cdt.settings import parse
 
@@ -41,6 +41,16 @@ def test_sums_add_up_over_any_split_of_the_draws(draws: np.ndarray, data: st.Dat
     added = Sums(*(parts[0][name] + parts[1][name] for name in ("total", "squares", "count")))
     np.testing.assert_allclose(added.mean(), of(draws).mean(), atol=1e-9)
     np.testing.assert_allclose(added.standard_error(), of(draws).standard_error(), atol=1e-4)
+
+
+def test_sums_of_some_constraints_and_of_disjoint_ones_together() -> None:
+    whole = Sums(*np.random.default_rng(0).random((3, 4)))
+    parts = [Sums.none(4), Sums.none(4)]
+    for part, chosen in zip(parts, ([0, 2], [1, 3]), strict=True):
+        for name, values in vars(whole.of(np.array(chosen))).items():
+            getattr(part, name)[chosen] = values
+    for name, values in vars(parts[0] + parts[1]).items():
+        np.testing.assert_array_equal(values, getattr(whole, name))
 
 
 def test_below_two_draws_there_is_no_standard_error_and_below_one_no_mean() -> None:
@@ -79,22 +89,30 @@ def test_a_state_before_the_first_step_survives_json() -> None:
     assert not back.told.any()
 
 
-def test_slack_is_positive_where_satisfied_and_an_equality_has_some_to_either_side() -> None:
-    problem = pose(2, thresholds=[2.0, 2.0], equal=[False, True])
-    for loss, slack in ((1.0, (1.0, TOLERANCE - 1)), (2.0, (0.0, TOLERANCE)), (2.05, (-0.05, TOLERANCE - 0.05))):
+@pytest.mark.parametrize("link", LINKS)
+def test_slack_is_positive_where_satisfied_and_an_equality_has_some_to_either_side(link: str) -> None:
+    problem, tolerance = pose(2, links=link, thresholds=[2.0, 2.0], equal=[False, True]), LINKS[link].tolerance
+    for loss, slack in ((1.0, (1.0, tolerance - 1)), (2.0, (0.0, tolerance)), (2.05, (-0.05, tolerance - 0.05))):
         np.testing.assert_allclose(problem.slack(np.full(2, loss)), slack, atol=1e-15)
     assert np.isnan(problem.slack(np.full(2, np.nan))).all()
 
 
-def test_the_tolerance_of_an_equality_is_a_tenth_of_a_share() -> None:
-    """``|log(f / F)| <= TOLERANCE``."""
-    assert math.exp(TOLERANCE) == pytest.approx(1.1, abs=0.01)
-    assert math.exp(-TOLERANCE) == pytest.approx(0.9, abs=0.01)
+@pytest.mark.parametrize("link", LINKS)
+def test_the_tolerance_of_an_equality_is_a_tenth_of_a_share(link: str) -> None:
+    """``|log(f / F)| <= tolerance``."""
+    assert math.exp(LINKS[link].tolerance) == pytest.approx(1.1, abs=0.01)
+    assert math.exp(-LINKS[link].tolerance) == pytest.approx(0.9, abs=0.01)
 
 
 def test_multipliers_begin_at_zero_but_those_of_equalities_may_take_nine_tenths_of_the_mass() -> None:
     problem = pose(2, shares=[0.1, 0.3], equal=[False, True])
     np.testing.assert_allclose(problem.lowest, [0.0, -0.27])
+
+
+def test_a_penalty_is_never_negative_and_draws_nothing() -> None:
+    problem = pose(2, shares=[0.3, 0.3], equal=True, actuators=["draw", "penalty"])
+    np.testing.assert_allclose(problem.lowest, [-0.27, 0.0])
+    assert problem.draws.tolist() == [True, False]
 
 
 @pytest.mark.parametrize(

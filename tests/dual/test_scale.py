@@ -22,7 +22,7 @@ def test_a_hundred_thousand_constraints() -> None:
         thresholds=rng.normal(30, 5, M),
         rules=np.where(rng.random(M) < 0.5, "mass", "ascent"),
         equal=rng.random(M) < 0.1,
-        generated=rng.random(M) < 0.1,
+        links=np.where(rng.random(M) < 0.1, "negative_log", "identity"),
         cap=10.0,
         kp=1.0,
         nu=0.5,
@@ -32,7 +32,7 @@ def test_a_hundred_thousand_constraints() -> None:
     for _ in range(4):
         chosen = measured_next(posed, now, room)
         assert len(chosen) == room
-        mean = np.where(posed.generated, rng.random(M), rng.normal(size=M))
+        mean = np.where(posed.links == "negative_log", rng.random(M), rng.normal(size=M))
         count = np.isin(np.arange(M), chosen) * 256.0
         before, now = now, dual_step(posed, now, Sums(count * mean, count * (mean**2 + 1), count))
         assert np.isfinite(now.lambdas).all()

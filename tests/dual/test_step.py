@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from problems import MOVING, begin, pose, steps, sums
 
-from cdt.dual import DualProblem, DualState, Sums, dual_step, journal_rows, worst_constraint
-from cdt.dual.problem import TOLERANCE
+from cdt.dual import ACTUATORS, DualProblem, DualState, Sums, dual_step, journal_rows, worst_constraint
+from cdt.dual.links import LINKS
 from cdt.dual.rules import DEFAULT_ETA, RULES
 from cdt.dual.step import estimated_losses
+
+TOLERANCE = LINKS["identity"].tolerance
 
 
 def problem(**changes: Any) -> DualProblem:
@@ -66,7 +68,9 @@ def frozen(*values: Any) -> None:
 
 
 def test_the_step_is_pure_and_in_float64() -> None:
-    hard = problem(kp=2.0, nu=0.5, gamma=0.1, generated=[False, False, True], equal=[True, False, False])
+    hard = problem(
+        kp=2.0, nu=0.5, gamma=0.1, links=["identity", "identity", "negative_log"], equal=[True, False, False]
+    )
     before = dual_step(hard, state(0.1, 0.2, 0.3), sums(-1.0, 1.0, 0.1))
     arguments = hard, before, sums(-2.0, 2.0, 0.2)
     frozen(*arguments)
@@ -162,7 +166,8 @@ def test_whatever_is_told_no_multiplier_is_ever_anything_but_a_number_in_its_ran
         rules=data.draw(arrays("U8", m, elements=st.sampled_from(list(RULES)))),
         etas=data.draw(fractions),
         equal=data.draw(flags),
-        generated=data.draw(flags),
+        links=data.draw(arrays("U16", m, elements=st.sampled_from(list(LINKS)))),
+        actuators=data.draw(arrays("U8", m, elements=st.sampled_from(list(ACTUATORS)))),
         kp=data.draw(arrays(np.float64, m, elements=st.floats(0, 100))),
         cap=data.draw(st.floats(1, 100)),
         nu=data.draw(st.floats(0, 0.99)),
@@ -227,7 +232,9 @@ def shares_told(*posteriors: np.ndarray) -> Sums:
     return Sums(*np.array(columns).T)
 
 
-GENERATED = pose(2, generated=[True, False], baseline=[99.0, 30.0], rules="mass", thresholds=[math.log(10), 30.0])
+GENERATED = pose(
+    2, links=["negative_log", "identity"], baseline=[99.0, 30.0], rules="mass", thresholds=[math.log(10), 30.0]
+)
 
 
 def test_the_loss_of_a_generated_share_is_minus_its_log_whatever_the_baseline() -> None:

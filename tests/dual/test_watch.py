@@ -179,7 +179,7 @@ def test_what_was_not_its_turn_is_no_news() -> None:
     assert flat(heard) == []
 
 
-@pytest.mark.parametrize("changes", [{"equal": True}, {"generated": True}, {"rules": "mass"}, {"kp": 0.5}])
+@pytest.mark.parametrize("changes", [{"equal": True}, {"links": "negative_log"}, {"rules": "mass"}, {"kp": 0.5}])
 def test_before_anything_was_measured_only_the_lack_of_samples_is_news(changes: dict[str, Any]) -> None:
     nothing = Sums(np.zeros(2), np.zeros(2), np.zeros(2))
     _, heard = hear(pose(2, **changes), begin(0.1, 0.1), [nothing] * (PATIENCE + 5))
@@ -190,3 +190,13 @@ def test_news_are_of_what_this_step_found() -> None:
     after = dataclasses.replace(begin(0.0), told=np.array([[True], [False], [False], [True]]))
     assert [alarm for alarm, _, _ in news(pose(1), begin(0.0), after)] == ["cap", "no samples"]
     assert news(pose(1), after, after) == []
+
+
+def test_a_penalty_that_has_not_begun_to_act_is_not_noisy_and_one_that_acts_is_judged_by_its_own_size() -> None:
+    """Its samples have no share that the multiplier would be added to."""
+    posed = pose(2, shares=[0.0, 0.0], actuators=["draw", "penalty"], etas=0.05)
+    loud = sums(-1.0, -1.0, count=2, deviation=3.0)
+    _, heard = hear(posed, begin(0.0, 0.0), [loud])
+    assert [names for alarm, names, _ in flat(heard) if alarm == "noise"] == [["c0"]]
+    _, heard = hear(posed, begin(1.0, 0.5), [loud])
+    assert [names for alarm, names, _ in flat(heard) if alarm == "noise"] == [["c1"]]

@@ -45,7 +45,7 @@ def constraint(tree: dict[str, Any]) -> GeneratedFrequency:
     ],
 )
 def test_what_a_classifier_calls_the_samples_of_a_constraint(tree: dict[str, Any], expected: list[int]) -> None:
-    assert judged_columns(Knows(), "a", constraint(tree)) == expected
+    assert judged_columns(Knows(), "a", constraint(tree).statistic) == expected
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_what_a_classifier_calls_the_samples_of_a_constraint(tree: dict[str, Any
 )
 def test_what_a_classifier_cannot_tell_is_refused(tree: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError) as caught:
-        judged_columns(Knows(), "a", constraint(tree))
+        judged_columns(Knows(), "a", constraint(tree).statistic)
     assert str(caught.value).startswith(told)
 
 
@@ -83,24 +83,34 @@ def test_shares_are_mean_posteriors_of_fresh_samples(tmp_path: Path, alone: Rank
     images = noise + (labels * 1.6 - 0.8).view(-1, 1, 1, 1)
     judge = tmp_path / "judge.safetensors"
     train_classifier(images, labels, ["dark", "light"], architecture="plain", seed=0, steps=60).save(judge)
+
+    def judged(name: str) -> GeneratedFrequency:
+        budget = {"min": 0.5, "classifier": str(judge)}
+        return GeneratedFrequency.model_validate({"class": name, "generated_frequency": budget})
+
     constraints = {
-        "light": GeneratedFrequency.model_validate(
-            {"class": "light", "generated_frequency": {"min": 0.5, "classifier": str(judge)}}
-        ),
+        "light": judged("light"),
         "free": MinFrequency.model_validate({"class": "dark", "min_frequency": 0.1}),
         "dark": MinFrequency.model_validate({"class": "dark", "min_frequency": 0.1, "classifier": str(judge)}),
+        "other": judged("dark"),
     }
     sampler = Sampler(SamplerConfig(steps=4), PROCESS, SHAPE)
     shares = GeneratedShares(constraints, sampler, alone, samples=24, seed=3)
-    assert shares.judged.tolist() == [True, False, True]
-    bright = shares.measure(Bright(0.8), period=1)
-    assert bright.count.tolist() == [24, 0, 24]
+    everything = np.arange(4)
+    warm = shares.calibrate(Bright(0.8), windows=np.zeros(4))
+    assert warm.shares.keys() == {0, 2, 3}
+    assert warm.shares[0] > 0.9
+    assert warm.shares[2] == warm.shares[3] < 0.1
+    assert warm.losses == {i: pytest.approx(-np.log(warm.shares[i])) for i in (0, 3)}
+    bright = shares.measure(Bright(0.8), everything, period=1)
+    assert bright.count.tolist() == [24, 0, 0, 24]  # that of dark is wanted at calibration only
     mean = bright.mean()
     assert mean[0] > 0.9
-    np.testing.assert_allclose(mean[0] + mean[2], 1, rtol=1e-6)
-    dark = shares.measure(Bright(-0.8), period=1)
+    np.testing.assert_allclose(mean[0] + mean[3], 1, rtol=1e-6)
+    dark = shares.measure(Bright(-0.8), everything, period=1)
     assert dark.mean()[0] < 0.1
-    np.testing.assert_array_equal(shares.measure(Bright(0.8), period=1).total, bright.total)
+    again = shares.measure(Bright(0.8), np.arange(0), period=1)
+    np.testing.assert_array_equal(again.total, bright.total)
 
 
 def test_without_a_classifier_nothing_is_drawn(alone: Ranks) -> None:
@@ -111,4 +121,5 @@ def test_without_a_classifier_nothing_is_drawn(alone: Ranks) -> None:
         def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
             raise AssertionError
 
-    assert shares.measure(Never(), period=1).count.tolist() == [0]
+    assert shares.measure(Never(), np.arange(1), period=1).count.tolist() == [0]
+    assert shares.calibrate(Never(), np.zeros(1)).shares == {}

@@ -61,6 +61,18 @@ def scalars(board: EventAccumulator, tag: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in board.Scalars(tag)]
 
 
+def test_a_multiplier_that_draws_nothing_is_not_in_the_mixture(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    recorder.dual(30, [dual_row("four"), dual_row("smooth")], np.array([0.25]), undrawn=["smooth"])
+    recorder.close()
+    board = EventAccumulator(str(tmp_path / "tb"))
+    board.Reload()
+    assert scalars(board, "mixture/base") == [(30, pytest.approx(1 / 1.25))]
+    assert "mixture/four" in board.Tags()["scalars"]
+    assert "mixture/smooth" not in board.Tags()["scalars"]
+    assert scalars(board, "constraints/smooth/lambda")
+
+
 def test_json_lines(board: EventAccumulator, tmp_path: Path) -> None:
     assert rows(tmp_path / "metrics.jsonl") == [
         {"step": 10, "epoch": 0.625, "loss": 0.15, "lr": 1e-3},

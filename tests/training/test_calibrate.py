@@ -57,7 +57,8 @@ def test_thresholds_are_log_ratios_and_absolute_losses() -> None:
     np.testing.assert_allclose(problem.thresholds, [9 - math.log(3), 5, 7 - math.log(1.25)])
     assert problem.rules.tolist() == ["mass", "ascent", "mass"]
     assert (problem.cap, problem.etas.tolist()) == (3.0, [0.5, 0.5, 0.5])
-    assert not problem.generated.any()
+    assert problem.links.tolist() == ["identity"] * 3
+    assert problem.draws.all()
     assert not problem.equal.any()
 
 
@@ -69,7 +70,7 @@ def test_step_sizes_are_those_of_the_rules_or_of_the_statistic() -> None:
     problem = posed(Requirements.bind({**CONSTRAINTS, "b": judged, "c": exact}, POPULATION))
     assert problem.etas.tolist() == [DEFAULT_ETA["mass"], DEFAULT_ETA["ascent"], 0.2]
     assert problem.kp.tolist() == [0, 0, 1]
-    assert problem.generated.tolist() == [False, False, True]
+    assert problem.links.tolist() == ["identity", "identity", "negative_log"]
     assert problem.equal.tolist() == [True, False, False]
     np.testing.assert_allclose(problem.thresholds[2], -math.log(0.2))
 

@@ -26,7 +26,8 @@ def classes(m: int) -> DualProblem:
         rules=np.array(["mass"] * m),
         etas=np.full(m, 0.02),
         equal=np.zeros(m, dtype=bool),
-        generated=np.zeros(m, dtype=bool),
+        links=np.full(m, "identity"),
+        actuators=np.full(m, "draw"),
         kp=np.zeros(m),
         cap=10.0,
     )

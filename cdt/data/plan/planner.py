@@ -31,6 +31,11 @@ class Mixture(Protocol):
         """Of a base draw's loss besides, by cell: [K]."""
         ...
 
+    @property
+    def penalties(self) -> np.ndarray | None:
+        """Weights of penalties in the loss: [P]; None: there are none."""
+        ...
+
 
 @dataclass(frozen=True)
 class PlannedBatch:

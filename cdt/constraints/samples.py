@@ -1,0 +1,101 @@
+"""Which samples a constraint speaks of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Protocol
+
+import numpy as np
+
+from cdt.errors import InputError
+
+
+@dataclass(frozen=True)
+class Population:
+    """The samples that constraints select from: labels [N] and attributes [N] of the training split, and replay."""
+
+    classes: np.ndarray
+    class_names: list[str]
+    attributes: dict[str, np.ndarray]
+    source: str
+    """Where they come from, for error messages."""
+    first: int = 0
+    """The row of the first of them: the pretrained model's samples stand before them where they are the objective."""
+    replay: range = range(0)
+    """The rows of the pretrained model's samples."""
+
+    @property
+    def base(self) -> range:
+        """The rows of the objective's samples: those that stand first."""
+        return range(self.first or len(self.classes))
+
+    @property
+    def total(self) -> int:
+        """All rows."""
+        return len(self.classes) + len(self.replay)
+
+
+class Samples(Protocol):
+    """A part of a population."""
+
+    @property
+    def replayed(self) -> bool:
+        """Whether they are samples of the pretrained model, so that it is needed."""
+        ...
+
+    def describe(self) -> str:
+        """In words."""
+        ...
+
+    def rows(self, name: str, population: Population) -> np.ndarray:
+        """Their rows [n], perhaps none. Raises InputError where constraint ``name`` selects by what is not there."""
+        ...
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Samples of some classes (all: none is named) that have these values of attributes."""
+
+    classes: tuple[str, ...]
+    where: Mapping[str, float]
+    replayed: bool = False
+
+    def describe(self) -> str:
+        parts = [f"class {' or '.join(self.classes)}"] if self.classes else []
+        parts += [f"{name} = {value:g}" for name, value in self.where.items()]
+        return " and ".join(parts)
+
+    def rows(self, name: str, population: Population) -> np.ndarray:
+        """Raises InputError: unknown class or attribute."""
+        chosen = np.ones(len(population.classes), dtype=bool)
+        if self.classes:
+            numbers = [_lookup(f"constraints.{name}.class", c, population.class_names) for c in self.classes]
+            chosen &= np.isin(population.classes, numbers)
+        for attribute, value in self.where.items():
+            known = list(population.attributes)
+            number = _lookup(f"constraints.{name}.where", attribute, known)
+            chosen &= population.attributes[known[number]] == value
+        return population.first + np.flatnonzero(chosen)
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What the pretrained model generated."""
+
+    replayed: bool = True
+
+    def describe(self) -> str:
+        return "what the pretrained model generates"
+
+    def rows(self, name: str, population: Population) -> np.ndarray:
+        return np.asarray(population.replay, dtype=np.int64)
+
+
+def _lookup(where: str, name: str, known: list[str]) -> int:
+    if name in known:
+        return known.index(name)
+    near = get_close_matches(name, known, n=1)
+    remedy = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known[:20]) or 'none'}"
+    raise InputError(f"{where}: {name!r} is not in the data; {remedy}")

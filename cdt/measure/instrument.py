@@ -1,0 +1,78 @@
+"""What all statistics share: with what they are measured, and how they are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from torch import nn
+
+from cdt.constraints import Requirements
+from cdt.data.config import DataConfig
+from cdt.data.format.index import Index
+from cdt.data.read.reader import Images
+from cdt.diffusion.loss import Network
+from cdt.diffusion.process import Process
+from cdt.diffusion.sampler import Sampler
+from cdt.dual import Sums
+from cdt.engine.ranks import Ranks
+from cdt.measure.config import ProbeConfig
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The constraints of a run, and what they are measured with."""
+
+    requirements: Requirements
+    index: Index
+    """The data's."""
+    reader: Images
+    """Of all rows."""
+    process: Process
+    ranks: Ranks
+    data: DataConfig
+    probe: ProbeConfig
+    sampler: Sampler
+    seed: int
+    chunk: int
+    """Draws in one forward of this rank."""
+    init: Path | None = None
+    """The pretrained model, for constraints that are relative to it."""
+    teacher: Callable[[], Network] | None = None
+    """Gives its network, in fp32."""
+    fresh: Index | None = None
+    """Samples of it that are not trained on."""
+
+
+@dataclass(frozen=True)
+class Warm:
+    """What was found of the warm model at calibration, by the positions of constraints; those of others are missing."""
+
+    losses: dict[int, float] = field(default_factory=dict)
+    """loss_i, in the units of the link."""
+    shares: dict[int, float] = field(default_factory=dict)
+    """rho_i, measured on samples of the warm model."""
+    references: dict[int, float] = field(default_factory=dict)
+    """loss_i of what the budget is relative to."""
+
+
+class Instrument(Protocol):
+    """Measures the constraints that have its kinds of statistics. All calls are collectives.
+
+    Constraints are named by their positions 0 to m - 1.
+    """
+
+    def calibrate(self, network: nn.Module, windows: np.ndarray) -> Warm:
+        """Measures the warm model, loss statistics on log-SNR windows [m]."""
+        ...
+
+    def measure(self, network: nn.Module, chosen: np.ndarray, period: int) -> Sums:
+        """Sums for the dual step of a period, [m] each, 0 for the constraints of other instruments.
+
+        ``chosen``: ascending positions of the constraints that are asked about. An instrument may measure more of its
+        own where that costs nothing.
+        """
+        ...
