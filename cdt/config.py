@@ -1,4 +1,4 @@
-"""A whole run in one configuration: composed of the classes that stand beside what they configure."""
+"""A whole run in one configuration, composed of the Config classes of the rooms."""
 
 from __future__ import annotations
 
@@ -31,24 +31,25 @@ class RunSettings(Config):
     dir: Path = Path("runs")
     """Where run directories are: on a file system that all workers see."""
     mirror: Annotated[str | None, RESUMABLE] = Field(default=None, pattern=r"^(s3|gs)://[^/]+(/[^/]+)*$")
-    """A place in an object store, as ``s3://bucket/runs``: each checkpoint that is committed, and the journals, are
-    copied to ``mirror/name``, from where `cdt fetch` brings them back."""
+    """A place in an object store, as ``s3://bucket/runs``. Each complete checkpoint and the journals are uploaded to
+    ``mirror/name``; `cdt fetch` downloads them."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of weights, data order and noise."""
     workers: Annotated[int, RESUMABLE] = Field(default=1, ge=0)
-    """DeepSpeed workers under Ray, used as far as a batch divides over them; 0: all in this process, for debugging."""
+    """DeepSpeed workers under Ray; if the batch size is not divisible by them, fewer are started. 0: train in this
+    process, for debugging."""
     min_workers: Annotated[int | None, RESUMABLE] = Field(default=None, ge=1)
-    """Go on with as few as these where there is no room for all, as after the loss of a machine; default: all."""
+    """Train with as few as these if there is no room for all, as after the loss of a machine; default: all."""
     threads: Annotated[int | None, RESUMABLE] = Field(default=None, ge=1)
-    """CPU threads per worker; default: the machine's cores over the workers that it has, or what this process has."""
+    """CPU threads per worker; default: the machine's cores divided by its workers; in this process, what it has."""
     placement: Annotated[Literal["pack", "spread"], RESUMABLE] = "pack"
-    """On a cluster: workers on as few nodes as they fit on, or on as many as there are."""
+    """On a cluster: workers on as few nodes as possible, or on as many as possible."""
     patience_minutes: Annotated[float, RESUMABLE] = Field(default=10, ge=0)
-    """On a cluster: for so long a run waits for a lost node to be replaced, before it ends."""
+    """On a cluster: how long a run waits for a lost node to be replaced before it ends."""
     max_restarts: Annotated[int, RESUMABLE] = Field(default=3, ge=0)
-    """Of workers that died, in a row without a new checkpoint in between; then the run ends."""
+    """Consecutive restarts after a worker died, without a new checkpoint in between; then the run ends."""
     hang_minutes: Annotated[FiniteFloat, RESUMABLE] = Field(default=15, gt=0)
-    """A worker without a sign of life for so long is killed, as are all when none has moved; the run begins again."""
+    """A worker without a heartbeat for this long is killed; all are killed if none makes progress. The run restarts."""
     fork: Path | None = None
     """Start from the warm checkpoint of this run (same network and data) instead of from new weights."""
 
@@ -102,7 +103,7 @@ class RunConfig(Config):
     def _names_are_plain(cls, constraints: dict[str, AnyConstraint]) -> dict[str, AnyConstraint]:
         for name in constraints:
             if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_ -]*", name):
-                raise ValueError(f"{name!r} is no name for a constraint: use letters, digits, _, - and spaces")
+                raise ValueError(f"{name!r} cannot be the name of a constraint: use letters, digits, _, - and spaces")
             if name == "base":
                 raise ValueError("base is the name of the data's own stream; choose another for the constraint")
         return constraints
@@ -115,11 +116,11 @@ class RunConfig(Config):
         if self.init is None and (priors or self.replay.objective or self.adapter):
             needs = next((f"constraints.{name}: {self.constraints[name].budget}" for name in priors), None)
             what = needs or ("adapter" if self.adapter else "replay.objective")
-            raise ValueError(f"{what} speaks of a pretrained model: name it, `init: RUN` or a diffusers directory")
+            raise ValueError(f"{what} needs a pretrained model: add `init: RUN` or a directory of diffusers")
         if priors and self.replay.objective:
-            raise ValueError(f"constraints.{priors[0]}: the pretrained model is the objective already: drop it")
+            raise ValueError(f"constraints.{priors[0]}: the pretrained model is already the objective: drop it")
         if self.replay.objective and not self.constraints:
-            raise ValueError("replay.objective: nothing would be learnt of the new data: state a constraint on them")
+            raise ValueError("replay.objective: nothing would be learnt from the new data: add a constraint on them")
         return self
 
     @property
@@ -138,14 +139,14 @@ class RunConfig(Config):
         return self.run.dir / self.run.name
 
     def workers_used(self, room: int | None = None) -> int:
-        """Of ``run.workers``, how many train: as many as there is room for, and a batch divides over."""
+        """How many of ``run.workers`` train: the most that there is room for and that divide the batch."""
         least, most = max(self.run.min_workers or self.run.workers, 1), max(self.run.workers, 1)
         wanted = most if room is None else min(most, max(room, least))
         parts = self.train.batch_size // self.engine.accumulation
         return next(workers for workers in range(wanted, 0, -1) if parts % workers == 0)
 
     def anchored(self) -> RunConfig:
-        """With absolute paths: workers start elsewhere, and a run is opened from anywhere."""
+        """With absolute paths: workers start in other directories, and a run is opened from anywhere."""
         config = _anchored(self)
         if is_remote(self.data.shards, self.data.allow_pipe):
             return config
@@ -153,7 +154,7 @@ class RunConfig(Config):
         return config.model_copy(update={"data": self.data.model_copy(update={"shards": shards})})
 
     def paths(self) -> dict[str, str]:
-        """What the configuration names on a file system and must be there, with the setting that names it."""
+        """The files and directories that must exist, each with the setting that names it."""
         named = dict(_paths(self.anchored(), ""))
         named.pop(str(self.run.dir.resolve()), None)
         if not is_remote(self.data.shards, self.data.allow_pipe):
@@ -174,7 +175,7 @@ class RunConfig(Config):
 
 
 def budgets_digest(config: RunConfig) -> str:
-    """Of the constraints as they are stated: SHA-256."""
+    """SHA-256 of the constraints as they are stated."""
     stated = {name: constraint.model_dump(mode="json") for name, constraint in config.constraints.items()}
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 

@@ -13,7 +13,7 @@ class DualConfig(Config):
     period: Literal["epoch"] | Annotated[int, Field(ge=1)] = "epoch"
     """How often the multipliers move: every epoch (``data.epoch_samples``), or every so many steps."""
     rule: Literal["auto", "mass", "ascent", "fixed"] = "auto"
-    """``auto``: the mass rule for shares, projected ascent for budgets in nats. ``fixed``: lambda stays as it is."""
+    """``auto``: the mass rule for shares, projected ascent for budgets in nats. ``fixed``: lambda does not move."""
     eta: Annotated[FiniteFloat | None, RESUMABLE] = Field(default=None, gt=0)
     """Step size, per nat of violation; default 0.02 for the mass rule (0.2 where shares of generated samples are
     measured), 0.01 for projected ascent."""
@@ -23,12 +23,13 @@ class DualConfig(Config):
     nu: Annotated[FiniteFloat, RESUMABLE] = Field(default=0.0, ge=0, lt=1)
     """Smoothing of the violation whose change kp weighs."""
     gamma: Annotated[FiniteFloat, RESUMABLE] = Field(default=0.0, ge=0)
-    """Resilience: constraints give way where they are dear, lambda stays bounded; gamma is then the real threshold."""
+    """Resilience: relaxes constraints that are costly to satisfy, lambda stays bounded; gamma is then the real
+    threshold."""
     start: Literal["closed_form", "zero"] = "closed_form"
-    """Where floors on shares begin: at the solution for disjoint classes and an exact model, or at 0."""
+    """Initial multipliers of floors on shares: the solution for disjoint classes and an exact model, or 0."""
     cap: Annotated[FiniteFloat, RESUMABLE] = Field(default=10.0, gt=0)
-    """No multiplier grows beyond this; one that stays here is reported."""
+    """The largest multiplier; one that stays at it is reported."""
     estimate: Literal["probe", "training"] = "probe"
-    """What the step believes: fixed draws under the EMA weights, or the losses of the period's training batches."""
+    """What the dual step uses: fixed draws under the EMA weights, or the losses of the period's training batches."""
     stop_when_satisfied_for: Annotated[int | None, RESUMABLE] = Field(default=None, ge=1)
-    """End dual training once all requirements were satisfied for so many periods in a row."""
+    """End dual training when all requirements were satisfied for this many consecutive periods."""

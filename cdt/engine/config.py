@@ -1,4 +1,4 @@
-"""What DeepSpeed is told: cdt's own settings, and raw options beside them."""
+"""Settings of DeepSpeed: cdt's own, and raw options."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BUCKET = 500_000_000
 
 class EngineConfig(Config):
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """What DeepSpeed partitions over the workers: nothing, optimiser state, gradients too, weights too."""
+    """What DeepSpeed shards over the workers: 0 nothing, 1 the optimiser state, 2 also gradients, 3 also weights."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the forward and backward pass; master weights, statistics and probes are always fp32 or better."""
     accumulation: int = Field(default=1, ge=1)
@@ -37,7 +37,7 @@ class EngineConfig(Config):
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
-    """Raw DeepSpeed options, for what cdt does not set."""
+    """Raw DeepSpeed options that cdt does not set itself."""
 
     @field_validator("deepspeed")
     @classmethod
@@ -54,7 +54,7 @@ class EngineConfig(Config):
 
 
 def bucket_size(engine: EngineConfig, trained: int) -> int:
-    """How many gradients are reduced at once: DeepSpeed takes a buffer for so many, however few there are."""
+    """How many gradients are reduced at once: DeepSpeed allocates a buffer of this size, however few there are."""
     stated = engine.deepspeed.get("zero_optimization", {}).get("reduce_bucket_size")
     return stated if isinstance(stated, int) else min(trained, _BUCKET)
 

@@ -49,8 +49,8 @@ def check_batch(batch_size: int, accumulation: int) -> None:
     if batch_size % accumulation:
         near = max(accumulation, round(batch_size / accumulation) * accumulation)
         raise InputError(
-            f"train.batch_size: {batch_size} samples do not divide over {accumulation} accumulation steps; "
-            f"the nearest that do: {near}"
+            f"train.batch_size: {batch_size} is not divisible by engine.accumulation ({accumulation}); "
+            f"the nearest that is: {near}"
         )
 
 
@@ -83,8 +83,8 @@ def _check_outside(config: RunConfig, requirements: Requirements) -> None:
             )
         if constraint.share is not None and constraint.warm_share is None:
             raise InputError(
-                f"constraints.{name}.{constraint.budget}: it counts from the share that the pretrained model "
-                "generates: give `classifier`, or state generated_frequency, max_kl or max_loss"
+                f"constraints.{name}.{constraint.budget}: it needs the pretrained model's own share of this class: add "
+                "`classifier: FILE`, or state generated_frequency, max_kl or max_loss"
             )
         if constraint.share is not None and config.dual.start != "closed_form":
             raise InputError(

@@ -272,7 +272,7 @@ def test_an_adapter_is_trained_in_place_of_the_weights(
 def test_an_adapter_needs_a_pretrained_model_and_peft(
     home: Path, other: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match="adapter speaks of a pretrained model: name it, `init: RUN`"):
+    with pytest.raises(InputError, match="adapter needs a pretrained model: add `init: RUN`"):
         tiny.config(home / "old", tmp_path / "other", adapter={"rank": 2})
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(InputError, match="adapter: it needs the package peft"):
@@ -313,7 +313,7 @@ def test_samples_as_shards_are_replay_too(home: Path, other: Callable[..., RunCo
         ({"network": {"kind": "dit", "depth": 3}}, "network: it differs from that of"),
         ({"diffusion": {"prediction": "epsilon"}}, "diffusion.prediction: "),
         ({"replay": {"objective": True}}, "the pretrained model is the objective already"),
-        ({"replay": {"objective": True}, "constraints": {}}, "nothing would be learnt of the new data"),
+        ({"replay": {"objective": True}, "constraints": {}}, "nothing would be learnt from the new data"),
         ({"replay": {"sampler": {"steps": 3000}}}, "sampler.steps: 3000 is more than"),
         ({"replay": {"shards": "nowhere"}}, "no such directory: nowhere"),
         ({"data": {"estimator": "reweight"}}, "data.estimator: reweight weighs samples of the objective"),
@@ -322,7 +322,7 @@ def test_samples_as_shards_are_replay_too(home: Path, other: Callable[..., RunCo
                 "replay": {"objective": True},
                 "constraints": {"nine": {"class": 9, "min_frequency": 0.2}},
             },
-            "constraints.nine.min_frequency: it counts from the share",
+            "constraints.nine.min_frequency: it needs the pretrained model's own share of this class",
         ),
         (
             {"dual": {"estimate": "training"}, "replay": {"target": "noise"}},
@@ -356,7 +356,7 @@ def test_the_ready_configurations_go_together(data: str, home: Path) -> None:
 def test_a_prior_without_a_pretrained_model_is_refused(home: Path, tmp_path: Path) -> None:
     cases: list[dict[str, Any]] = [{"constraints": OLD}, {"replay": {"objective": True}}]
     for sections in cases:
-        with pytest.raises(InputError, match="speaks of a pretrained model: name it, `init: RUN`"):
+        with pytest.raises(InputError, match="needs a pretrained model: add `init: RUN`"):
             tiny.config(home / "old", tmp_path / "other", **sections)
 
 

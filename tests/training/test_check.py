@@ -102,7 +102,10 @@ def test_floors_that_sum_to_one_are_met_together(digits: Index) -> None:
         ({"constraints": {"x": {"class": 1, "max_loss": 1.0, "window": 11}}}, "constraints.x.window: 11 is not within"),
         ({"dual": {"estimate": "training"}}, "dual.estimate: training needs one window.*found auto, null"),
         ({"data": {"split": "val"}}, "has no split 'val'; it has train"),
-        ({"engine": {"accumulation": 4}}, "train.batch_size: 50 samples do not divide over 4 acc.*: 48|52"),
+        (
+            {"engine": {"accumulation": 4}},
+            r"train.batch_size: 50 is not divisible by engine.accumulation \(4\); the nearest that is: (48|52)",
+        ),
         ({"network": {"patch": 3}}, "network.patch: patches of 3x3 do not tile"),
         ({"train": {"warm_steps": 0, "dual_steps": 0}}, "there is nothing to train"),
     ],
