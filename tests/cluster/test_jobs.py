@@ -40,7 +40,7 @@ def test_relative_places_are_refused(tmp_path: Path) -> None:
     config = tmp_path / "my.yaml"
     config.write_text(CONFIG)
     jobs._check(config, ["data.shards=s3://bucket/shards"])
-    with pytest.raises(jobs.InputError, match=r"data\.shards: data would lie in the job's own temporary directory"):
+    with pytest.raises(jobs.InputError, match=r"data\.shards: data would be in the job's own temporary directory"):
         jobs._check(config, ["data.shards=data"])
     with pytest.raises(jobs.InputError, match=r"run\.dir: runs would lie"):
         jobs._check(config, ["run.dir=runs"])

@@ -182,7 +182,7 @@ def test_after_too_many_in_a_row_it_goes_back_and_on_with_other_data(
     assert told == said
     assert len(told) == 1
     assert told[0].startswith("2 updates in a row could not be made by step 7")
-    assert told[0].endswith("back to step-000000004, with the data after batch 7")
+    assert told[0].endswith("going back to step-000000004, continuing with the data after batch 7")
     state = Run(config.directory).state
     assert (state.step, state.stream.batch) == (8, 8 + 3)
     assert [row["step"] for row in events if row["event"] == "skipped"] == [6, 7]
