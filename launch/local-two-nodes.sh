@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Edit these three lines, or set them in the environment.
-BIN=${BIN:-.venv/bin}  # of the environment that has cdt
+BIN=${BIN:-.venv/bin}  # of the environment with cdt
 CPUS=${CPUS:-1}        # per node: how many workers each may have
 PORT=${PORT:-6390}     # the first of five free ports, not from 10002 to 19999
 #
-# Two Ray nodes on this machine, to try what a cluster does: launch/local-two-nodes.sh [COMMAND...]
-# COMMAND finds the cluster by `--address auto`; without one it stays until Ctrl-C. Stops only what it has started.
+# Two Ray nodes on this machine, to try a cluster: launch/local-two-nodes.sh [COMMAND...]
+# COMMAND finds the cluster by `--address auto`. Without a command, the nodes run until Ctrl-C. The script stops only
+# processes that it has started.
 set -euo pipefail
 
-home=$(mktemp -d /tmp/cdt-XXXXXX) # sockets lie there, whose paths must be short
+home=$(mktemp -d /tmp/cdt-XXXXXX) # holds sockets, whose paths must be short
 nodes=()
 
 stop() {
@@ -22,7 +23,7 @@ stop() {
     sleep 0.2
   done
   for node in "${nodes[@]}"; do kill -KILL -- "-$node" 2>/dev/null || true; done
-  pkill -KILL -f -- "$home/" || true # what has left its group; the path is this cluster's alone
+  pkill -KILL -f -- "$home/" || true # processes that left their group; only this cluster uses the path
   rm -rf "$home"
 }
 trap stop EXIT
@@ -30,13 +31,13 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 (umask 077 && "$BIN/python" -c 'import secrets; print(secrets.token_hex(32), end="")' >"$home/token")
-PATH=$(cd "$BIN" && pwd):$PATH # jobs say `python`
+PATH=$(cd "$BIN" && pwd):$PATH # jobs call `python`
 export PATH RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$home/token RAY_DISABLE_IMPORT_WARNING=1 RAY_USAGE_STATS_ENABLED=0
 
-join() { # NAME OPTIONS...: a node in the background, as soon as it has started
+join() { # NAME OPTIONS...: starts a node in the background and waits until it has started
   local name=$1 node
   shift
-  for _ in 1 2 3; do # on a busy machine Ray gives up after half a minute
+  for _ in 1 2 3; do # Ray's timeout is half a minute, too short on a busy machine
     setsid "$BIN/ray" start --block --num-cpus="$CPUS" "$@" >"$home/$name.log" 2>&1 &
     node=$!
     nodes+=("$node")
@@ -59,7 +60,7 @@ export RAY_ADDRESS=127.0.0.1:$PORT RAY_API_SERVER_ADDRESS=http://127.0.0.1:$((PO
 
 if [ $# -gt 0 ]; then
   status=0
-  "$@" & # so that a signal is heard while it runs
+  "$@" & # in the background, so that the traps below run at once
   command=$!
   trap 'kill -INT "$command"' INT
   trap 'kill -TERM "$command"' TERM

@@ -1,4 +1,4 @@
-"""Checkpoints: complete or invisible. The manifest is written last; whoever reads trusts only what it lists."""
+"""Checkpoints: complete or invisible. The manifest is written last; readers trust only the files that it lists."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ from cdt.networks.adapter import merged
 
 FORMAT = 2
 CHECKPOINT = r"step-\d{9}"
-"""What a checkpoint is called."""
+"""The pattern of a checkpoint's name."""
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """Everything of a run but weights and optimiser; JSON."""
+    """The whole state of a run except weights and optimiser; JSON."""
 
     step: int
     """Steps done."""
     world: int
-    """Workers that wrote it."""
+    """Number of workers that wrote it."""
     dual_steps: int
-    """Of dual training: as configured, or fewer once it was ended early."""
+    """Length of dual training: as configured, or less once it was ended early."""
     stream: StreamState
     dual: dict[str, Any] | None = None
     """Calibration and dual state, once calibrated."""
     loss: float | None = None
     """loss(q) on the training batches of the last period, nats; None before the first."""
     sums: list[list[list[float]]] | None = None
-    """What training batches said in the period that has begun, [workers, K + 1, 3]; None at its beginning."""
+    """Sums from training batches in the unfinished period, [workers, K + 1, 3]; None at its beginning."""
 
     def quality(self) -> tuple[bool, float]:
-        """Sorts checkpoints, the best last: requirements met by lower loss, before those unmet by less violation."""
+        """Sorts checkpoints, the best last: with all requirements met the lower loss, else the smaller violation."""
         slack = [-math.inf if gap is None else gap for gap in (self.dual or {}).get("slack", [])]
         worst = min(slack, default=-math.inf)
         return worst >= 0, (-math.inf if self.loss is None else -self.loss) if worst >= 0 else worst
@@ -65,7 +65,7 @@ def checkpoint_name(step: int) -> str:
 
 
 def problem_of(stage: Callable[[], object]) -> str | None:
-    """Runs a stage that writes; in words, why the machine refused."""
+    """Runs a stage that writes; returns a message if writing failed, else None."""
     try:
         stage()
     except OSError as error:
@@ -76,9 +76,9 @@ def problem_of(stage: Callable[[], object]) -> str | None:
 
 
 def seal(partial: Path, final: Path, state: TrainState, digests: dict[str, str]) -> None:
-    """Gives its name to what is on the disk already: the manifest, the folders, then the name. Raises OSError.
+    """Writes the manifest, flushes the folders, then gives the checkpoint its name. Raises OSError.
 
-    Again, after an interrupt behind the renaming, it does what was left.
+    If called again after an interrupt that came after the renaming, it does the rest.
     """
     if final.exists() and not partial.exists():
         to_disk(final.parent)
@@ -88,7 +88,7 @@ def seal(partial: Path, final: Path, state: TrainState, digests: dict[str, str])
     }
     manifest = partial / "manifest.json"
     manifest.write_text(json.dumps({"format": FORMAT, "step": state.step, "files": files}, indent=1))
-    # What has its name survives a power cut: contents first, then the name.
+    # A named checkpoint survives a power failure: contents first, then the name.
     for path in (manifest, *{(partial / name).parent for name in files}):
         to_disk(path)
     if final.exists():
@@ -98,7 +98,7 @@ def seal(partial: Path, final: Path, state: TrainState, digests: dict[str, str])
 
 
 def _discard(path: Path) -> None:
-    """Removes a checkpoint so that no half of it is ever visible."""
+    """Removes a checkpoint so that an incomplete one is never visible."""
     stale = path.with_name(f".{path.name}.stale")
     path.rename(stale)
     shutil.rmtree(stale, ignore_errors=True)
@@ -113,9 +113,9 @@ def to_disk(path: Path) -> None:
 
 
 def prune(directory: Path, keep: int, milestones: Collection[int]) -> None:
-    """Leaves the newest ``keep`` checkpoints, the best one and those of the steps ``milestones``.
+    """Keeps only the newest ``keep`` checkpoints, the best one and those of the steps ``milestones``.
 
-    What interrupted saves left behind goes too. Raises nothing: a disk that refuses keeps more.
+    Also removes the remains of interrupted saves. Raises nothing: what cannot be deleted stays.
     """
     found = complete_checkpoints(directory)
     spared = {checkpoint_name(step) for step in milestones} | {path.name for path in found[-keep:]}
@@ -135,7 +135,7 @@ def sha256(path: Path) -> str:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether all that the manifest lists is there, in its size."""
+    """Whether all files in the manifest exist with their sizes."""
     try:
         files = json.loads((checkpoint / "manifest.json").read_text())["files"]
         return all((checkpoint / name).stat().st_size == entry["bytes"] for name, entry in files.items())
@@ -149,13 +149,13 @@ def complete_checkpoints(directory: Path) -> list[Path]:
 
 
 def _named(directory: Path) -> list[Path]:
-    """What has a checkpoint's name, oldest first."""
+    """The paths with a checkpoint's name, oldest first."""
     found = directory.iterdir() if directory.is_dir() else []
     return sorted(path for path in found if re.fullmatch(CHECKPOINT, path.name))
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is not as the manifest says, in words; reads everything."""
+    """A message if the contents differ from the manifest, else None; reads everything."""
     if not is_complete(checkpoint):
         return "files are missing or have other sizes than its manifest says"
     files = json.loads((checkpoint / "manifest.json").read_text())["files"]
@@ -165,13 +165,13 @@ def damage(checkpoint: Path) -> str | None:
             wrong = [name for name, found in zip(files, digests, strict=True) if found != files[name]["sha256"]]
     except OSError as error:
         return f"cannot be read ({error})"
-    return f"{', '.join(wrong)}: other bytes than its manifest says" if wrong else None
+    return f"{', '.join(wrong)}: contents differ from its manifest" if wrong else None
 
 
 def newest_sound(directory: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that is as its manifest says; and what is wrong with those that are newer, in words.
+    """The newest checkpoint whose contents match its manifest, and messages about the damaged newer ones.
 
-    Raises RunError when there are checkpoints, and none is sound.
+    Raises RunError if there are checkpoints and none is intact.
     """
     passed_over: list[str] = []
     for path in reversed(_named(directory)):
@@ -180,12 +180,12 @@ def newest_sound(directory: Path) -> tuple[Path | None, list[str]]:
             return path, passed_over
         passed_over.append(f"{path.name} is damaged: {problem}")
     if passed_over:
-        raise RunError(f"{directory}: no checkpoint is sound; {'; '.join(passed_over)}")
+        raise RunError(f"{directory}: no checkpoint is intact; {'; '.join(passed_over)}")
     return None, []
 
 
 def read_state(checkpoint: Path) -> TrainState:
-    """Raises InputError when another version of cdt wrote it."""
+    """The state in a checkpoint. Raises InputError if another version of cdt wrote it."""
     found = json.loads((checkpoint / "manifest.json").read_text())["format"]
     if found != FORMAT:
         raise InputError(f"{checkpoint} has format {found!r}; this version of cdt reads format {FORMAT}")
@@ -198,5 +198,5 @@ def read_weights(checkpoint: Path, raw: bool = False) -> dict[str, Tensor]:
 
 
 def network_weights(checkpoint: Path, raw: bool = False) -> dict[str, Tensor]:
-    """The same, by name as the network has them that is not trained any more: adapters are merged into the rest."""
+    """The same, by name as in the plain network: adapters are merged into the other weights."""
     return merged(read_weights(checkpoint, raw))

@@ -1,4 +1,4 @@
-"""Saves that are written while training goes on: all ranks stop for a copy, and agree later that it is on disk."""
+"""Saves that are written during training: all ranks stop for a copy, and agree later that it is on disk."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ Write = Callable[[], Path]
 
 
 class Saver:
-    """One save at a time: ``begin`` copies, a thread writes, ``finish`` gives it its name. What was begun and not
-    finished is no checkpoint. All methods but ``close`` are collectives."""
+    """One save at a time: ``begin`` copies, a thread writes, ``finish`` gives the checkpoint its name.
+
+    An unfinished save is not a checkpoint. All methods but ``close`` are collectives.
+    """
 
     def __init__(self, directory: Path, engine: Engine, ema: Ema, ranks: Ranks) -> None:
         self._directory, self._engine, self._ema, self._ranks = directory, engine, ema, ranks
@@ -38,13 +40,13 @@ class Saver:
 
     @property
     def busy(self) -> bool:
-        """Whether a save was begun and is not finished; the same on all ranks."""
+        """Whether a save is unfinished; the same on all ranks."""
         return self._digests is not None
 
     def begin(self, state: TrainState) -> None:
-        """Copies into host memory what ``directory/step-N`` is to hold, each rank its part.
+        """Copies the contents of ``directory/step-N`` into CPU memory, each rank its part.
 
-        Raises RunError on every rank when the disk refuses already.
+        Raises RunError on every rank if the folder cannot be created.
         """
         assert not self.busy
         self._state = state
@@ -59,14 +61,14 @@ class Saver:
         self._digests = self._pool.submit(_write_all, writes, self._partial)
 
     def written(self) -> bool:
-        """Whether ``finish`` has nothing to wait for on any rank."""
+        """Whether writing has ended on all ranks, so that ``finish`` does not wait."""
         return self._digests is not None and all(self._ranks.all_of(self._digests.done()))
 
     def finish(self) -> Path:
-        """Waits for the writing; the checkpoint has its name when all of it is on the disk.
+        """Waits for the writing, then gives the checkpoint its name; all of it is then on the disk.
 
-        Where an interrupt ended it, it can be called again. Raises RunError on every rank when one of them could not
-        write; what was written is then removed.
+        It can be called again after an interrupt. Raises RunError on every rank if one of them could not write; the
+        incomplete checkpoint is then removed.
         """
         assert self._state is not None
         assert self._digests is not None
@@ -78,7 +80,7 @@ class Saver:
         return self._final
 
     def close(self) -> None:
-        """Waits until nothing is written any more."""
+        """Waits until writing has ended."""
         self._pool.shutdown()
 
     @property
@@ -91,7 +93,7 @@ class Saver:
         return self._directory / f".{self._final.name}.partial"
 
     def _agree(self, stage: Callable[[], object]) -> None:
-        """Every rank learns of a problem before what comes next, which may be a collective."""
+        """Runs a stage and informs every rank of a problem before the next stage, which may be a collective."""
         if problem := self._ranks.any_of(problem_of(stage)):
             final, unfinished = self._final, self._partial
             self._digests = None
@@ -110,7 +112,7 @@ class Saver:
 
 
 def _fresh(folder: Path) -> None:
-    """With DeepSpeed's own folder: it would make it on one rank, between barriers, where an error hangs the others."""
+    """Also makes DeepSpeed's folder. DeepSpeed makes it on one rank between barriers: an error hangs the others."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "engine").mkdir(parents=True)
 
@@ -131,7 +133,7 @@ def _write_text(path: Path, text: str) -> Path:
 
 
 def _write_all(writes: list[Write], folder: Path) -> dict[str, str]:
-    """Digests by name of what is on the disk then."""
+    """Writes all files and flushes them to the disk; returns their digests by name."""
     paths = [write() for write in writes]
     for path in paths:
         to_disk(path)

@@ -1,4 +1,4 @@
-"""A checkpoint on another number of workers: its optimiser state divided anew, through DeepSpeed's universal format."""
+"""Loads a checkpoint on another number of workers: the optimiser state is resharded by DeepSpeed's universal format."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from cdt.files import written_aside
 
 
 def load(checkpoint: Path, home: Path, engine: Engine, ema: Ema, ranks: Ranks) -> None:
-    """Weights, optimiser state and averages from ``checkpoint``, whatever number of workers wrote it.
+    """Loads weights, optimiser state and averages from ``checkpoint``, whatever number of workers wrote it.
 
-    A collective. What has to be converted for that goes into ``home``, and is found there the next time. Raises
-    RunError on every rank when one cannot read or write.
+    A collective. A converted copy, if needed, is kept in ``home`` and reused. Raises RunError on every rank if one
+    cannot read or write.
     """
     if read_state(checkpoint).world == ranks.world or not engine.divides_state:
         engine.load(checkpoint)
@@ -27,18 +27,20 @@ def load(checkpoint: Path, home: Path, engine: Engine, ema: Ema, ranks: Ranks) -
         converted = home / f".{checkpoint.name}.{_digest(checkpoint)}.universal"
         problem = problem_of(lambda: _convert(checkpoint, converted)) if ranks.first else None
         if problem := ranks.any_of(problem):
-            raise RunError(f"cannot divide {checkpoint} over {ranks.world} workers: {problem}; it is intact")
+            raise RunError(
+                f"cannot reshard {checkpoint} for {ranks.world} workers: {problem}; the checkpoint is intact"
+            )
         engine.load_universal(converted, read_weights(checkpoint, raw=True))
     ema.load(read_weights(checkpoint))
 
 
 def _digest(checkpoint: Path) -> str:
-    """Tells a checkpoint from another of the same name."""
+    """Distinguishes a checkpoint from another with the same name."""
     return hashlib.sha256((checkpoint / "manifest.json").read_bytes()).hexdigest()[:16]
 
 
 def _convert(checkpoint: Path, converted: Path) -> None:
-    """Complete or invisible, like a checkpoint; what was converted before stays. Raises OSError."""
+    """Converts, complete or invisible like a checkpoint; an existing conversion is kept. Raises OSError."""
     if converted.exists():
         return
     with written_aside(converted) as aside:
@@ -48,7 +50,7 @@ def _convert(checkpoint: Path, converted: Path) -> None:
         except pickle.UnpicklingError as error:
             raise OSError("it holds more than weights and optimiser state, which was not run") from error
         except RuntimeError as error:
-            # How torch's zip writer reports a disk that refuses; it keeps the reason to itself.
+            # This is how torch's zip writer reports a failed write, without the reason.
             raise OSError(f"{converted} could not be written, perhaps the disk is full ({error})") from error
         for path in (*aside.rglob("*"), aside):
             to_disk(path)

@@ -18,6 +18,7 @@ from cdt.judges import Classifier
 
 MAX_ROWS = 30
 SUSPICIOUS = 0.01  # chance of this many near-copies, over all classes (Bonferroni)
+MET, NEARLY, MISSED = ("✓", "green"), ("≈", "yellow"), ("✗", "red")
 UNBOUNDED = 10_000  # characters: wider than any table
 NOTHING = Text("-", style="dim")
 
@@ -25,18 +26,20 @@ NOTHING = Text("-", style="dim")
 def evaluation_table(evaluations: Mapping[str, Evaluation], console: Console) -> Group:
     """The classes' table and, below it, the figures of each evaluation; ``evaluations`` by column heading.
 
-    All must be of the same classes. Lambda and slack are the last one's. The intervals of the shares are left out where
-    the console is too narrow for them.
+    All must be of the same classes. Lambda and slack are those of the last evaluation. Two verdicts are marked: whether
+    a measured share meets its floor, and whether the constraint's own statistic meets its threshold. They can differ,
+    and a note below the table explains both. The intervals of the shares are left out if the console is too narrow.
     """
     *_, last = evaluations.values()
     table, brackets = _class_table(evaluations, intervals=True), "; brackets are 95% intervals"
     if console.measure(table, options=console.options.update(max_width=UNBOUNDED)).maximum > console.width:
         table, brackets = _class_table(evaluations, intervals=False), ""
-    note = (
+    judge = (
         f"Classes as judged by a classifier that is right on {last.judge_accuracy:.1%} of {last.judge_held_out:,} "
         f"held-out images{brackets}."
     )
-    return Group(table, _figures(evaluations), Padding(Text(note, style="dim"), (0, 2, 1, 2)))
+    notes = "\n".join([*_verdicts(last.constraints), judge])
+    return Group(table, _figures(evaluations), Padding(Text(notes, style="dim"), (0, 2, 1, 2)))
 
 
 def classifier_table(classifier: Classifier) -> Table:
@@ -119,13 +122,13 @@ def _add_row(
 
 
 def _share(evaluation: Evaluation, classes: tuple[int, ...], floor: float | None, intervals: bool) -> Text:
-    """The share, green at or above its floor, yellow when only its interval reaches it, red below."""
+    """The share; if there is a floor, marked by whether it is met, only its interval reaches it, or it is missed."""
     share = sum(evaluation.shares[c] for c in classes)
     low, high = map(float, wilson_interval(share * evaluation.samples, evaluation.samples))
-    style = ""
+    text = Text(f"{share:.1%}")
     if floor is not None:
-        style = "green" if share >= floor else "yellow" if high >= floor else "red"
-    text = Text(f"{share:.1%}", style=style)
+        mark, style = MET if share >= floor else NEARLY if high >= floor else MISSED
+        text = Text(f"{mark} {share:>5.1%}", style=style)
     if intervals:
         text.append(f" [{100 * low:4.1f}, {100 * high:4.1f}]", style="dim default")
     return text
@@ -134,8 +137,28 @@ def _share(evaluation: Evaluation, classes: tuple[int, ...], floor: float | None
 def _slack(constraint: ConstraintState) -> Text:
     if constraint.slack is None:
         return Text("not measured", style="dim")
-    mark, style = ("✓", "green") if constraint.satisfied else ("✗", "red")
+    mark, style = MET if constraint.satisfied else MISSED
     return Text(f"{constraint.slack:+.2f} {mark}", style=style)
+
+
+def _verdicts(constraints: Sequence[ConstraintState]) -> list[str]:
+    """What the marks in the table mean, a line for each verdict that is in it."""
+    lines = []
+    floors = any(constraint.min_frequency is not None for constraint in constraints)
+    measured = any(constraint.slack is not None for constraint in constraints)
+    if floors:
+        lines.append(
+            f"Share of samples: {MET[0]} meets the floor, {NEARLY[0]} below it but its 95% interval reaches it, "
+            f"{MISSED[0]} below it."
+        )
+    if measured:
+        lines.append(
+            f"Slack: {MET[0]} the constraint's own statistic met its threshold at the last dual step, "
+            f"{MISSED[0]} it did not."
+        )
+    if floors and measured:
+        lines.append("The two are separate measurements and can disagree.")
+    return lines
 
 
 def _figures(evaluations: Mapping[str, Evaluation]) -> Table:

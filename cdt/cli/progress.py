@@ -13,13 +13,13 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 
 STARTING = "starting"
 LOG_S = 60.0
-"""How often a log, which no bar can be redrawn in, hears of the progress."""
+"""Seconds between two lines of progress where there is no terminal to redraw a bar in."""
 
 
 @contextmanager
 def progress_bar(console: Console, title: str) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yields what the trainer's reports go to; where there is no terminal a line a minute, and the end, are printed."""
-    # Together at most 80 characters, so that nothing is cut on an ordinary terminal.
+    """Yields the receiver of the trainer's reports. Without a terminal, it prints a line per minute, and the end."""
+    # At most 80 characters in total, so that nothing is cut off on an ordinary terminal.
     columns = (
         TextColumn("{task.fields[title]} [bold]{task.description}"),
         BarColumn(bar_width=8),
@@ -28,16 +28,16 @@ def progress_bar(console: Console, title: str) -> Iterator[Callable[[dict[str, A
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(STARTING, title=title, figures="", total=None)
-        told = math.inf
+        last_line = math.inf
 
         def show(report: dict[str, Any]) -> None:
-            nonlocal told
+            nonlocal last_line
             if "said" in report:
                 progress.console.print(report["said"])
             if "step" in report:
-                told = min(told, time.monotonic())  # starting does not count
-                if not console.is_terminal and time.monotonic() - told > LOG_S:
-                    told = time.monotonic()
+                last_line = min(last_line, time.monotonic())  # starting does not count
+                if not console.is_terminal and time.monotonic() - last_line > LOG_S:
+                    last_line = time.monotonic()
                     progress.console.print(f"{title} {report['phase']} {figures(report)}", highlight=False)
                 progress.update(
                     task,
@@ -50,12 +50,12 @@ def progress_bar(console: Console, title: str) -> Iterator[Callable[[dict[str, A
         try:
             yield show
         finally:
-            if progress.tasks[0].total is None:  # refused before its first step: what follows is the reason alone
+            if progress.tasks[0].total is None:  # refused before its first step: only the reason is printed
                 progress.remove_task(task)
 
 
 def figures(report: dict[str, Any]) -> str:
-    """The numbers of a report that are known yet: step, loss, throughput, and the worst constraint's slack in nats."""
+    """The numbers that a report has so far: step, loss, throughput, and the worst constraint's slack in nats."""
     parts = [f"{report['step']}/{report['total']}"]
     if "loss" in report:
         parts.append(f"loss {report['loss']:.3f}")
@@ -69,7 +69,7 @@ def figures(report: dict[str, Any]) -> str:
 
 @contextmanager
 def counting_bar(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields ``progress(done, total)``; the bar goes away at the end."""
+    """Yields ``progress(done, total)``; the bar is removed at the end."""
     columns = (SpinnerColumn(), TextColumn(title), BarColumn(bar_width=30), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=None)

@@ -1,4 +1,4 @@
-"""What the command line says when something is done."""
+"""The messages of the command line at the end of a command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.text import Text
 
 
 def split_lines(root: Path, splits: Mapping[str, Sequence[int]], class_names: Sequence[str], tars: int) -> list[str]:
-    """How many samples of each class stand in each split of a shard directory."""
+    """How many samples of each class each split of a shard directory has."""
     total = sum(sum(counts) for counts in splits.values())
     lines = [f"{root}: {total:,} samples in {tars} shard{'s' * (tars != 1)}"]
     for split, counts in splits.items():
@@ -24,12 +24,12 @@ def split_lines(root: Path, splits: Mapping[str, Sequence[int]], class_names: Se
 
 
 def bad_data_lines(samples: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How many samples could not be used, by kind, and the three shards that hold most of them with some keys."""
+    """How many samples were unusable, by kind, and the three shards with the most of them and some keys."""
     if not samples:
         return []
     kinds = Counter(sample["kind"] for sample in samples)
     lines = [
-        f"{len(samples):,} samples could not be used, others of their class stood in for them: "
+        f"{len(samples):,} samples were unusable; each was replaced by another sample of its class: "
         + ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common())
     ]
     for shard, count in Counter(sample["shard"] for sample in samples).most_common(3):
@@ -39,7 +39,7 @@ def bad_data_lines(samples: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def end_of_training(directory: Path, rows: Sequence[Mapping[str, Any]], bad: Sequence[Mapping[str, Any]] = ()) -> Group:
-    """The constraints as the last dual step left them, samples that could not be used, and where everything lies."""
+    """The constraints after the last dual step, the unusable samples, and the paths of the run."""
     where = Text(
         "\n".join([*bad_data_lines(bad), f"run: {directory}   TensorBoard: tensorboard --logdir {directory / 'tb'}"]),
         overflow="fold",
@@ -74,6 +74,6 @@ def jobs_table(rows: Sequence[Mapping[str, Any]]) -> Table | Text:
 
 
 def _share(row: Mapping[str, Any]) -> str:
-    """A loss that is satisfied says nothing certain about samples; where they were counted, with the standard error."""
+    """The measured share with its standard error; a satisfied loss says nothing certain about samples."""
     share = row.get("share")
     return "not measured" if share is None else f"{share:.3f} ± {share * (row['stderr'] or 0.0):.3f}"

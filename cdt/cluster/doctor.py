@@ -1,4 +1,4 @@
-"""What a machine, or all nodes of a cluster, can train, and what to do about the rest."""
+"""What a machine, or all nodes of a cluster, can train, and how to fix what is missing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from cdt.errors import InputError
 
 SKEW_S = 2.0
 MEMORY, DISK = 4 * 2**30, 5 * 2**30
-"""Bytes below which a small run may already fail."""
+"""Bytes below which even a small run may fail."""
 SAME_VERSIONS = "install the same everywhere (tools/constraints.txt)"
 OPEN_PORTS = "open the ports between the nodes (docs/launching.md has the list)"
 SHARED = "use a file system that all nodes mount"
@@ -42,12 +42,12 @@ PORTS = {6379: "the head", 8265: "the dashboard"}
 
 @dataclass(frozen=True)
 class Line:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     found: str
     remedy: str | None = None
-    """What to do about it; None where it is fine."""
+    """How to fix it; None if it is fine."""
 
     def __str__(self) -> str:
         return f"{'ok  ' if self.remedy is None else 'TODO'} {self.what}: {self.found}" + (
@@ -56,9 +56,9 @@ class Line:
 
 
 def examine(address: str | None, paths: Sequence[Path] = ()) -> list[Line]:
-    """Of this machine, or of the cluster at ``address``; ``paths`` are what all nodes must see.
+    """Checks this machine, or the cluster at ``address``; ``paths`` are those that all nodes must see.
 
-    Raises InputError when there is no such cluster.
+    Raises InputError if there is no such cluster.
     """
     set_environment()
     with cluster(address):
@@ -85,7 +85,7 @@ def _together(paths: Sequence[Path]) -> Iterator[Line]:
 
 
 def machine(answer: Answer) -> Iterator[Line]:
-    """One node."""
+    """The checks of one node."""
     name, facts = answer.name, answer.facts
     gpus = facts["gpus"]
     if gpus and "+cpu" in (facts["versions"]["torch"] or ""):
@@ -98,9 +98,9 @@ def machine(answer: Answer) -> Iterator[Line]:
     memory = facts["memory"]
     if memory:
         found = f"{memory['free'] / 2**30:.1f} of {memory['all'] / 2**30:.1f} GiB of memory are free"
-        yield Line(name, found, None if memory["free"] > MEMORY else "end what else runs there")
+        yield Line(name, found, None if memory["free"] > MEMORY else "stop other processes there")
     found = f"{facts['disk'] / 2**30:.1f} GiB are free in /tmp, where Ray and the cache of shards write"
-    yield Line(name, found, None if facts["disk"] > DISK else "make room")
+    yield Line(name, found, None if facts["disk"] > DISK else "free some disk space")
     if abs(answer.skew) > SKEW_S:
         yield Line(name, f"its clock is {answer.skew:+.0f} s off", "synchronise the clocks (chrony, systemd-timesyncd)")
 
@@ -116,20 +116,22 @@ def _tools(name: str, facts: Mapping[str, Any]) -> Line:
 
 
 def token() -> Iterator[Line]:
-    """Ray's authentication, as this process would use it."""
+    """The check of Ray's authentication, as this process would use it."""
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
-        yield Line("token", "RAY_AUTH_MODE switches tokens off", "unset it: whoever reaches Ray can run anything")
+        yield Line("token", "RAY_AUTH_MODE switches tokens off", "unset it: anyone who reaches Ray can run anything")
     elif open_to_others():
         yield Line("token", f"others can read {token_file()}", f"chmod 600 {token_file()}")
     else:
-        yield Line("token", f"{token_file()} is its owner's alone" if token_file().is_file() else "in no file")
+        yield Line(
+            "token", f"only its owner can read {token_file()}" if token_file().is_file() else "there is no token file"
+        )
 
 
 def _ports() -> Iterator[Line]:
     for port, whose in PORTS.items():
         with socket.socket() as trial:
             taken = trial.connect_ex(("127.0.0.1", port)) == 0
-        remedy = f"end what listens there, or give {whose} another port" if taken else None
+        remedy = f"stop the process that listens there, or give {whose} another port" if taken else None
         yield Line("ports", f"{port} ({whose}) is {'taken' if taken else 'free'}", remedy)
 
 
@@ -143,7 +145,7 @@ def _here(paths: Sequence[Path], lone: Answer) -> Iterator[Line]:
 
 
 def _connections() -> Iterator[Line]:
-    """Whether each node can connect to the next one, on a port that was just opened: gloo and nccl take any."""
+    """Checks that each node can connect to the next one, on a newly opened port: gloo and nccl use any port."""
     rows = alive()
     if len(rows) == 1:
         return

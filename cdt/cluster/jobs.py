@@ -1,4 +1,4 @@
-"""Runs as jobs of a Ray cluster that this machine is no part of: sent, listed, followed, stopped."""
+"""Runs as jobs of a Ray cluster that this machine is not part of: submit, list, follow, stop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ADDRESS = "RAY_API_SERVER_ADDRESS"
 """Ray's own variable for the address of its dashboard."""
 MISSING = "it needs Ray's job client: pip install 'cdt-diffusion[cluster]'"
 SAVE_S = 600
-"""How long a job that is stopped may take to save before it is killed."""
+"""Seconds that a stopped job has to save before it is killed."""
 POLL_S = 0.5
 
 
@@ -46,21 +46,21 @@ class Jobs:
     """The jobs of the cluster whose dashboard answers at ``address``."""
 
     def __init__(self, address: str | None) -> None:
-        """Raises InputError when nothing answers there, or not to this process."""
+        """Raises InputError if nothing answers there, or if it refuses this process."""
         self.address = address or os.environ.get(ADDRESS) or ""
         if not self.address.startswith(("http://", "https://")):
-            told = f"--address {self.address}" if self.address else f"no --address, and no {ADDRESS}"
-            raise InputError(f"{told}: give the URL of the cluster's dashboard, as http://127.0.0.1:8265")
+            given = f"--address {self.address}" if self.address else f"no --address, and no {ADDRESS}"
+            raise InputError(f"{given}: give the URL of the cluster's dashboard, as http://127.0.0.1:8265")
         keep_private()
         for talkative in ("modules.job.sdk", "modules.dashboard_sdk"):
             logging.getLogger(f"ray.dashboard.{talkative}").setLevel(logging.WARNING)
         logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
-        with self._told():
+        with self._plain_errors():
             self._client = JobSubmissionClient(self.address, headers=dict(header()))
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Ray's errors in our words."""
+    def _plain_errors(self) -> Iterator[None]:
+        """Turns Ray's errors into ours."""
         try:
             yield
         except AuthenticationError as error:
@@ -73,7 +73,7 @@ class Jobs:
             raise RunError(f"{self.address}: {str(error).strip().splitlines()[-1]}") from error
 
     def submit(self, config: Path, overrides: Sequence[str], directory: Path, wheel: Path | None = None) -> str:
-        """Sends ``directory``, and ``cdt train CONFIG --address auto`` to be run in it; the job's id.
+        """Submits ``directory`` with the command ``cdt train CONFIG --address auto``; returns the job's id.
 
         Raises InputError.
         """
@@ -81,12 +81,12 @@ class Jobs:
         _check(config, overrides)
         files = files_to_ship(directory)
         if entry not in files:
-            raise InputError(f"{config} is not among what is shipped: .gitignore or .rayignore names it")
+            raise InputError(f"{config} is not shipped: .gitignore or .rayignore excludes it")
         if wheel is not None and "cdt" in {path.parts[0] for path in files}:
-            raise InputError(f"--wheel {wheel}: {directory} has a cdt of its own, which is shipped; choose one of them")
+            raise InputError(f"--wheel {wheel}: {directory} has its own cdt, which is shipped; choose one of them")
         command = ["exec", "python", "-m", "cdt", "train", str(entry), "--address", "auto", *overrides]
         name = apply_overrides(load_yaml(config), list(overrides)).get("run", {}).get("name", config.stem)
-        with tempfile.TemporaryDirectory() as place, self._told():
+        with tempfile.TemporaryDirectory() as place, self._plain_errors():
             packed(directory, files, Path(place))
             if wheel is not None:
                 unpack(wheel, Path(place))
@@ -97,7 +97,7 @@ class Jobs:
 
     def rows(self) -> list[Row]:
         """Those that were submitted, the newest first."""
-        with self._told():
+        with self._plain_errors():
             found = [job for job in self._client.list_jobs() if job.submission_id]
         rows = [
             Row(
@@ -111,47 +111,47 @@ class Jobs:
         return sorted(rows, key=lambda row: -(row.started or 0))
 
     def follow(self, name: str, say: Callable[[str], None]) -> int:
-        """Passes on what a job prints until it ends; its exit status, 1 where it has none."""
+        """Passes on a job's output until it ends; returns its exit status, or 1 if it has none."""
 
         async def listen() -> None:
             async for text in self._client.tail_job_logs(name):
                 say(text)
 
-        with self._told():
+        with self._plain_errors():
             asyncio.run(listen())
         self._ended(name, SAVE_S)
         return self.exit_status(name)
 
     def exit_status(self, name: str) -> int:
-        """Of a job that has ended."""
-        with self._told():
+        """The exit status of a job that has ended."""
+        with self._plain_errors():
             job = self._client.get_job_info(name)
         return 0 if job.status == JobStatus.SUCCEEDED else job.driver_exit_code or 1
 
     def stop(self, name: str) -> str:
-        """Has a job save and leave; how it ended.
+        """Makes a job save and exit; returns its final status.
 
-        Raises InputError for a job that is not there or has ended, RunError when it does not end.
+        Raises InputError if the job does not exist or has ended, RunError if it does not end.
         """
         known = {row.name: row for row in self.rows()}
         if name not in known:
             raise InputError(f"no job {name}; there are: {', '.join(known) or 'none'}")
         if JobStatus(known[name].status.upper()).is_terminal():
             raise InputError(f"job {name} has ended already: {known[name].status}")
-        with self._told():
+        with self._plain_errors():
             self._client.stop_job(name)
         return self._ended(name, SAVE_S + 30)
 
     def last_words(self, name: str) -> str:
-        """The end of what a job printed."""
-        with self._told():
+        """The last line of a job's output."""
+        with self._plain_errors():
             lines = self._client.get_job_logs(name).strip().splitlines()
         return lines[-1] if lines else ""
 
     def _ended(self, name: str, patience_s: float) -> str:
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
-            with self._told():
+            with self._plain_errors():
                 status = self._client.get_job_status(name)
             if status.is_terminal():
                 return status.value.lower()
@@ -163,11 +163,11 @@ def _relative(config: Path, directory: Path) -> Path:
     try:
         return config.resolve().relative_to(directory.resolve())
     except ValueError as error:
-        raise InputError(f"{config} is not inside of what is shipped, {directory}: copy it there") from error
+        raise InputError(f"{config} is outside of the shipped directory {directory}: copy it there") from error
 
 
 def _check(config: Path, overrides: Sequence[str]) -> None:
-    """What can be refused here already. Paths are the cluster's, and a pretrained model is opened there alone."""
+    """Checks what can be checked here. Paths are on the cluster, and a pretrained model is opened only there."""
     tree = apply_overrides(load_yaml(config), list(overrides))
     if "init" not in tree:
         checked = parse(RunConfig, tree, where=str(config))
@@ -181,6 +181,6 @@ def _check(config: Path, overrides: Sequence[str]) -> None:
     for setting, place in places.items():
         if not place.startswith("/") and "://" not in place:
             raise InputError(
-                f"{setting}: {place} would lie in the job's own temporary directory; give an absolute path that all "
+                f"{setting}: {place} would be in the job's own temporary directory; give an absolute path that all "
                 f"nodes see, as {setting}=/shared/{place}"
             )

@@ -1,4 +1,4 @@
-"""What one node knows of itself. Standard library only: it is sent to nodes that may have another cdt, or none."""
+"""The facts about one node. Standard library only: it is sent to nodes that may have another cdt, or none."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("cdt-diffusion", "torch", "deepspeed", "ray", "webdataset", "diffusers", "numpy", "pydantic", "safetensors")
-"""Whose versions must be the same on all nodes."""
+"""Packages whose versions must be the same on all nodes."""
 
-TOLD = (
+RECORDED = (
     "NCCL_",
     "GLOO_",
     "FI_",
@@ -33,15 +33,15 @@ TOLD = (
     "SLURM_JOB",
     "RAY_AUTH_MODE",
 )
-"""How variables begin that are recorded; all others may be secrets."""
+"""Prefixes of the environment variables that are recorded; all others may be secrets."""
 
 SECRETS = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "_KEY")
 DIGEST_BYTES = 2**20
 
 
 def facts(paths: Sequence[str] = ()) -> dict[str, Any]:
-    """Versions, source, environment, machine; of each path what ``seen`` says."""
-    environment = {name: value for name, value in sorted(os.environ.items()) if name.startswith(TOLD)}
+    """Versions, source, environment and machine; for each path the result of ``seen``."""
+    environment = {name: value for name, value in sorted(os.environ.items()) if name.startswith(RECORDED)}
     source = _source()
     return {
         "host": socket.gethostname(),
@@ -64,7 +64,7 @@ def facts(paths: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def seen(path: str) -> str:
-    """What stands at a path: "nothing", a directory, or a file of so many bytes with the digest of its beginning."""
+    """What is at a path: "nothing", a directory, or a file with its size and the digest of its beginning."""
     place = Path(path)
     try:
         if place.is_dir():
@@ -79,7 +79,7 @@ def seen(path: str) -> str:
 
 
 class Listener:
-    """A port of this node that others can try."""
+    """An open port of this node, for other nodes to test."""
 
     def __init__(self) -> None:
         self._socket = socket.create_server(("", 0))
@@ -89,7 +89,7 @@ class Listener:
 
 
 def reach(address: str, port: int) -> str | None:
-    """Why no connection can be opened; None where it can."""
+    """Why no connection can be opened; None if it can."""
     try:
         socket.create_connection((address, port), timeout=5).close()
     except OSError as error:
@@ -111,7 +111,7 @@ def _source() -> Path | None:
 
 
 def _digest_of(source: Path | None) -> str | None:
-    """Of all modules: a version number does not tell a changed checkout."""
+    """Digest of all modules: a version number does not show that a checkout was changed."""
     if source is None:
         return None
     digest = hashlib.sha256()
@@ -134,12 +134,12 @@ def _gpus() -> list[str]:
     """Name, memory and driver of each; empty without NVIDIA's driver."""
     if shutil.which("nvidia-smi") is None:
         return []
-    told = _said("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
-    return told.splitlines() if told else []
+    printed = _said("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+    return printed.splitlines() if printed else []
 
 
 def _memory() -> dict[str, int]:
-    """Bytes in all, and available."""
+    """Bytes in total, and available."""
     try:
         rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     except OSError:
@@ -148,7 +148,7 @@ def _memory() -> dict[str, int]:
 
 
 def _found(tool: str) -> str | None:
-    """Beside the interpreter, too: pip puts ninja there."""
+    """The path of a tool; also looks beside the interpreter, where pip puts ninja."""
     return shutil.which(tool, path=os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ.get("PATH", "")]))
 
 

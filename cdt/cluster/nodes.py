@@ -1,4 +1,4 @@
-"""The nodes of a Ray cluster: what they know of themselves, and whether they can train one run together."""
+"""The nodes of a Ray cluster: their facts, and whether they can train one run together."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Answer:
     facts: Mapping[str, Any]
     node_id: str = ""
     skew: float = 0.0
-    """Seconds by which its clock is ahead of ours, as far as the time that the answer took does not explain it."""
+    """Seconds by which its clock is ahead of ours, beyond what the time taken by the answer explains."""
 
     @property
     def name(self) -> str:
@@ -37,7 +37,7 @@ class Answer:
         return f"{self.address} ({', '.join(filter(None, (self.facts['host'], self.node_id[:6])))})"
 
     def sentence(self) -> str:
-        """For events.jsonl."""
+        """One line for events.jsonl."""
         versions = ", ".join(f"{package} {version}" for package, version in self.facts["versions"].items())
         gpus = self.facts["gpus"]
         accelerators = f"{len(gpus)} × {gpus[0]}" if gpus else "no GPU"
@@ -51,20 +51,20 @@ class Answer:
 
 
 def alive() -> list[dict[str, Any]]:
-    """Ray's rows of the nodes that live, this process's own first."""
+    """Ray's rows of the nodes that are alive, this process's own first."""
     here = ray.get_runtime_context().get_node_id()
     return sorted((row for row in ray.nodes() if row["Alive"]), key=lambda row: row["NodeID"] != here)
 
 
 def on_node(node_id: str) -> dict[str, Any]:
-    """Options of a task or actor that takes nothing and stays on one node."""
+    """Options of a task or actor that takes no resources and stays on one node."""
     return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)}
 
 
 def ask(paths: Sequence[str] = ()) -> list[Answer]:
-    """Of every node that lives, this process's own first.
+    """The answers of all nodes that are alive, this process's own first.
 
-    Raises RunError when one does not answer.
+    Raises RunError if one does not answer.
     """
     cloudpickle.register_pickle_by_value(node)
     try:
@@ -78,7 +78,7 @@ def ask(paths: Sequence[str] = ()) -> list[Answer]:
 
 
 def _answer(row: Mapping[str, Any], reference: Any, asked: float) -> Answer | None:
-    """None from a node that has gone meanwhile: Ray notices after some seconds."""
+    """None from a node that died meanwhile: Ray notices after some seconds."""
     address = row["NodeManagerAddress"]
     try:
         facts: dict[str, Any] = ray.get(reference, timeout=ANSWER_S)
@@ -93,19 +93,19 @@ def _answer(row: Mapping[str, Any], reference: Any, asked: float) -> Answer | No
 
 
 def here() -> Answer:
-    """This machine's, without Ray."""
+    """This machine's answer, without Ray."""
     return Answer("this machine", node.facts())
 
 
 def version_problems(answers: Sequence[Answer]) -> list[str]:
-    """One line per package that is not the same on all nodes, or on none; our own modules count by their contents."""
+    """One line per package that differs between nodes or is missing; cdt's own modules are compared by contents."""
     facts = {answer.name: answer.facts for answer in answers}
     columns = {
         package: {name: theirs["versions"][package] for name, theirs in facts.items()}
         for package in ("python", *node.PACKAGES)
     }
     sources = {name: theirs["source"] for name, theirs in facts.items()}
-    if None not in sources.values():  # where it is missing is told already
+    if None not in sources.values():  # a missing cdt is reported above
         columns["the source of cdt"] = sources
     return [line for package, values in columns.items() if (line := _differing(package, values))]
 
@@ -114,8 +114,8 @@ def _differing(what: str, values: Mapping[str, str | None]) -> str | None:
     if len(set(values.values())) == 1 and None not in values.values():
         return None
     nodes = {value: [name for name, theirs in values.items() if theirs == value] for value in values.values()}
-    told = [f"{value or 'missing'} on {_few(names)}" for value, names in nodes.items()]
-    return f"{what} is {', '.join(told)}"
+    found = [f"{value or 'missing'} on {_few(names)}" for value, names in nodes.items()]
+    return f"{what} is {', '.join(found)}"
 
 
 def _few(names: Sequence[str]) -> str:
@@ -132,7 +132,7 @@ def check_versions(answers: Sequence[Answer]) -> None:
 
 
 def storage_problems(answers: Sequence[Answer], labels: Mapping[str, str]) -> list[str]:
-    """One line per path (with its label) that another node sees otherwise than the first."""
+    """One line per path (with its label) that another node sees differently from the first."""
     first, *others = answers
     problems = []
     for path, label in labels.items():
@@ -153,7 +153,7 @@ def check_storage(answers: Sequence[Answer], labels: Mapping[str, str]) -> None:
 
 
 def check_tools(answers: Sequence[Answer]) -> None:
-    """Raises InputError where DeepSpeed cannot load its communication for CPUs, by ninja, or build it by a compiler."""
+    """Raises InputError if DeepSpeed cannot load its communication for CPUs (by ninja) or build it (by a compiler)."""
     remedies = {"ninja": "pip install ninja"}
     problems = []
     for answer in answers:
@@ -165,17 +165,17 @@ def check_tools(answers: Sequence[Answer]) -> None:
 
 
 def missing_tools(facts: Mapping[str, Any]) -> list[str]:
-    """What a node lacks to train on its CPUs; nothing where it has GPUs."""
+    """The tools that a node lacks for training on its CPUs; empty if it has GPUs."""
     compiled = {"ninja": facts["tools"]["ninja"]} if facts["op"] else facts["tools"]
     return [] if facts["gpus"] else [tool for tool, found in compiled.items() if found is None]
 
 
 def check_nodes(directory: Path, paths: Mapping[str, str]) -> None:
-    """Whether this machine, or the connected cluster's nodes together, can train a run.
+    """Checks that this machine, or the nodes of the connected cluster together, can train a run.
 
-    It will be in ``directory`` and needs ``paths`` (with their labels).
+    The run will be in ``directory`` and needs ``paths`` (with their labels).
 
-    Raises InputError with what is missing, or differs between nodes.
+    Raises InputError with what is missing or differs between nodes.
     """
     if not ray.is_initialized() or len(alive()) == 1:
         check_tools([here()])
@@ -188,15 +188,15 @@ def check_nodes(directory: Path, paths: Mapping[str, str]) -> None:
 
 
 def tell_nodes() -> list[Answer]:
-    """Of the connected cluster, or of this machine where that is all."""
+    """The answers of the connected cluster's nodes, or of this machine if there is only one."""
     return ask() if len(alive()) > 1 else [here()]
 
 
 @contextlib.contextmanager
 def mark(directory: Path) -> Iterator[Path]:
-    """A file that tells this directory from others of its name, in the nearest of its parents that exists.
+    """A file that distinguishes this directory from others with its name, in its nearest parent that exists.
 
-    Raises InputError when nothing can be written there.
+    Raises InputError if nothing can be written there.
     """
     place = next(parent for parent in (directory, *directory.parents) if parent.is_dir())
     sign = place / f".cdt-{uuid.uuid4().hex}"

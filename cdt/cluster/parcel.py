@@ -1,4 +1,4 @@
-"""What a job takes along: the files of a directory that git would not ignore."""
+"""The files shipped with a job: those of a directory that git does not ignore."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 from cdt.errors import InputError
 
 LIMIT_MB = 100
-"""Of what is sent: code and configurations, not data."""
+"""Limit of what is shipped, in MiB: code and configurations, not data."""
 RULES = ".rayignore"
 
 
 def files_to_ship(directory: Path, limit_mb: float = LIMIT_MB) -> list[Path]:
-    """Relative paths of the regular files that neither .gitignore nor .rayignore names, in a checkout or not.
+    """Relative paths of the regular files that neither .gitignore nor .rayignore excludes, in a checkout or not.
 
-    Links that lead out of the directory are left behind.
+    Links that point out of the directory are left out.
 
-    Raises InputError without git, or above ``limit_mb`` with the largest of them.
+    Raises InputError without git, or above ``limit_mb``; it then names the largest files.
     """
     root = directory.resolve()
     rules = [f"--exclude-from={RULES}"] * (root / RULES).is_file()
@@ -36,7 +36,7 @@ def files_to_ship(directory: Path, limit_mb: float = LIMIT_MB) -> list[Path]:
                 cwd=root,
             )
         except FileNotFoundError as error:
-            raise InputError("git is missing, which tells what is shipped: install it") from error
+            raise InputError("git is missing; it decides what is shipped: install it") from error
     found = [Path(name) for name in listed.stdout.decode().split("\0") if name]
     found = [path for path in found if (root / path).is_file() and (root / path).resolve().is_relative_to(root)]
     _check_size(root, found, limit_mb)
@@ -47,15 +47,15 @@ def _check_size(root: Path, files: list[Path], limit_mb: float) -> None:
     sizes = {path: (root / path).stat().st_size for path in files}
     if (total := sum(sizes.values())) > limit_mb * 2**20:
         largest = sorted(sizes, key=lambda path: -sizes[path])[:3]
-        told = ", ".join(f"{path} ({sizes[path] / 2**20:,.1f} MiB)" for path in largest)
+        listed = ", ".join(f"{path} ({sizes[path] / 2**20:,.1f} MiB)" for path in largest)
         raise InputError(
             f"{root} has {total / 2**20:,.1f} MiB to ship in {len(files):,} files, and {limit_mb:g} are allowed; the "
-            f"largest: {told}; name what stays here in .gitignore or {RULES}"
+            f"largest: {listed}; exclude files by .gitignore or {RULES}"
         )
 
 
 def packed(directory: Path, files: list[Path], place: Path) -> None:
-    """A copy of these files under ``place``, without the rules: they have been followed, and Ray would do so again."""
+    """Copies these files to ``place``, without the ignore files: Ray would apply them a second time."""
     for path in files:
         if path.name not in (".gitignore", RULES):
             (place / path).parent.mkdir(parents=True, exist_ok=True)
@@ -63,14 +63,14 @@ def packed(directory: Path, files: list[Path], place: Path) -> None:
 
 
 def unpack(wheel: Path, place: Path) -> None:
-    """The contents of a wheel of cdt under ``place``; Ray would install it on every node, with all that it depends on.
+    """Unpacks a wheel of cdt into ``place``; Ray would install it on every node, with all its dependencies.
 
-    Raises InputError when it is none.
+    Raises InputError if it is not one.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
             if not any(name.startswith("cdt/") for name in archive.namelist()):
-                raise InputError(f"--wheel {wheel}: it is no wheel of cdt")
+                raise InputError(f"--wheel {wheel}: it is not a wheel of cdt")
             archive.extractall(place)
     except (OSError, zipfile.BadZipFile) as error:
         raise InputError(f"--wheel {wheel}: no such wheel; build one with `pip wheel --no-deps .`") from error

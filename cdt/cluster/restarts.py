@@ -1,4 +1,4 @@
-"""Begins again where a worker has died or training has diverged: at the newest sound checkpoint, so many times."""
+"""Restarts from the newest intact checkpoint after a worker died or training diverged, a limited number of times."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from cdt.training.job import Job
 
 
 class WorkerDiedError(RunError):
-    """A process is gone, and nothing says that it would not work the next time."""
+    """A process died, and a retry may succeed."""
 
 
 def persist(job: Job, attempt: Callable[[Job], bool], tell: Callable[[str, str], None]) -> bool:
-    """What the first attempt returns that comes to an end; ``tell`` gets kind and line of what begins the others.
+    """Runs attempts until one finishes and returns its result; calls ``tell(kind, message)`` before each retry.
 
-    Ray could restart workers as well, but any failure alike: bad data, say, would fail as often as it is tried.
+    Ray's own restarts would retry every failure, also those that fail again each time, such as bad data.
 
-    Raises WorkerDiedError after ``run.max_restarts`` in a row without a new checkpoint of the run's own, DivergedError
-    when it comes again from the same checkpoint with other data, and whatever else an attempt raises.
+    Raises WorkerDiedError after ``run.max_restarts`` consecutive retries without a new checkpoint of this run.
+    Raises DivergedError if training diverges again from the same checkpoint with other data. Passes on every other
+    error of an attempt.
     """
     own, barren = None if job.fork else job.checkpoint, 0
     while True:
@@ -34,12 +35,12 @@ def persist(job: Job, attempt: Callable[[Job], bool], tell: Callable[[str, str],
                 raise
             own, job = found, job.again(found)
             place = "the beginning" if found is None else found.name
-            tell("restart", "; ".join([str(death), *passed_over, f"again from {place}"]))
+            tell("restart", "; ".join([str(death), *passed_over, f"restarting from {place}"]))
         except DivergedError as divergence:
             found, passed_over = newest_sound(job.directory / "checkpoints")
             again = job.again(found)
             if found is None or again.skip_to:
                 raise
             own, job = found, replace(again, skip_to=divergence.batch)
-            place = f"back to {found.name}, with the data after batch {divergence.batch}"
+            place = f"going back to {found.name}, continuing with the data after batch {divergence.batch}"
             tell("rollback", "; ".join([str(divergence), *passed_over, place]))

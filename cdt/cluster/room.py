@@ -1,4 +1,4 @@
-"""How many workers an attempt has: as many as asked for, or as there is room for where fewer will do."""
+"""How many workers an attempt has: as many as requested, or fewer if resources are short and that is allowed."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from cdt.errors import RunError
 
 
 class Workers(NamedTuple):
-    """Those of an attempt."""
+    """The workers of an attempt."""
 
     number: int
     kind: str
-    """Ray's name of what each takes one of: GPU or CPU."""
+    """Ray's name of the resource that each worker takes one of: GPU or CPU."""
 
 
 def wait_for_room(
     config: RunConfig, kind: str, tell: Callable[[str, str], None], given: threading.Event
 ) -> Workers | None:
-    """The workers of the next attempt; None when a notice to leave came while there was no room.
+    """The workers of the next attempt; None if a notice to stop came while resources were missing.
 
-    Raises RunError where there is none for ``run.min_workers`` (by default all) within ``run.patience_minutes``.
+    Raises RunError if resources for ``run.min_workers`` (by default all) are missing for ``run.patience_minutes``.
     """
     settings, most = config.run, config.workers_used()
     least = most if settings.min_workers is None else config.workers_used(settings.min_workers)
@@ -38,6 +38,10 @@ def wait_for_room(
     workers = most if problem is None else config.workers_used(free_slots(kind))
     if workers < settings.workers:
         batch = config.train.batch_size // config.engine.accumulation
-        why = f"{batch} samples do not divide over more" if problem is None else f"room for {free_slots(kind)}"
+        why = (
+            f"the batch of {batch} samples is not divisible by {settings.workers}"
+            if problem is None
+            else f"there are resources for {free_slots(kind)}"
+        )
         tell("workers", f"{workers} of {settings.workers} workers are used: {why}")
     return Workers(workers, kind)

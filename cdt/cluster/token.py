@@ -1,4 +1,4 @@
-"""Ray's token: who has it can run anything on the cluster. It is never printed; its file is its owner's alone."""
+"""Ray's token: its holder can run anything on the cluster. It is never printed; only its owner can read its file."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttri
 from cdt.errors import InputError
 
 NOT_LET_IN = (
-    "the cluster wants a token that this process does not have: set RAY_AUTH_MODE=token and put the cluster's own into "
-    "~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
+    "the cluster requires a token that this process does not have: set RAY_AUTH_MODE=token and put the cluster's token "
+    "into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
 )
 
 
 def token_file() -> Path:
-    """Where Ray looks for it."""
+    """The file in which Ray looks for the token."""
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
 def header() -> tuple[tuple[str, str], ...]:
-    """What a request to Ray carries; empty without a token, or where tokens are switched off."""
+    """The header of a request to Ray; empty without a token, or if tokens are switched off."""
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return ()
     return tuple(AuthenticationTokenLoader.instance().get_token_for_http_header(ignore_auth_mode=True).items())
 
 
 def open_to_others() -> bool:
-    """Whether anyone but its owner may read or change it."""
+    """Whether anyone but its owner may read or change the token's file."""
     path = token_file()
     return path.is_file() and bool(path.stat().st_mode & 0o077)
 
 
 def keep_private() -> None:
-    """Takes it from all others; Ray writes it for everyone to read.
+    """Makes the token's file readable only by its owner; Ray writes it readable by everyone.
 
-    Raises InputError where that is not allowed.
+    Raises InputError if that is not allowed.
     """
     if open_to_others():
         try:

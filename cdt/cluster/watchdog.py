@@ -1,4 +1,4 @@
-"""Ranks that hang: each gives signs of life; who falls silent, or stands still with all others, is named and ended."""
+"""The watchdog: a rank without heartbeats is reported and killed; so are all ranks if none makes progress."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from cdt.cluster.nodes import on_node
 
 PACKAGE = str(Path(__file__).parent.parent)
 STACKS = "stacks"
-"""Where in a run directory the stacks of its ranks are written."""
+"""Folder of a run directory to which its ranks write their stacks."""
 START_S = 120.0
-"""So much longer a worker that has just been started may be silent: it imports much, perhaps with many others."""
+"""Seconds added to the timeout of a worker's first heartbeat: it imports much, perhaps at once with many others."""
 END_S = 30.0
-"""The longest that ending a process on another machine may take."""
+"""Timeout in seconds for killing a process on another machine."""
 
 
 class Process(NamedTuple):
@@ -41,7 +41,7 @@ class Process(NamedTuple):
         return cls(ray.get_runtime_context().get_node_id(), os.getpid())
 
     def end(self) -> str:
-        """Kills it; what the system said of it just before, such as ``stopped``."""
+        """Kills the process; returns its state just before, such as ``stopped``."""
         if self.node == ray.get_runtime_context().get_node_id():
             return _end(self.pid)
         ask = ray.remote(_end).options(**on_node(self.node)).remote(self.pid)
@@ -61,26 +61,26 @@ def _end(pid: int) -> str:
 
 
 class Beat(NamedTuple):
-    """A sign of life."""
+    """A heartbeat."""
 
     rank: int
     process: Process
     step: int
     place: str
-    """Where in this package it stands."""
+    """The line of this package that the rank executes."""
     position: int
-    """Changes whenever it does anything."""
+    """Changes whenever the rank makes progress."""
 
 
 class Hang(NamedTuple):
-    """Processes that will not go on by themselves, and how that showed."""
+    """Processes that hang, and how this was detected."""
 
     text: str
     processes: list[Process]
 
 
 class Watch:
-    """What is known of the ranks: when each was last heard of, and when it last moved."""
+    """What is known of the ranks: the time of each one's last heartbeat, and of its last progress."""
 
     def __init__(self) -> None:
         self._beats: dict[int, Beat] = {}
@@ -89,7 +89,7 @@ class Watch:
         self._unshown: set[int] = set()
 
     def beat(self, beat: Beat, now: float) -> bool:
-        """Whether that rank is to write down its stack."""
+        """Takes a heartbeat; returns whether that rank must write its stack."""
         before = self._beats.get(beat.rank)
         if before is None or before != beat:
             self._moved[beat.rank] = now
@@ -99,31 +99,31 @@ class Watch:
         return shows
 
     def expect(self, rank: int, process: Process, now: float) -> None:
-        """That process has been started, and is to give signs of life."""
+        """Registers a started process, which must send heartbeats from now on."""
         self._beats[rank] = Beat(rank, process, 0, "start", 0)
         self._heard[rank] = self._moved[rank] = now + START_S
 
     def leave(self, rank: int) -> None:
-        """It is done and will not be heard of again."""
+        """Removes a rank that is done and sends no more heartbeats."""
         self._beats.pop(rank, None)
 
     def show(self) -> None:
-        """All that give signs of life are to write down their stacks."""
+        """Every rank that sends heartbeats must write its stack at its next one."""
         self._unshown = set(self._beats)
 
     def hung(self, now: float, patience: float) -> Hang | None:
-        """Who has been silent for ``patience`` seconds; or all, when none has moved for as long."""
+        """The ranks without a heartbeat for ``patience`` seconds; or all ranks, if none made progress for as long."""
         silent = [beat for rank, beat in self._beats.items() if now - self._heard[rank] > patience]
         if silent:
             named = ", ".join(
                 f"worker {beat.rank} (process {beat.process.pid}), last {_where(beat)}" for beat in silent
             )
-            return Hang(f"no sign of life for {patience:.3g} s from {named}", [beat.process for beat in silent])
+            return Hang(f"no heartbeat for {patience:.3g} s from {named}", [beat.process for beat in silent])
         if not self._beats or any(now - self._moved[rank] <= patience for rank in self._beats):
             return None
         beats = sorted(self._beats.values())
         named = ", ".join(f"worker {beat.rank} (process {beat.process.pid}) {_where(beat)}" for beat in beats)
-        return Hang(f"no worker has moved for {patience:.3g} s: {named}", [beat.process for beat in beats])
+        return Hang(f"no worker has made progress for {patience:.3g} s: {named}", [beat.process for beat in beats])
 
 
 def _where(beat: Beat) -> str:
@@ -132,23 +132,23 @@ def _where(beat: Beat) -> str:
 
 @dataclass(frozen=True)
 class Watcher:
-    """Who takes the signs of life of a run's ranks."""
+    """The receiver of the heartbeats of a run's ranks."""
 
     directory: Path
-    """Of the run."""
+    """The run directory."""
     expect: Callable[[int, Process], None]
     every: float
-    """Seconds between two of them."""
+    """Seconds between two heartbeats."""
     tell: Callable[[Beat], bool]
-    """Whether that rank is to write down its stack."""
+    """Sends a heartbeat; returns whether that rank must write its stack."""
     leave: Callable[[int], None]
 
 
 @contextlib.contextmanager
 def pulse(rank: int, watcher: Watcher) -> Iterator[Callable[[Callable[[], int]], None]]:
-    """Signs of life of this thread from another one, and a stack where one is asked for.
+    """Sends heartbeats for this thread from another one, and writes a stack on request.
 
-    Yields what takes the function that knows the step, once there is one.
+    Yields a function that sets where the step is read from, to be called once training knows its step.
     """
     watched, mine, done = threading.get_ident(), Process.mine(), threading.Event()
     steps: list[Callable[[], int]] = [lambda: 0]
@@ -161,7 +161,7 @@ def pulse(rank: int, watcher: Watcher) -> Iterator[Callable[[Callable[[], int]],
                 if watcher.tell(Beat(rank, mine, step, place, hash((step, position)))):
                     _write_stack(watcher.directory / STACKS / f"rank-{rank}.txt", step)
             except (RayError, OSError):
-                continue  # the coordinator begins again, or the disk is full: the next one may come through
+                continue  # the coordinator is restarting, or the disk is full: the next heartbeat may succeed
 
     threading.Thread(target=give, daemon=True, name="pulse").start()
     try:
@@ -172,7 +172,7 @@ def pulse(rank: int, watcher: Watcher) -> Iterator[Callable[[Callable[[], int]],
 
 
 def _position(frame: FrameType | None) -> tuple[str, int]:
-    """Where in this package a thread stands, and a number for where in all of its calls."""
+    """The line of this package that a thread executes, and a number for its position in all of its calls."""
     place, calls = "start", []
     while frame is not None:
         calls.append((frame.f_code.co_filename, frame.f_lasti))

@@ -1,4 +1,4 @@
-"""Copies of what is to be saved, in host memory, so that training need not wait for the disk."""
+"""Copies of the data to save in CPU memory, so that training does not wait for the disk."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 
 class Copies:
-    """Memory that serves again at the next save: new pages cost more than copying does, pinned ones much more."""
+    """Buffers that are reused at the next save: allocating pages costs more than copying, pinned pages much more."""
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}
 
     def of(self, name: str, tensor: Tensor) -> Tensor:
-        """Good until the next copy of this name."""
+        """A copy, valid until the next copy with this name."""
         kept = self._kept.get(name)
         if kept is None or (kept.shape, kept.dtype) != (tensor.shape, tensor.dtype):
             kept = torch.empty_like(tensor, device="cpu", requires_grad=False, pin_memory=tensor.is_cuda)
@@ -25,7 +25,7 @@ class Copies:
         return kept.copy_(tensor.detach())
 
     def tree(self, name: str, tree: Any) -> Any:
-        """Of what DeepSpeed saves. Its enums become numbers: some Pythons pickle them as a call of getattr."""
+        """Copies DeepSpeed's state. Its enums become numbers: some versions of Python pickle them as a getattr call."""
         if isinstance(tree, Tensor):
             return self.of(name, tree)
         if isinstance(tree, dict):

@@ -1,4 +1,4 @@
-"""What a run will cost in memory, before it starts."""
+"""The memory that a run will need, computed before it starts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from cdt.engine.config import EngineConfig, bucket_size
 
 _ADAM_BYTES = 8  # two fp32 moments
 _PREFETCHED = 50_000_000
-"""Weights that DeepSpeed gathers ahead at stage 3, by its default."""
+"""Weights that DeepSpeed prefetches at stage 3 by default."""
 
 
 def activation_bytes(network: nn.Module, shape: tuple[int, int, int], batch: int, dtype: torch.dtype) -> int:
     """Bytes that autograd keeps for the backward pass of one micro-batch; the network is on the meta device.
 
-    What several operations keep counts once, the weights and buffers that they keep not at all.
+    A tensor kept by several operations counts once; weights and buffers do not count.
     """
     known = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
     saved: dict[int, torch.UntypedStorage] = {}
@@ -35,10 +35,10 @@ def activation_bytes(network: nn.Module, shape: tuple[int, int, int], batch: int
 def state_bytes(parameters: int, trained: int, engine: EngineConfig, world: int) -> dict[str, float]:
     """Bytes per rank of weights, gradients, optimiser (fp32 master and moments) and EMA under a ZeRO stage.
 
-    Rajbhandari et al., "ZeRO", SC 2020, figure 1; the EMA is always divided over the ranks. The update's own are the
-    temporary copies of AdamW and DeepSpeed, the buckets hold gradients before they are divided and weights that are
-    gathered, all as measured (tools/bench/memory.py).
-    ``trained``: how many of the parameters are; of the others fp32 values are kept as the EMA is.
+    Rajbhandari et al., "ZeRO", SC 2020, figure 1; the EMA is always sharded over the ranks. "update" is the
+    temporary copies of AdamW and DeepSpeed; the buckets hold gradients before they are sharded, and gathered weights;
+    all as measured (tools/bench/memory.py).
+    ``trained``: how many of the parameters are trained; fp32 values of the others are kept like the EMA.
     """
     low = 2 if engine.precision == "bf16" else 4
     stage, bucket = engine.zero_stage, min(trained, bucket_size(engine, trained))
@@ -55,10 +55,10 @@ def state_bytes(parameters: int, trained: int, engine: EngineConfig, world: int)
 
 
 def peak_bytes(memory: dict[str, float], engine: EngineConfig) -> float:
-    """The most that is there at once: activations, the update and the probe follow each other.
+    """The most memory in use at once: activations, the update and the probe follow each other.
 
-    Gradients come as activations go, and are there before them only from a second micro-batch on; DeepSpeed's stage 3
-    has memory of their own for them, and keeps it.
+    Gradients replace activations, and exist beside them only from the second micro-batch on. DeepSpeed's stage 3
+    allocates separate memory for gradients and keeps it.
     """
     gradients, lasting = memory["gradients"] + memory["bucket"], engine.zero_stage == 3
     passing = {
@@ -71,9 +71,9 @@ def peak_bytes(memory: dict[str, float], engine: EngineConfig) -> float:
 
 
 def copies_bytes(parameters: int, trained: int, engine: EngineConfig, world: int) -> float:
-    """Bytes of host memory on the first rank for what is written while training goes on; less on the others.
+    """Bytes of CPU memory on the first rank for the copies that are written during training; less on the others.
 
-    Its part of DeepSpeed's state, and as safetensors whole weights and averages.
+    It holds its part of DeepSpeed's state, and the whole weights and averages for safetensors.
     """
     low = 2 if engine.precision == "bf16" else 4
     weights = low * parameters / (world if engine.zero_stage >= 3 else 1)

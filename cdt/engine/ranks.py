@@ -1,4 +1,4 @@
-"""The process group as training sees it: who I am, sums over everybody, and what rank 0 says."""
+"""The process group as training uses it: this process's rank, sums over all ranks, and values of rank 0."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Ranks:
 
     @classmethod
     def current(cls) -> Ranks:
-        """Of the process group that is initialised; one accelerator per local rank where there are any."""
+        """From the initialised process group; one accelerator per local rank if there are any."""
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
         return cls(dist.get_rank(), dist.get_world_size(), device)
@@ -41,7 +41,7 @@ class Ranks:
         return box[0]
 
     def any_of(self, value: str | None) -> str | None:
-        """The first rank's value that is not None, on every rank; None when there is none."""
+        """The value of the first rank that has one, on every rank; None if all are None."""
         values: list[str | None] = [None] * self.world
         dist.all_gather_object(values, value)
         return next((found for found in values if found is not None), None)

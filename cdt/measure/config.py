@@ -15,6 +15,7 @@ class ProbeConfig(Config):
     others in turn."""
     split: str | None = "auto"
     """A held-out split of the shards. Constraints with at least 32 samples there are measured on them, others on
-    training samples, as all are with ``null``. ``auto``: the split ``validation`` (or ``valid``, or ``val``) if there is one."""
+    training samples, as all are with ``null``. ``auto``: the split ``validation`` (or ``valid``, or ``val``), if there
+    is one."""
     generated_samples: int = Field(default=500, ge=16)
     """Samples drawn per period where shares of generated samples are measured."""

@@ -14,7 +14,7 @@ SUSPICIOUS = 0.01  # chance of this many near-copies, over all classes (Bonferro
 
 @dataclass(frozen=True)
 class Requirement:
-    """One constraint and where the last dual step left it; None where nothing was measured. All but lambda in nats."""
+    """One constraint after the last dual step; None if nothing was measured. All values but lambda are in nats."""
 
     name: str
     asks: str
@@ -31,7 +31,7 @@ class Requirement:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card is written from."""
+    """The facts that a card contains."""
 
     name: str
     source: str
@@ -112,9 +112,9 @@ def _requirements(requirements: Sequence[Requirement]) -> str:
     head = ("name", "requirement", "budget", "threshold", "loss", "lambda", "slack", "satisfied")
     return (
         _table(head, rows)
-        + "\n\nBudget, threshold, loss and slack are in nats. *Satisfied* speaks of the constraint's "
+        + "\n\nBudget, threshold, loss and slack are in nats. *Satisfied* refers to the constraint's "
         "own statistic, a denoising loss or minus the log of a share that the steering classifier counted; the shares "
-        "that another classifier measured stand in the next section."
+        "that another classifier measured are in the next section."
     )
 
 
@@ -159,19 +159,19 @@ def _training(facts: CardFacts) -> str:
 def _limits(facts: CardFacts) -> list[str]:
     limits = []
     if facts.evaluation is None:
-        limits.append("What the model generates was not measured; satisfied constraints do not stand in for that.")
+        limits.append("What the model generates was not measured; satisfied constraints do not replace that.")
     else:
         limits.append(
             f"Shares were judged by a classifier that is right on {facts.evaluation['judge_accuracy']:.1%} of "
             f"{facts.evaluation['judge_held_out']:,} held-out real images. Generated images can be harder; the "
-            "intervals hold the error of sampling, not the classifier's."
+            "intervals cover the sampling error, not the classifier's errors."
         )
         limits.append(_memorised(facts.evaluation))
     windows = sorted({r.window for r in facts.requirements if r.window is not None})
     if windows:
         limits.append(
             f"Constraint losses are taken at log-SNR up to {', '.join(f'{window:g}' for window in windows)}, where "
-            "class is decided; they say nothing of finer detail."
+            "class is decided; they say nothing about finer detail."
         )
     if any(r.satisfied is False for r in facts.requirements):
         names = ", ".join(r.name for r in facts.requirements if r.satisfied is False)

@@ -1,4 +1,4 @@
-"""Who is at work on a run: one process at a time, and what is left of one that was killed does not count."""
+"""Which process trains a run: one at a time; the file left by a killed process does not count."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cdt.errors import InputError
 
 SIGN = "running.json"
 SILENT_S = 300.0
-"""Without a sign of life for so long, a process on another machine is taken for dead."""
+"""Seconds without a heartbeat after which a process on another machine counts as dead."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Presence:
     host: str
     pid: int
     started: float
-    """When the process began, seconds since 1970: tells it from a later one of the same number."""
+    """Start of the process, seconds since 1970: distinguishes it from a later process with the same id."""
 
     @classmethod
     def mine(cls) -> Presence:
         return cls(socket.gethostname(), os.getpid(), psutil.Process().create_time())
 
     def lives(self, sign: Path) -> bool:
-        """Here, by asking the system; elsewhere, by its last sign of life."""
+        """Whether the process is alive: on this machine by asking the system, on others by its last heartbeat."""
         if self.host != socket.gethostname():
             return time.time() - sign.stat().st_mtime < SILENT_S
         try:
@@ -44,7 +44,7 @@ class Presence:
 
 
 def who_works(directory: Path) -> Presence | None:
-    """The process that trains the run in ``directory`` at this moment."""
+    """The process that trains the run in ``directory`` now; None if there is none."""
     sign = directory / SIGN
     try:
         found = Presence(**json.loads(sign.read_text()))
@@ -54,7 +54,7 @@ def who_works(directory: Path) -> Presence | None:
 
 
 def check_idle(directory: Path) -> None:
-    """Raises InputError when another process trains the run."""
+    """Raises InputError if another process trains the run."""
     other, mine = who_works(directory), Presence.mine()
     if other and other != mine:
         gone = f"; if that machine is gone, delete {directory / SIGN}" if other.host != mine.host else ""
@@ -63,7 +63,7 @@ def check_idle(directory: Path) -> None:
 
 @contextmanager
 def at_work(directory: Path) -> Iterator[Callable[[], None]]:
-    """Yields what gives a sign of life. Raises InputError when another process trains the run."""
+    """Yields a function that records a heartbeat. Raises InputError if another process trains the run."""
     check_idle(directory)
     sign = directory / SIGN
     sign.write_text(json.dumps(asdict(Presence.mine())))

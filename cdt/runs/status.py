@@ -1,4 +1,4 @@
-"""Where a run stands, read from its files alone: safe at any time, whoever trains it."""
+"""The state of a run, read only from its files: safe at any time, also while another process trains it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from cdt.runs.run import Run
 
 
 def describe_status(directory: str | Path) -> Iterator[str]:
-    """Lines: who trains it, how far it is, its last checkpoint, its restarts, what happened last.
+    """Lines: which process trains it, its progress, its last checkpoint, its restarts, its last event.
 
-    Raises InputError when there is no run.
+    Raises InputError if there is no run.
     """
     run = Run(directory)
     events, metrics = run.rows("events.jsonl"), run.rows("metrics.jsonl")
@@ -41,20 +41,23 @@ def describe_status(directory: str | Path) -> Iterator[str]:
     starts = sum(event["event"] == "start" for event in events)
     restarts = sum(event["event"] == "restart" for event in events)
     yield f"  started {starts} time{'s' * (starts != 1)}, {restarts} of them after a worker had died"
-    if told := _dual_steps_again(run.rows("dual.jsonl")):
-        yield told
+    if line := _recomputed(run.rows("dual.jsonl")):
+        yield line
     if events:
         last = events[-1]
         yield f"  {_span(time.time() - last['time'])} ago: {last['event']}: {last['text'].splitlines()[0]}"
 
 
-def _dual_steps_again(journal: list[dict[str, Any]]) -> str | None:
-    """Whether what was done again after an interruption came out as before; None where nothing was."""
+def _recomputed(journal: list[dict[str, Any]]) -> str | None:
+    """How many dual steps were recomputed after an interruption, and whether any result differs; None without any."""
     again, differing = replayed(journal)
     if not again:
         return None
-    told = f"not as before at {len(differing)}, first at step {differing[0]:,}" if differing else "each time as before"
-    return f"  dual steps done again: {len(again)}, {told}"
+    steps = "1 dual step was" if len(again) == 1 else f"{len(again)} dual steps were"
+    results = "identical results"
+    if differing:
+        results = f"different results at {len(differing)}, first at step {differing[0]:,}"
+    return f"  {steps} recomputed after an interruption, with {results}"
 
 
 def _span(seconds: float) -> str:

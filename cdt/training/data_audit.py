@@ -1,4 +1,4 @@
-"""The data's account over all ranks: which samples cannot be used, and whether all that was promised arrived."""
+"""The audit of the data over all ranks: which samples are unusable, and whether all planned samples arrived."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cdt.monitor.recorder import Recorder
 
 
 class DataAudit:
-    """Bad samples are shared every ``log_steps`` steps; at the end of each epoch promises and arrivals are compared."""
+    """Ranks exchange bad samples every ``log_steps`` steps, and compare planned and arrived samples every epoch."""
 
     def __init__(self, stream: MixtureStream, ranks: Ranks, *, batch_size: int, epoch: int, log_steps: int) -> None:
         self._stream, self._ranks = stream, ranks
@@ -20,7 +20,7 @@ class DataAudit:
         self._promised = np.array(list(stream.state().counters.values()))
 
     def after(self, step: int, last: bool, recorder: Recorder | None) -> None:
-        """After every step; a collective on some. Raises RunError: too many bad samples, or samples that are lost."""
+        """To be called after every step; a collective on some. Raises RunError for too many bad or for lost samples."""
         epoch = step * self._batch_size // self._epoch
         ends = last or epoch > (step - 1) * self._batch_size // self._epoch
         if ends or step % self._log_steps == 0:
@@ -33,13 +33,13 @@ class DataAudit:
         ledger.add(self._stream.reader.bad.values())
         mine = [(sample.row, sample.kind, sample.reason) for sample in ledger.take_new()]
         everyone = self._ranks.all_of(mine)
-        told = [BadSample(*sample) for found in everyone for sample in found]
-        if told and recorder:
-            text = f"{len(told)} samples cannot be used; others of their class stand in for them"
-            recorder.event(step, "bad_data", text, samples=ledger.describe(told))
-        ledger.add(told)
+        bad = [BadSample(*sample) for found in everyone for sample in found]
+        if bad and recorder:
+            text = f"{len(bad)} samples are unusable; each was replaced by another sample of its class"
+            recorder.event(step, "bad_data", text, samples=ledger.describe(bad))
+        ledger.add(bad)
         ledger.take_new()
-        # Here, where all ranks know the same: one that stopped alone would leave the others in their next collective.
+        # Here all ranks know the same, so all stop: one that stopped alone would block the others in a collective.
         ledger.check()
 
     def _close(self, step: int, epoch: int, recorder: Recorder | None) -> None:

@@ -1,4 +1,4 @@
-"""Numbers going bad: updates that cannot be made, and losses out of the ordinary."""
+"""Numerical problems: updates that are skipped, and loss spikes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from statistics import median
 from cdt.errors import RunError
 
 REPORTS = 20
-"""Of the loss, with which the next is compared."""
+"""How many past reports of the loss the next one is compared with."""
 SPIKE_SPREADS, SPIKE_RATIO = 10.0, 1.5
-"""A loss is a spike when it is so many median deviations above the median, and so many times as large."""
+"""A loss is a spike if it is this many median deviations above the median, and this many times as large."""
 
 
 class DivergedError(RunError):
-    """Training cannot go on from where it is; perhaps from an earlier checkpoint, with other data."""
+    """Training cannot continue from its present state; it may from an earlier checkpoint, with other data."""
 
-    def __init__(self, told: str, batch: int) -> None:
-        """``batch``: where the data stood."""
-        super().__init__(told, batch)
+    def __init__(self, message: str, batch: int) -> None:
+        """``batch``: the position in the data."""
+        super().__init__(message, batch)
         self.batch = batch
 
     def __str__(self) -> str:
@@ -27,27 +27,27 @@ class DivergedError(RunError):
 
 
 class Health:
-    """An update whose gradient is not finite is left out by the engine, on all ranks alike; here they are counted."""
+    """Counts skipped updates. The engine skips an update on all ranks if its gradient is not finite."""
 
     def __init__(self, patience: int) -> None:
-        """``patience``: updates in a row that may be left out."""
+        """``patience``: how many consecutive updates may be skipped."""
         self._patience = patience
         self._losses: deque[float] = deque(maxlen=REPORTS)
         self.in_a_row = self._since_report = 0
 
     def count(self, applied: bool) -> bool:
-        """After each update; whether there were too many in a row that could not be made."""
+        """To be called after each update; returns whether too many consecutive updates were skipped."""
         self.in_a_row = 0 if applied else self.in_a_row + 1
         self._since_report += not applied
         return self.in_a_row >= self._patience
 
     def take(self) -> int:
-        """Updates left out since the last call."""
+        """Updates skipped since the last call."""
         skipped, self._since_report = self._since_report, 0
         return skipped
 
     def spike(self, loss: float) -> str | None:
-        """In words, when a reported loss stands out from those before it; one of no update is passed over."""
+        """A message if a reported loss is a spike, else None; a loss that is not finite is ignored."""
         if not isfinite(loss):
             return None
         known = list(self._losses)

@@ -24,9 +24,9 @@ class Meter:
         self.steps, self._waited, self._since = 0, 0.0, time.monotonic()
 
     def count(self, loss: Tensor, waited: float, applied: bool = True) -> None:
-        """One step: its mean loss on this rank (on the device), and the seconds that its batch was waited for.
+        """Adds a step: its mean loss on this rank (on the device), and the seconds of waiting for its batch.
 
-        The loss counts where its update was ``applied``: on all ranks or on none.
+        The loss counts only if its update was ``applied``, which is so on all ranks or on none.
         """
         if applied:
             self._loss = loss if self._loss is None else self._loss + loss
@@ -35,7 +35,7 @@ class Meter:
         self._waited += waited
 
     def take(self, ranks: Ranks) -> dict[str, float]:
-        """Means over steps and ranks since the last call, nan for a loss of no step; begins anew. A collective."""
+        """Means over steps and ranks since the last call, then resets; the loss is nan without a step. A collective."""
         loss = torch.zeros(()) if self._loss is None else self._loss
         totals = ranks.sum(np.array([loss.item(), self._waited])) / ranks.world
         total_loss = totals[0] / self._losses if self._losses else np.nan

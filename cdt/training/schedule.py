@@ -16,7 +16,7 @@ class TrainConfig(Config):
     batch_size: int = Field(default=128, ge=1)
     """Samples per step over all workers and accumulation steps."""
     warm_steps: int = Field(default=1000, ge=0)
-    """Steps without constraints, before thresholds are calibrated; with ``init`` 0, as they would forget."""
+    """Steps without constraints, before thresholds are calibrated; 0 with ``init``, because the model would forget."""
     dual_steps: Annotated[int, RESUMABLE] = Field(default=1000, ge=0)
     """Steps under the constraints, at constant learning rate."""
     cooldown_steps: Annotated[int, RESUMABLE] = Field(default=0, ge=0)
@@ -30,15 +30,15 @@ class TrainConfig(Config):
     weight_decay: FiniteFloat = Field(default=0.0, ge=0)
     """Of AdamW, decoupled from the gradient."""
     ema_decay: Decay = 0.999
-    """Of the averaged weights that constraints are measured with and that samples are drawn from."""
+    """Decay of the averaged weights, with which constraints are measured and samples are drawn."""
     checkpoint_steps: Annotated[int | None, RESUMABLE] = Field(default=None, ge=1)
-    """Also save every so many steps; the ends of the phases are always saved."""
+    """Steps between two checkpoints; the ends of the phases are always saved."""
     checkpoint_minutes: Annotated[FiniteFloat | None, RESUMABLE] = Field(default=None, gt=0)
-    """Also save when so much time has passed since the last save."""
+    """Also save when this much time has passed since the last save."""
     keep_checkpoints: Annotated[int, RESUMABLE] = Field(default=10, ge=1)
-    """The newest ones that stay; the best one and the ends of the phases stay as well."""
+    """How many of the newest are kept; the best one and those at the ends of the phases are kept as well."""
     max_skipped: Annotated[int, RESUMABLE] = Field(default=10, ge=1)
-    """Updates in a row that may be left out because the gradient is not finite; then the last checkpoint is tried."""
+    """Consecutive updates that may be skipped because the gradient is not finite; then training goes back."""
     log_steps: Annotated[int, RESUMABLE] = Field(default=10, ge=1)
     """Steps between two rows of metrics."""
     grid_images: Annotated[int, RESUMABLE] = Field(default=64, ge=0, le=1024)

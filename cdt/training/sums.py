@@ -1,4 +1,4 @@
-"""What training batches say of the constraints: additive statistics by cell."""
+"""Statistics of the constraints from training batches: additive sums by cell."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cdt.engine.ranks import Ranks
 
 
 class PeriodSums:
-    """(sum, sum of squares, count) of the finite losses in nats, by cell, float64 on the device; nothing waits.
+    """(sum, sum of squares, count) of the finite losses in nats, by cell; float64 on the device, without a wait.
 
-    The last row is the base draws alone, over the full range of log-SNR: the estimate of loss(q).
+    The last row is only the base draws, over the full range of log-SNR: the estimate of loss(q).
     """
 
     def __init__(self, cell_windows: np.ndarray, diffusion: Diffusion, device: torch.device) -> None:
@@ -24,7 +24,7 @@ class PeriodSums:
         self._sums = torch.zeros(len(cell_windows) + 1, 3, dtype=torch.float64, device=device)
 
     def add(self, batch: Batch, losses: Losses) -> None:
-        """The draws are uniform over the full range, so a window's loss is the full loss where log-SNR is inside."""
+        """Draws are uniform over the full range, so a window's loss is the full loss at log-SNRs inside it."""
         full = nats(losses.squared_error.detach(), batch.images[0].numel(), *self._range)
         known = full.isfinite()
         full = torch.where(known, full, 0.0)
@@ -35,18 +35,18 @@ class PeriodSums:
         self._sums[-1] += torch.stack([base.sum(), base.square().sum(), count.to(full.dtype)])
 
     def everyones(self, ranks: Ranks) -> list[list[list[float]]] | None:
-        """The sums since the last ``take``, rank by rank [ranks, K + 1, 3]; None when there are none. A collective."""
+        """The sums since the last ``take``, rank by rank [ranks, K + 1, 3]; None if all are 0. A collective."""
         found = ranks.all_of(self._sums.tolist())
         return found if np.any(found) else None
 
     def go_on_from(self, everyones: list[list[list[float]]], ranks: Ranks) -> None:
-        """On as many ranks as they came from each has its own, so that they are added in the same order."""
+        """Restores the sums. On the same number of ranks each gets its own, to keep the order of additions."""
         mine = everyones if len(everyones) == ranks.world else [np.sum(everyones, axis=0)]
         if ranks.rank < len(mine):
             self._sums.copy_(torch.as_tensor(np.asarray(mine[ranks.rank])))
 
     def take(self) -> np.ndarray:
-        """The sums [K + 1, 3] since the last call; begins anew."""
+        """The sums [K + 1, 3] since the last call; then resets."""
         sums = self._sums.cpu().numpy().copy()
         self._sums.zero_()
         return sums

@@ -63,8 +63,8 @@ def without_padding(text: str) -> str:
 
 def test_rows_say_what_was_measured() -> None:
     text = printed(BOTH, 80)
-    assert row(text, "4 ") == ["10.0%", "10.0%", "1.0%", "10.0%", "0.113", "+0.12", "✓"]
-    assert row(text, "5 ") == ["10.0%", "10.0%", "1.0%", "7.0%", "0.120", "-0.35", "✗"]
+    assert row(text, "4 ") == ["10.0%", "10.0%", "✗", "1.0%", "✓", "10.0%", "0.113", "+0.12", "✓"]
+    assert row(text, "5 ") == ["10.0%", "10.0%", "✗", "1.0%", "✗", "7.0%", "0.120", "-0.35", "✗"]
     assert row(text, "6 ") == ["10.0%", "-", "13.5%", "10.5%", "-", "-"]
     assert row(text, "total variation from uniform") == ["0.240", "0.035"]
     assert row(text, "expected of a uniform generator") == ["0.027", "0.027"]
@@ -84,7 +84,7 @@ def test_fits_the_terminal_with_intervals_where_there_is_room(width: int) -> Non
 
 def test_single_run() -> None:
     text = printed({"generated": WITH}, 80)
-    assert row(text, "4 ") == ["10.0%", "10.0%", "10.0%", "[", "8.8,", "11.4]", "0.113", "+0.12", "✓"]
+    assert row(text, "4 ") == ["10.0%", "10.0%", "✓", "10.0%", "[", "8.8,", "11.4]", "0.113", "+0.12", "✓"]
     assert row(text, "Fréchet distance in the judge's features") == ["35.20"]
 
 
@@ -92,17 +92,32 @@ def test_constraints_on_groups_and_on_no_class_have_their_own_rows() -> None:
     group = ConstraintState("even [digits]", (0, 2, 4, 6, 8), 0.6, 0.0, 1.0, 2.0, 1.0, True)
     prior = ConstraintState("keep the old", (), None, 0.5, None, None, None, None)
     text = printed({"generated": replace(WITH, constraints=(*FLOORS, group, prior))}, 80)
-    assert row(text, "even [digits]")[:3] == ["50.0%", "60.0%", "52.0%"]
+    assert row(text, "even [digits]")[:4] == ["50.0%", "60.0%", "✗", "52.0%"]
     assert row(text, "keep the old") == ["-", "-", "-", "0.500", "not", "measured"]
+
+
+def test_the_share_and_the_loss_have_verdicts_of_their_own() -> None:
+    """Fours meet their floor and miss their threshold, fives the reverse; words below say what each mark means."""
+    missed, met = replace(FLOORS[0], slack=-0.2, satisfied=False), replace(FLOORS[1], slack=0.1, satisfied=True)
+    text = printed({"generated": replace(WITH, constraints=(missed, met))}, 80)
+    assert row(text, "4 ")[2:4] == ["✓", "10.0%"]
+    assert row(text, "4 ")[-2:] == ["-0.20", "✗"]
+    assert row(text, "5 ")[2:4] == ["✗", "7.0%"]
+    assert row(text, "5 ")[-2:] == ["+0.10", "✓"]
+    words = " ".join(text.split())
+    assert "Share of samples: ✓ meets the floor, ≈ below it but its 95% interval reaches it, ✗ below it." in words
+    assert "Slack: ✓ the constraint's own statistic met its threshold at the last dual step, ✗ it did not." in words
+    assert "can disagree" in words
+    assert "Share of samples" not in printed({"generated": WITHOUT}, 80)
 
 
 def test_colours_say_whether_floors_are_met() -> None:
     text = without_padding(printed(BOTH, 80, color=True))
-    assert "\x1b[32m10.0%" in text  # met: green
-    assert "\x1b[31m1.0%" in text  # missed: red
+    assert "\x1b[32m✓ 10.0%" in text  # met: green
+    assert "\x1b[31m✗  1.0%" in text  # missed: red
     assert "\x1b[31m4 of 140" in text  # more near-copies than chance explains
     nearly = replace(WITH, constraints=(replace(FLOORS[1], min_frequency=0.08),))
-    assert "\x1b[33m7.0%" in without_padding(
+    assert "\x1b[33m≈  7.0%" in without_padding(
         printed({"generated": nearly}, 80, color=True)
     )  # within its interval: yellow
 

@@ -30,7 +30,7 @@ def test_the_end_tells_what_could_not_be_used() -> None:
     text = io.StringIO()
     Console(file=text, width=120).print(end_of_training(Path("runs/a"), [], bad))
     assert [line.rstrip() for line in text.getvalue().splitlines()] == [
-        "10 samples could not be used, others of their class stood in for them: wrong checksum 7, missing shard 3",
+        "10 samples were unusable; each was replaced by another sample of its class: wrong checksum 7, missing shard 3",
         "  train/000001.tar 7: k0, k1, k2, k3, k4, ...",
         "  train/000002.tar 1: m2",
         "  train/000003.tar 1: m3",

@@ -40,16 +40,16 @@ def test_relative_places_are_refused(tmp_path: Path) -> None:
     config = tmp_path / "my.yaml"
     config.write_text(CONFIG)
     jobs._check(config, ["data.shards=s3://bucket/shards"])
-    with pytest.raises(jobs.InputError, match=r"data\.shards: data would lie in the job's own temporary directory"):
+    with pytest.raises(jobs.InputError, match=r"data\.shards: data would be in the job's own temporary directory"):
         jobs._check(config, ["data.shards=data"])
-    with pytest.raises(jobs.InputError, match=r"run\.dir: runs would lie"):
+    with pytest.raises(jobs.InputError, match=r"run\.dir: runs would be"):
         jobs._check(config, ["run.dir=runs"])
     with pytest.raises(jobs.InputError, match="did you mean"):
         jobs._check(config, ["run.wrokers=2"])
 
 
 def test_a_configuration_from_elsewhere_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(jobs.InputError, match="is not inside of what is shipped"):
+    with pytest.raises(jobs.InputError, match="is outside of the shipped directory"):
         jobs._relative(tmp_path / "my.yaml", tmp_path / "below")
 
 

@@ -64,6 +64,6 @@ def test_a_wheel_of_cdt_is_unpacked_and_no_other_file(tmp_path: Path) -> None:
     (tmp_path / "text.whl").write_text("no wheel")
     unpack(tmp_path / "cdt.whl", tmp_path / "there")
     assert (tmp_path / "there/cdt/__init__.py").read_text() == "x = 1"
-    for name, told in (("other", "no wheel of cdt"), ("text", "no such wheel; build one"), ("no", "no such wheel")):
+    for name, told in (("other", "not a wheel of cdt"), ("text", "no such wheel; build one"), ("no", "no such wheel")):
         with pytest.raises(InputError, match=told):
             unpack(tmp_path / f"{name}.whl", tmp_path / "elsewhere")

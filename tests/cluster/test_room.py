@@ -40,9 +40,9 @@ def free(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ("run", "slots", "number", "told"),
     [
         ({"workers": 4}, [4], 4, []),
-        ({"workers": 3}, [4], 2, ["2 of 3 workers are used: 16 samples do not divide over more"]),
-        ({"workers": 4, "min_workers": 2}, [3], 2, ["2 of 4 workers are used: room for 3"]),
-        ({"workers": 4, "min_workers": 1}, [1], 1, ["1 of 4 workers are used: room for 1"]),
+        ({"workers": 3}, [4], 2, ["2 of 3 workers are used: the batch of 16 samples is not divisible by 3"]),
+        ({"workers": 4, "min_workers": 2}, [3], 2, ["2 of 4 workers are used: there are resources for 3"]),
+        ({"workers": 4, "min_workers": 1}, [1], 1, ["1 of 4 workers are used: there are resources for 1"]),
         ({"workers": 4}, [2, 2, 4], 4, ["asked for 4; waiting up to 10 minutes for more"]),
     ],
 )

@@ -22,7 +22,7 @@ def test_whoever_falls_silent_is_named_with_where_it_was() -> None:
     assert hang is not None
     assert hang.processes == [Process("here", 101)]
     assert hang.text == (
-        "no sign of life for 5 s from worker 1 (process 101), last at step 9 in training/step.py:31 (train_step)"
+        "no heartbeat for 5 s from worker 1 (process 101), last at step 9 in training/step.py:31 (train_step)"
     )
 
 
@@ -43,7 +43,7 @@ def test_when_nobody_moves_all_are_named() -> None:
     assert hang is not None
     assert hang.processes == [Process("here", 100), Process("here", 101)]
     assert hang.text.startswith(
-        "no worker has moved for 5 s: worker 0 (process 100) at step 1 in training/step.py:30 ("
+        "no worker has made progress for 5 s: worker 0 (process 100) at step 1 in training/step.py:30 ("
     )
 
 
@@ -64,7 +64,7 @@ def test_one_that_was_started_has_more_time_for_its_first_sign_of_life() -> None
     watch.beat(beat(0), START_S + 5)
     hang = watch.hung(START_S + 6, patience=5)
     assert hang is not None
-    assert hang.text == "no sign of life for 5 s from worker 1 (process 101), last at step 0 in start"
+    assert hang.text == "no heartbeat for 5 s from worker 1 (process 101), last at step 0 in start"
     watch.beat(beat(1), START_S + 6)
     assert watch.hung(START_S + 7, patience=5) is None
 

@@ -27,6 +27,6 @@ def test_a_run_survives_three_kills(tmp_path: Path) -> None:
     events = (tmp_path / "chaos/runs/run-0/events.jsonl").read_text().splitlines()
     told_of = [row["text"] for row in map(json.loads, events) if row["event"] == "restart"]
     assert any(
-        text.startswith("no sign of life for 15 s from worker ") and "(stopped); stacks" in text for text in told_of
+        text.startswith("no heartbeat for 15 s from worker ") and "(stopped); stacks" in text for text in told_of
     )
     assert list((tmp_path / "chaos/runs/run-0/stacks").glob("rank-*.txt"))

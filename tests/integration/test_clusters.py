@@ -167,7 +167,7 @@ def test_a_wrong_token_is_told_in_one_line(cluster: Cluster) -> None:
     try:
         for verb, address in (("train", cluster.address), ("jobs", cluster.dashboard)):
             said = cluster.cdt(verb, *["two.yaml"] * (verb == "train"), "--address", address, status=2)
-            assert said.startswith(f"cdt {verb}: --address {address}: the cluster wants a token")
+            assert said.startswith(f"cdt {verb}: --address {address}: the cluster requires a token")
             assert said.count("\n") == 0
     finally:
         cluster.environment["RAY_AUTH_TOKEN_PATH"] = right
@@ -268,6 +268,6 @@ def test_the_loss_of_a_node_is_survived(cluster: Cluster) -> None:
     assert command.returncode == 0, out + err
     assert len(events(run, "start")) == 2
     # Ray may learn of the worker's death before that of its node.
-    assert re.search(r"(is lost, .*|worker \d died: .*); again from step-", events(run, "restart")[0]["text"])
+    assert re.search(r"(is lost, .*|worker \d died: .*); restarting from step-", events(run, "restart")[0]["text"])
     assert "asked for 2 workers × 1 CPU, the cluster has 1 CPU on 1 node" in events(run, "waiting")[0]["text"]
     assert rows(run / "metrics.jsonl")[-1]["step"] == 408

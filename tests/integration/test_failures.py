@@ -168,7 +168,7 @@ def test_ctrl_c_is_answered_in_one_line(interrupted: tuple[str, str]) -> None:
         "cdt resume: interrupted; continue with `cdt resume runs/hard`; the run's log is runs/hard/events.jsonl\n"
     )
     said, *_progress = re.sub(r"\n(?! *hard)", "", out.strip()).splitlines()
-    assert re.fullmatch(r"worker [01] died: killed from outside.*; again from step-\d{9}", said)
+    assert re.fullmatch(r"worker [01] died: killed from outside.*; restarting from step-\d{9}", said)
 
 
 def test_a_worker_that_dies_is_replaced_and_the_journals_tell_of_it(home: Path, interrupted: tuple[str, str]) -> None:
@@ -199,7 +199,7 @@ def test_it_stands_where_it_would_have_stood_undisturbed(home: Path, interrupted
 
 
 def test_a_worker_that_stops_before_it_trains_is_named_and_replaced(home: Path) -> None:
-    """While it imports what it is to run, and the other one waits for it: neither has given a sign of life."""
+    """While it imports what it is to run, and the other one waits for it: neither has sent a heartbeat."""
     run = home / "runs" / "early"
     options = ["run.name=early", "run.hang_minutes=0.25", "train.warm_steps=8", "train.dual_steps=8"]
 
@@ -213,7 +213,7 @@ def test_a_worker_that_stops_before_it_trains_is_named_and_replaced(home: Path) 
         assert command.process.wait(START_S + PATIENCE_S) == 0, command.said()
     events = rows(run / "events.jsonl")
     (told,) = [row["text"] for row in events if row["event"] == "hang"]
-    assert told.startswith("no sign of life for 15 s from worker 0 ")
+    assert told.startswith("no heartbeat for 15 s from worker 0 ")
     assert f"(process {stopped}), last at step 0 in start" in told
     assert f"{stopped} stopped" in told
     assert events[-1]["event"] == "end"

@@ -80,7 +80,7 @@ def test_a_flipped_bit_is_found_wherever_it_is(whole: Path, file: str) -> None:
     newest = whole / "checkpoints" / "step-000000008"
     assert damage(newest) is None
     flip(newest / file)
-    assert damage(newest) == f"{file}: other bytes than its manifest says"
+    assert damage(newest) == f"{file}: contents differ from its manifest"
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_the_end_is_the_same(home: Path, whole: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_end_is_the_same(home: Path,
     told = [row["text"] for row in rows(whole, "events.jsonl") if row["event"] == "damaged"]
     assert told == said
     assert [text.partition(":")[0] for text in told] == ["step-000000008 is damaged", "step-000000006 is damaged"]
-    assert told[0].endswith("other bytes than its manifest says; it is passed over")
+    assert told[0].endswith("contents differ from its manifest; it is passed over")
     assert same_weights(whole, home / "whole")
     assert newest_sound(checkpoints) == (checkpoints / "step-000000008", [])
 
@@ -101,7 +101,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_end_is_the_same(home: Path,
 def test_a_run_does_not_begin_anew_because_all_its_checkpoints_are_damaged(whole: Path) -> None:
     for path in (whole / "checkpoints").iterdir():
         flip(path / "state.json")
-    with pytest.raises(RunError, match=r"no checkpoint is sound; step-000000008 is damaged: state.json"):
+    with pytest.raises(RunError, match=r"no checkpoint is intact; step-000000008 is damaged: state.json"):
         resume(whole)
 
 
@@ -182,7 +182,7 @@ def test_after_too_many_in_a_row_it_goes_back_and_on_with_other_data(
     assert told == said
     assert len(told) == 1
     assert told[0].startswith("2 updates in a row could not be made by step 7")
-    assert told[0].endswith("back to step-000000004, with the data after batch 7")
+    assert told[0].endswith("going back to step-000000004, continuing with the data after batch 7")
     state = Run(config.directory).state
     assert (state.step, state.stream.batch) == (8, 8 + 3)
     assert [row["step"] for row in events if row["event"] == "skipped"] == [6, 7]
@@ -334,12 +334,12 @@ def test_the_status_of_a_run_that_is_done(home: Path) -> None:
 def test_the_status_tells_what_was_done_again_and_whether_it_came_out_as_before(whole: Path) -> None:
     journal = whole / "dual.jsonl"
     again = rows(whole, "dual.jsonl")[-2:]
-    for nudge, told in ((0.0, "each time as before"), (1e-12, "not as before at 1, first at step 8")):
+    for nudge, told in ((0.0, "identical results"), (1e-12, "different results at 1, first at step 8")):
         with journal.open("a") as file:
             file.writelines(
                 json.dumps(row | {"lambda": row["lambda"] + nudge * (1 + row["lambda"])}) + "\n" for row in again
             )
-        assert f"  dual steps done again: 1, {told}" in list(describe_status(whole))
+        assert f"  1 dual step was recomputed after an interruption, with {told}" in list(describe_status(whole))
 
 
 def test_the_status_of_a_run_under_way_and_of_one_that_was_left(other: Callable[..., RunConfig]) -> None:

@@ -100,7 +100,7 @@ def test_reports_arrive_as_it_trains(other: Callable[..., RunConfig]) -> None:
 
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_been(home: Path, other: Callable[..., RunConfig]) -> None:
-    """Ctrl-C between two checkpoints: steps 5 and 6 and a dual step are done again, with the same outcome."""
+    """Ctrl-C between two checkpoints: steps 5 and 6 and a dual step are recomputed, with the same result."""
     config = other()
     with pytest.raises(KeyboardInterrupt, match="continue with `cdt resume"):
         train(config, interrupting(6, KeyboardInterrupt()))
@@ -480,7 +480,7 @@ def test_shards_that_disappear_while_a_run_reads_them_are_counted(
     assert data[-1]["bad"] == {"missing shard": len(bad)}
     assert main(["resume", str(tmp_path / "run"), "train.dual_steps=6"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "samples could not be used, others of their class stood in for them: missing shard" in said
+    assert "samples were unusable; each was replaced by another sample of its class: missing shard" in said
     settings = (tmp_path / "run/config.yaml").read_text()
     (tmp_path / "run/config.yaml").write_text(settings.replace("max_bad_fraction: 0.9", "max_bad_fraction: 0.001"))
     with pytest.raises(InputError, match=r"does not match its index: train/000000\.tar is missing"):
