@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_audit_scenarios import spoiled_copy
 from ten_samples import CONFIG, SHAPE, answers_at
 from torch import Tensor, nn
-from two_ranks import spoiled_copy
 
 from cdt.condition import Condition, Conditions
 from cdt.data.config import DataConfig

@@ -4,10 +4,11 @@ import json
 import random
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
-from two_ranks import CASES
+from checkpoint_scenarios import BOOBY_TRAPPED, FULL_DISKS
+from engine_scenarios import ENGINE
+from real_ranks import TwoRanks
 
 from cdt.checkpoints.checkpoint import (
     FORMAT,
@@ -31,24 +32,23 @@ OUR_PLACES = (
 )
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_what_is_saved_is_what_was_there(two_ranks: list[dict[str, Any]], case: str) -> None:
-    for rank in two_ranks:
-        told = rank["cases"][case]
-        assert told["saved_weights"]
-        assert told["saved_ema"]
-        assert told["saved_state"]
-        assert told["complete_before"] == []
-        assert len(told["complete"]) == 1
-        outside = [name for name in told["files"] if not name.startswith("engine/")]
+@pytest.mark.parametrize("case", ENGINE)
+def test_what_is_saved_is_what_was_there(two_ranks: TwoRanks, case: str) -> None:
+    for told in two_ranks(ENGINE[case]):
+        assert told.saved_weights
+        assert told.saved_ema
+        assert told.saved_state
+        assert told.complete_before == []
+        assert len(told.complete) == 1
+        outside = [name for name in told.files if not name.startswith("engine/")]
         assert outside == ["ema.safetensors", "manifest.json", "state.json", "weights.safetensors"]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_fresh_engine_continues_bit_by_bit(two_ranks: list[dict[str, Any]], case: str) -> None:
-    for rank in two_ranks:
-        assert rank["cases"][case]["resumed_weights"]
-        assert rank["cases"][case]["resumed_ema"]
+@pytest.mark.parametrize("case", ENGINE)
+def test_a_fresh_engine_continues_bit_by_bit(two_ranks: TwoRanks, case: str) -> None:
+    for told in two_ranks(ENGINE[case]):
+        assert told.resumed_weights
+        assert told.resumed_ema
 
 
 @pytest.mark.parametrize(
@@ -58,30 +58,27 @@ def test_a_fresh_engine_continues_bit_by_bit(two_ranks: list[dict[str, Any]], ca
         *(("stage 3", place) for place in DEEPSPEEDS_PLACES),
     ],
 )
-def test_a_rank_that_cannot_write_leaves_nothing_behind(
-    two_ranks: list[dict[str, Any]], stage: str, place: str
-) -> None:
-    one, other = (rank["full_disks"][stage][place] for rank in two_ranks)
+def test_a_rank_that_cannot_write_leaves_nothing_behind(two_ranks: TwoRanks, stage: str, place: str) -> None:
+    one, other = (disks.met[place] for disks in two_ranks(FULL_DISKS[stage]))
     assert one == other
-    assert one["left"] == one["complete"] == [checkpoint_name(1)]
-    assert f"{checkpoint_name(2)}: " in one["heard"]
-    assert one["heard"].endswith("earlier checkpoints are intact")
-    assert "\n" not in one["heard"]
+    assert one.left == one.complete == [checkpoint_name(1)]
+    assert f"{checkpoint_name(2)}: " in one.heard
+    assert one.heard.endswith("earlier checkpoints are intact")
+    assert "\n" not in one.heard
     if place.endswith("full"):
-        assert "the disk is full" in one["heard"]
+        assert "the disk is full" in one.heard
 
 
-@pytest.mark.parametrize("stage", ["stage 1", "stage 3"])
-def test_saving_works_again_when_there_is_room(two_ranks: list[dict[str, Any]], stage: str) -> None:
-    for rank in two_ranks:
-        assert rank["full_disks"][stage]["afterwards"] == [checkpoint_name(1), checkpoint_name(2)]
+@pytest.mark.parametrize("stage", FULL_DISKS)
+def test_saving_works_again_when_there_is_room(two_ranks: TwoRanks, stage: str) -> None:
+    for disks in two_ranks(FULL_DISKS[stage]):
+        assert disks.afterwards == [checkpoint_name(1), checkpoint_name(2)]
 
 
-def test_a_checkpoint_is_data_and_is_not_executed(two_ranks: list[dict[str, Any]]) -> None:
-    for rank in two_ranks:
-        told = rank["booby_trapped"]
-        assert told["heard"].endswith("holds more than weights and optimiser state; it was not run")
-        assert told["executed"] == []
+def test_a_checkpoint_is_data_and_is_not_executed(two_ranks: TwoRanks) -> None:
+    for told in two_ranks(BOOBY_TRAPPED):
+        assert told.heard.endswith("holds more than weights and optimiser state; it was not run")
+        assert told.executed == []
 
 
 def write(folder: Path, step: int) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from two_ranks import CASES
+from small_engine import CASES
 
 from cdt.checkpoints.checkpoint import checkpoint_name
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engine_scenarios import Plain
 from paths import alpha_sigma
+from small_engine import TRAIN, WINDOWS, batch_at
 from torch import Tensor, nn
-from two_ranks import TRAIN, WINDOWS, Plain, batch_at
 
 from cdt.diffusion.config import DiffusionConfig, SamplerConfig
 from cdt.diffusion.loss import Diffusion, nats, squared_error

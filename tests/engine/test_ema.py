@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from two_ranks import CASES
+from engine_scenarios import ENGINE
+from real_ranks import TwoRanks
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_average_is_that_of_the_gathered_weights(two_ranks: list[dict[str, Any]], case: str) -> None:
-    for rank in two_ranks:
-        assert rank["cases"][case]["uncovered_ema"] == []
-        assert rank["cases"][case]["ema_error"] < 1e-6
+@pytest.mark.parametrize("case", ENGINE)
+def test_the_average_is_that_of_the_gathered_weights(two_ranks: TwoRanks, case: str) -> None:
+    for told in two_ranks(ENGINE[case]):
+        assert told.uncovered_ema == []
+        assert told.ema_error < 1e-6

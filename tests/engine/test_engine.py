@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
+from engine_scenarios import ENGINE
 from pydantic import ValidationError
-from two_ranks import CASES, build
+from real_ranks import TwoRanks
+from small_engine import CASES, build
 
 from cdt.engine.config import EngineConfig, deepspeed_options
 
@@ -15,63 +16,61 @@ FP32 = [name for name, (_, precision, _) in CASES.items() if precision == "fp32"
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_ranks_hold_every_weight_once_in_fp32(two_ranks: list[dict[str, Any]], case: str) -> None:
-    for rank in two_ranks:
-        assert rank["cases"][case]["uncovered"] == []
+def test_the_ranks_hold_every_weight_once_in_fp32(two_ranks: TwoRanks, case: str) -> None:
+    for told in two_ranks(ENGINE[case]):
+        assert told.uncovered == []
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_gathered_weights_are_the_masters(two_ranks: list[dict[str, Any]], case: str) -> None:
-    for rank in two_ranks:
-        assert rank["cases"][case]["rounded"]
-        assert rank["cases"][case]["finer_than_bf16"] > 0.9
+def test_gathered_weights_are_the_masters(two_ranks: TwoRanks, case: str) -> None:
+    for told in two_ranks(ENGINE[case]):
+        assert told.rounded
+        assert told.finer_than_bf16 > 0.9
 
 
 @pytest.mark.parametrize("case", FP32)
-def test_two_ranks_train_like_one_process(two_ranks: list[dict[str, Any]], case: str) -> None:
-    for rank in two_ranks:
-        told = rank["cases"][case]
-        assert told["distance_from_plain"] < 1e-5
-        assert told["loss_error"] < 1e-5
-        assert told["sums_error"] < 1e-5
-        assert told["norm_error"] < 1e-5
+def test_two_ranks_train_like_one_process(two_ranks: TwoRanks, case: str) -> None:
+    for told in two_ranks(ENGINE[case]):
+        assert told.distance_from_plain < 1e-5
+        assert told.loss_error < 1e-5
+        assert told.sums_error < 1e-5
+        assert told.norm_error < 1e-5
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_gradient_norms_are_finite_and_the_same_on_all_ranks(two_ranks: list[dict[str, Any]], case: str) -> None:
-    one, other = (rank["cases"][case]["norms"] for rank in two_ranks)
+def test_gradient_norms_are_finite_and_the_same_on_all_ranks(two_ranks: TwoRanks, case: str) -> None:
+    one, other = (told.norms for told in two_ranks(ENGINE[case]))
     assert all(math.isfinite(norm) and norm > 0 for norm in one)
     assert one == other
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_network_with_other_weights_is_that_network(two_ranks: list[dict[str, Any]], case: str) -> None:
+def test_a_network_with_other_weights_is_that_network(two_ranks: TwoRanks, case: str) -> None:
     """Asked for in mid-training and again with others: at stage 3 it is one network whose weights change."""
-    for rank in two_ranks:
-        assert max(rank["cases"][case]["forward_errors"]) < 1e-6
-        assert rank["cases"][case]["untouched"]
+    for told in two_ranks(ENGINE[case]):
+        assert max(told.forward_errors) < 1e-6
+        assert told.untouched
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_frozen_network_stands_beside_the_trained_one(two_ranks: list[dict[str, Any]], case: str) -> None:
+def test_a_frozen_network_stands_beside_the_trained_one(two_ranks: TwoRanks, case: str) -> None:
     """Also off-loaded, at every stage and precision: it answers as it did alone, and no training step touches it."""
     stage, precision, _ = CASES[case]
     whole = sum(weight.numel() for weight in build().parameters())
-    for rank in two_ranks:
-        told = rank["cases"][case]
-        assert max(told["beside_errors"]) < (1e-6 if precision == "fp32" else 0.02)
-        assert told["beside_unchanged"]
+    for told in two_ranks(ENGINE[case]):
+        assert max(told.beside_errors) < (1e-6 if precision == "fp32" else 0.02)
+        assert told.beside_unchanged
         # Where it is divided a rank holds nothing between two forwards but its part, which is not among the
         # parameters' values.
-        assert told["beside_holds"] == [0 if stage == 3 else whole, 0]
+        assert told.beside_holds == [0 if stage == 3 else whole, 0]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_update_that_is_not_finite_on_one_rank_is_made_on_none(two_ranks: list[dict[str, Any]], case: str) -> None:
+def test_an_update_that_is_not_finite_on_one_rank_is_made_on_none(two_ranks: TwoRanks, case: str) -> None:
     """And leaves no trace: test_checkpoint.py compares what comes after it bit by bit."""
-    for rank in two_ranks:
-        assert not rank["cases"][case]["poison_applied"]
-        assert rank["cases"][case]["poison_left_weights"]
+    for told in two_ranks(ENGINE[case]):
+        assert not told.poison_applied
+        assert told.poison_left_weights
 
 
 def test_what_cdt_sets_cannot_be_contradicted() -> None:
@@ -87,8 +86,8 @@ def test_what_cdt_sets_cannot_be_contradicted() -> None:
         EngineConfig(deepspeed={"zero_optimization": 3})
 
 
-def test_deepspeed_prints_nothing(two_ranks: list[dict[str, Any]]) -> None:
-    assert [rank["printed"] for rank in two_ranks] == ["", ""]
+def test_deepspeed_prints_nothing(two_ranks: TwoRanks) -> None:
+    assert two_ranks.printed == ["", ""]
 
 
 def test_raw_options_reach_deepspeed() -> None:

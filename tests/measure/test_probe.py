@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from two_ranks import SEED, probed
+from probe_scenarios import PROBED, probed
+from real_ranks import TwoRanks
+from small_engine import SEED
 
 from cdt.data.format.index import Index
 from cdt.data.plan.order import stream_key
@@ -30,21 +30,20 @@ def silent(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(x)
 
 
-def test_two_ranks_measure_what_one_does(two_ranks: list[dict[str, Any]], digits: Index, alone: Ranks) -> None:
+def test_two_ranks_measure_what_one_does(two_ranks: TwoRanks, digits: Index, alone: Ranks) -> None:
     """27 draws do not divide by two: one rank measures a draw again, which must not count."""
-    single = probed(digits, alone)
-    for rank in two_ranks:
-        told = rank["probed"]
-        assert told["windows"] == single["windows"]
-        assert told["count"] == [9, 9, 9]
+    single, both = probed(digits, alone), two_ranks(PROBED)
+    for told in both:
+        assert told.windows == single.windows
+        assert told.count == [9, 9, 9]
         for name in ("total", "squares", "gathered"):
-            np.testing.assert_allclose(told[name], single[name], rtol=1e-9)
-        totals, counts = told["again"]
+            np.testing.assert_allclose(getattr(told, name), getattr(single, name), rtol=1e-9)
+        totals, counts = told.again
         np.testing.assert_allclose(totals, 0, atol=1e-9)  # the same draws again, paired image by image
         assert counts == [9, 0, 9]
-    assert [rank["probed"]["forwards"] for rank in two_ranks] == [4, 4]
-    asked = [question for rank in two_ranks for question in rank["probed"]["exemplars"]]
-    assert sorted(asked) == sorted(single["exemplars"])
+    assert [told.forwards for told in both] == [4, 4]
+    asked = [question for told in both for question in told.exemplars]
+    assert sorted(asked) == sorted(single.exemplars)
 
 
 def test_draws_are_nats_on_the_window(digits: Index, alone: Ranks) -> None:

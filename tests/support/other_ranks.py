@@ -1,4 +1,4 @@
-"""Goes on elsewhere with what two_ranks.py saved in mid-training: ``other_ranks.py RANK WORLD FOLDER``.
+"""Goes on elsewhere with what engine_scenarios.py saved in mid-training: ``other_ranks.py RANK WORLD FOLDER``.
 
 On one rank from the middle to the third quarter, then on two again to the end. Each rank writes what it measured to
 ``FOLDER/WORLD-rank-RANK.json``.
@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from small_engine import CASES, TRAIN, build, distance, forward_error, same, save, steps_of, train, uncovered, whole
 from torch._C._distributed_c10d import FileStore
-from two_ranks import CASES, TRAIN, build, distance, forward_error, same, save, steps_of, train, uncovered, whole
 
 from cdt.checkpoints import checkpoint, universal
 from cdt.engine.config import EngineConfig
