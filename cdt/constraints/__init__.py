@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import BeforeValidator, Discriminator, Tag
@@ -16,6 +15,7 @@ from cdt.constraints.prior import Prior
 from cdt.constraints.requirements import Requirements
 from cdt.constraints.samples import Labelled, Population, Replayed, Samples
 from cdt.constraints.statistic import DenoisingLoss, GeneratedShare, Statistic, TeacherDistance
+from cdt.spelling import nearest
 
 KINDS: tuple[type[Constraint], ...] = (MinFrequency, Frequency, GeneratedFrequency, MaxKl, Prior, MaxExcess, MaxLoss)
 BUDGETS: dict[str, type[Constraint]] = {kind.budget: kind for kind in KINDS}
@@ -32,7 +32,7 @@ def _one_budget(tree: Any) -> Any:
     if len(named) > 1:
         raise ValueError(f"has {' and '.join(named)}: exactly one budget is needed")
     if not named:
-        near = [match for key in tree for match in get_close_matches(str(key), BUDGETS, n=1)]
+        near = [match for key in tree if (match := nearest(str(key), BUDGETS))]
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(f"has no budget: exactly one of {', '.join(BUDGETS)} is needed{hint}")
     return tree

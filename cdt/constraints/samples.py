@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Protocol
 
 import numpy as np
 
 from cdt.errors import InputError
+from cdt.spelling import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,4 @@ class Replayed:
 def _lookup(where: str, name: str, known: list[str]) -> int:
     if name in known:
         return known.index(name)
-    near = get_close_matches(name, known, n=1)
-    remedy = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known[:20]) or 'none'}"
-    raise InputError(f"{where}: {name!r} is not in the data; {remedy}")
+    raise InputError(f"{where}: {name!r} is not in the data; {did_you_mean(name, known, 'known are')}")

@@ -10,7 +10,7 @@ from cdt.constraints import Penalty
 
 
 def penalised(primal: Tensor, penalties: Sequence[Penalty], multipliers: Tensor, x0: Tensor, logsnr: Tensor) -> Tensor:
-    """``primal + sum_i lambda_i w_i(l) r_i(x0_theta, l)``: per sample [B]. docs/theory.md, section 13.
+    """``primal + sum_i lambda_i w_i(l) r_i(x0_theta, l)``: per sample [B]. docs/theory.md, section 12.
 
     Args:
         primal: the loss of each sample [B].
