@@ -1,6 +1,6 @@
-"""The mixture stream: batches of base and constraint samples in the proportions that the multipliers ask for.
+"""The mixture stream: batches of base and constraint samples in the proportions given by the multipliers.
 
-The sample at a global position depends on the seed and the history of lambda alone. Each rank plans the whole batch
+The sample at a global position depends only on the seed and the history of lambda. Each rank plans the whole batch
 (integers only) and reads its own slice.
 """
 
@@ -25,9 +25,9 @@ from cdt.data.read.reader import ImageReader, TolerantReader, normalise
 from cdt.errors import RunError
 
 AHEAD = 256
-"""Batches over which a rank looks for shards that are worth being fetched whole."""
+"""Batches over which a rank looks ahead for shards to fetch whole."""
 WHOLE_SHARD = 0.4
-"""Of a shard's samples, those that a rank will read; of fewer it reads ranges."""
+"""Share of a shard's samples that a rank must need to fetch it whole; otherwise it reads ranges."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class StreamState:
-    """Where a stream stands: small, and all that it takes to continue it exactly."""
+    """The position of a stream: small, and sufficient to continue it exactly."""
 
     batch: int
     """Batches consumed."""
     counters: dict[str, int]
     """Samples drawn so far, by stream."""
     history: list[tuple[int, list[float]]]
-    """The multipliers in force and those to come: (first batch, lambda)."""
+    """The present multipliers and the scheduled ones: (first batch, lambda)."""
 
 
 class Loaded(NamedTuple):
@@ -92,7 +92,7 @@ class Loaded(NamedTuple):
     batch: Batch | RunError
     """An error is raised where it arrives: raised in a loader worker, it would come inside of a traceback."""
     counters: np.ndarray
-    """Where the streams are after the batch."""
+    """The streams' counters after the batch."""
     bad: dict[int, BadSample]
     """The unusable samples, by the places in the batch where others replaced them."""
 
@@ -126,23 +126,23 @@ class _Samples(Dataset[Loaded]):
 
 
 def _as_it_is(loaded: Any) -> Any:
-    """In place of DataLoader's own conversion."""
+    """Replaces DataLoader's own conversion."""
     return loaded
 
 
 class MixtureStream:
     """An endless iterator of this rank's batches; ``state()`` restores it, on any number of ranks.
 
-    A sample that cannot be used is replaced by another of its class and cell, and told in ``ledger``, which knows how
-    many may be.
+    An unusable sample is replaced by another of its class and cell, and recorded in ``ledger``, which has the limit of
+    their number.
 
     Args:
         index: the split that is trained on; of a joined one, the first part is the base stream.
         subsets: the rows of each constraint's stream, by name, in the order of the multipliers.
         cells: the cell of each row [N].
-        mixture_of: multipliers [m] to the proportions and weights that they ask for.
+        mixture_of: multipliers [m] to the proportions and weights that they mean.
         conditions: those of the rows, for a conditional network.
-        lambdas: the multipliers to begin with.
+        lambdas: the initial multipliers.
         batch_size: of the global batch; a multiple of ``world``.
     """
 
@@ -210,7 +210,7 @@ class MixtureStream:
             self._history.pop(0)
 
     def _look_ahead(self) -> None:
-        """Have those shards fetched whole of which this rank will soon read a good part."""
+        """Starts fetching the shards of which this rank will soon read a large part."""
         batches = min(AHEAD, -(-self._index.count // self._batch_size))
         rows = self._planner.ahead(batches)
         used = np.bincount(self._index.shard[np.unique(rows)], minlength=len(self._index.shards))
@@ -221,7 +221,7 @@ class MixtureStream:
         self._looked_ahead = self._batch + max(1, batches // 4)
 
     def steer(self, lambdas: np.ndarray) -> None:
-        """Draw by these multipliers, from the batch that lies ``lambda_lag`` ahead on."""
+        """Draw by these multipliers, starting ``lambda_lag`` batches ahead."""
         first = self._batch + self._lag
         self._history.append((first, lambdas))
         self._planner.steer(first, lambdas)
@@ -231,7 +231,7 @@ class MixtureStream:
         return StreamState(self._batch, counters, [(first, lambdas.tolist()) for first, lambdas in self._history])
 
     def skip_to(self, batch: int) -> None:
-        """Leave out the batches before ``batch``; none is read."""
+        """Skip the batches before ``batch``; none is read."""
         while self._batch < batch:
             self._counters = self._planner.skip()
             self._batch += 1

@@ -1,4 +1,4 @@
-"""Where shards can lie: local directories, URLs, and commands where they are allowed."""
+"""Where shards can be: local directories, URLs, and commands if they are allowed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from cdt.errors import InputError
 
 PIPE = "pipe:"
 REMOTE = ("http://", "https://", "s3://", "gs://", "hf://")
-"""Where shards can lie besides a local directory."""
+"""Where shards can be besides a local directory."""
 
 
 def is_remote(place: object, allow_pipe: bool = False) -> bool:

@@ -1,1 +1,1 @@
-"""Measuring what a model generates: class shares, distances to real images, near-copies of training images, tables."""
+"""Measures what a model generates: class shares, distances to real images, near-copies of training images."""

@@ -1,4 +1,4 @@
-"""How far a model has gone from the one that it started from: nats, on samples that it was not trained on."""
+"""How far a model is from the pretrained one that it started from: nats, on samples that it was not trained on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Divergence:
 
     nats: float
     standard_error: float
-    """Of the mean over samples."""
+    """Standard error of the mean over samples."""
     samples: int
     window: float
     statistic: Statistic
@@ -43,7 +43,7 @@ def divergence_of(
     seed: int = 0,
     batch_size: int = 250,
 ) -> Divergence:
-    """Of ``network`` from ``teacher`` on samples [N, C, H, W] of the teacher; both predict for ``process``.
+    """The divergence of ``network`` from ``teacher`` on samples [N, C, H, W] of the teacher; both use ``process``.
 
     distance   ``D (l - l_min) / 2 * mean (eps_pre - eps_theta)^2``
     loss       ``D (l - l_min) / 2 * mean [(eps - eps_theta)^2 - (eps - eps_pre)^2]``

@@ -1,4 +1,4 @@
-"""One evaluation of a run: everything that was measured on one set of generated samples, as ``evaluation.json``."""
+"""One evaluation of a run: all measurements on one set of generated samples, stored as ``evaluation.json``."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from cdt.judges import Classifier
 
 @dataclass(frozen=True)
 class ConstraintState:
-    """A constraint as the last dual step left it; None where nothing was measured. Losses and slack are in nats."""
+    """A constraint after the last dual step; None if nothing was measured. Losses and slack are in nats."""
 
     name: str
     classes: tuple[int, ...]
-    """The classes it speaks of; empty if it does not speak of whole classes."""
+    """The classes that it is about; empty if it is not about whole classes."""
     min_frequency: float | None
     """The floor on their share of the samples, if that is how the constraint is stated."""
     lambda_: Annotated[float, Field(alias="lambda")]
@@ -37,20 +37,20 @@ class ConstraintState:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured on ``samples`` generated images; per-class entries are in the order of ``class_names`` [K]."""
+    """Measurements on ``samples`` generated images; per-class entries are in the order of ``class_names`` [K]."""
 
     samples: int
     class_names: tuple[str, ...]
     class_counts: tuple[int, ...]
     """Images of each class in the training data."""
     shares: tuple[float, ...]
-    """Share of the samples that the judge takes for each class."""
+    """Share of the samples that the judge assigns to each class."""
     intervals: tuple[tuple[float, float], ...]
     """Their 95 % intervals (Wilson): sampling error alone, not the judge's mistakes."""
     tv_uniform: float
     """Total variation of the shares from uniform."""
     tv_floor: float
-    """What as many samples of an exactly uniform generator would show on average."""
+    """The average total variation of as many samples of an exactly uniform generator."""
     confident: float
     """Share of the samples that the judge is sure of (probability above 0.9)."""
     frechet: float | None
@@ -61,7 +61,7 @@ class Evaluation:
     near_copies: tuple[NearCopies, ...]
     constraints: tuple[ConstraintState, ...]
     divergence: Divergence | None = None
-    """From the model that training started from, where it did."""
+    """From the pretrained model that training started from; None without one."""
 
     @property
     def data_shares(self) -> tuple[float, ...]:
@@ -100,9 +100,9 @@ def evaluate_samples(
 ) -> Evaluation:
     """Measures generated images [N, C, H, W]; all images are in [-1, 1], pairs are images and labels [N].
 
-    ``reference`` are the real images of the Fréchet distance, best as many of each class. ``training`` are the images
-    that could be copied (near-copies are looked for in the classes that occur in it), ``held_out`` real images that
-    training did not see. Raises InputError if there are no samples or the judge knows other classes.
+    ``reference`` are the real images of the Fréchet distance, best with as many of each class. ``training`` are the
+    images that could be copied (near-copies are searched in the classes that occur in it), ``held_out`` real images
+    that were not used in training. Raises InputError if there are no samples or the judge knows other classes.
     """
     if not len(samples):
         raise InputError("there are no samples to evaluate")

@@ -1,4 +1,4 @@
-"""Class shares of generated samples, with what chance alone would do to them."""
+"""Class shares of generated samples, with their sampling error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def class_counts(probabilities: np.ndarray) -> np.ndarray:
 
 
 def confident_share(probabilities: np.ndarray) -> float:
-    """Share of the samples [N, K] whose most probable class has more than 0.9: how sharp they look to the judge."""
+    """Share of the samples [N, K] whose most probable class has more than 0.9: how sure the judge is."""
     return float((probabilities.max(axis=1) > CONFIDENT).mean())
 
 
@@ -40,7 +40,7 @@ def total_variation(p: ArrayLike, q: ArrayLike) -> float:
 
 
 def expected_total_variation(target: ArrayLike, draws: int) -> float:
-    """``E TV(X/n, target)`` where X counts n draws from ``target`` [K] itself: the floor that sampling noise sets.
+    """``E TV(X/n, target)`` where X counts n draws from ``target`` [K] itself: the floor set by sampling noise.
 
     Exact: each ``X_c`` is binomial, and ``E |X - n p| = 2 m (1 - p) P(X = m)`` with ``m = floor(n p) + 1`` (De Moivre;
     Diaconis and Zabell, Statistical Science 6 (1991) 284).

@@ -1,8 +1,8 @@
 """Near-copies: generated images closer to a training image than all but the closest 1 % of unseen real images.
 
-The question is asked within a class, in pixels: distances are root mean square differences per pixel, with images in
-[-1, 1]. A generator that has learnt the class produces images as far from the training images as fresh real ones are;
-one that replays its training images produces closer ones. Blurred images are nearer to everything in this distance, so
+Images are compared within a class, in pixels: distances are root mean square differences per pixel, with images in
+[-1, 1]. A generator that has learnt the class produces images as far from the training images as new real images are;
+one that repeats its training images produces closer ones. Blurred images are nearer to everything in this distance, so
 a generator that smooths can be suspected wrongly, but a copy is not missed.
 """
 
@@ -21,11 +21,11 @@ CHUNK_ELEMENTS = 2**24  # of a distance matrix: 64 MiB
 
 @dataclass(frozen=True)
 class NearCopies:
-    """What was found for one class; distances per pixel as above, medians None where nothing was generated."""
+    """The result for one class; distances per pixel as above, medians None if nothing was generated."""
 
     label: int
     training: int
-    """Number of training images of the class: what could be copied."""
+    """Number of training images of the class, which could be copied."""
     generated: int
     """Number of generated images of the class."""
     near_copies: int
@@ -51,9 +51,9 @@ def near_copy_rank(real: int) -> int:
     """Which of n distances of unseen real images, from the smallest, is the threshold: ``max(1, floor(0.01 (n + 1)))``.
 
     A further real image is exchangeable with them, so it falls below the k-th smallest with probability ``k / (n + 1)``
-    for any distribution without ties (conformal prediction; Vovk, Gammerman, Shafer 2005). That is 1 % or just less
-    from 99 images on. With fewer the smallest is taken; the rate is then above 1 % but known, and so is what chance
-    gives: counts are compared with that, never with zero.
+    for any distribution without ties (conformal prediction; Vovk, Gammerman, Shafer 2005). From 99 images on
+    this is 1 % or slightly less. With fewer images the smallest is taken; the rate is then above 1 % but known. Counts
+    are therefore compared with the count expected by chance, never with zero.
     """
     return max(1, math.floor(RATE * (real + 1)))
 
@@ -61,8 +61,8 @@ def near_copy_rank(real: int) -> int:
 def probability_of_at_least(count: int, draws: int, rank: int, real: int) -> float:
     """``P(X >= count)`` where X of m further draws fall below the k-th smallest of n draws of the same distribution.
 
-    Beta-binomial: the k-th smallest of n uniforms is Beta(k, n - k + 1). It knows that the threshold itself is an
-    estimate, which a binomial test at rate ``k / (n + 1)`` would not.
+    Beta-binomial: the k-th smallest of n uniforms is Beta(k, n - k + 1). It takes into account that the threshold
+    itself is an estimate, which a binomial test at rate ``k / (n + 1)`` would not.
     """
     return float(betabinom.sf(count - 1, draws, rank, real - rank + 1))
 
@@ -72,9 +72,9 @@ def near_copies(
 ) -> tuple[NearCopies, ...]:
     """Counts near-copies in each class of the training images; pairs are images [N, C, H, W] and labels [N].
 
-    ``held_out`` are real images that training did not see. Without them (None, or none of a class) each training image
-    is compared with the other ones of its class instead: a rougher answer, since these distances are not independent
-    (``chance`` is then too small too often). A class of a single training image is then left out.
+    ``held_out`` are real images that were not used in training. Without them (None, or none of a class) each training
+    image is compared with the others of its class: this is less exact, because these distances are not independent
+    (``chance`` is then too small too often). A class with a single training image is then left out.
     """
     found = []
     for label in training[1].unique().tolist():
@@ -83,7 +83,7 @@ def near_copies(
         if len(unseen):
             real = nearest_distances(unseen, copied)
         elif len(copied) > 1:
-            real = nearest_distances(copied, copied, nth=2)  # the nearest is the image itself
+            real = nearest_distances(copied, copied, nth=2)  # the nearest one is the image itself
         else:
             continue
         rank = near_copy_rank(len(real))

@@ -1,4 +1,4 @@
-"""Who says what an image shows: classifiers that cdt trains, and networks that are brought along."""
+"""Judges decide what an image shows: classifiers trained by cdt, and networks supplied by the user."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The judge that cdt trains: a small convolutional classifier of real images, and how it is kept.
+"""The judge that cdt trains: a small convolutional classifier of real images, and how it is stored.
 
-Its features are what the Fréchet distance is taken in.
+The Fréchet distance is measured in its features.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Side = Annotated[int, Field(ge=4)]
 
 
 class Description(Config):
-    """What is kept of a classifier besides its weights."""
+    """What is stored of a classifier besides its weights."""
 
     architecture: str
     shape: tuple[Annotated[int, Field(ge=1)], Side, Side]
@@ -46,7 +46,7 @@ class Description(Config):
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained judge and what it achieved on the images kept from its training (counts per label, [K])."""
+    """A trained judge and its results on held-out images (counts per label, [K])."""
 
     network: ClassifierNetwork
     labels: tuple[str, ...]
@@ -62,7 +62,7 @@ class Classifier:
     def accuracy(self) -> float:
         """Share of held-out images recognised, averaged over the labels: 0 to 1.
 
-        Rare classes weigh as much as frequent ones: the shares that are judged are not the data's.
+        Rare classes count as much as frequent ones: the judged samples do not have the data's shares.
         """
         return sum(self.recalls) / len(self.recalls)
 
@@ -101,7 +101,7 @@ class Classifier:
 
     @classmethod
     def load(cls, path: Path) -> Classifier:
-        """Reads what ``save`` wrote, file or directory; InputError if that is not there."""
+        """Reads what ``save`` wrote, file or directory; InputError if it is missing."""
         try:
             text, weights = _read_directory(path) if path.is_dir() else _read_file(path)
             description = Description.model_validate_json(text)

@@ -1,4 +1,4 @@
-"""What every judge is: labels, and their probabilities for images."""
+"""The interface of every judge: labels, and their probabilities for images."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cdt.spelling import did_you_mean
 
 
 class Judge(Protocol):
-    """Tells K labels apart. Labels are names of classes, or ``NAME=VALUE`` for the values of an attribute."""
+    """Distinguishes K labels. Labels are names of classes, or ``NAME=VALUE`` for the values of an attribute."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """[K], each once."""
+        """The labels [K], each once."""
         ...
 
     def probabilities(self, images: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class Judge(Protocol):
 def columns(judge: Judge, labels: Sequence[str], where: str) -> list[int]:
     """The columns of ``judge.probabilities`` for some labels, in their order.
 
-    Raises InputError for a label that the judge does not know; ``where`` says what asks for it, as in
+    Raises InputError for a label that the judge does not know; ``where`` names the setting that uses it, as in
     "constraints.cats.class".
     """
     for label in labels:
@@ -56,7 +56,7 @@ def in_batches(
     device: torch.device | str = "cpu",
     batch_size: int = 512,
 ) -> Tensor:
-    """What a network on ``device`` makes of images [N, C, H, W], on the CPU; InputError for another shape."""
+    """The output of a network on ``device`` for images [N, C, H, W], on the CPU; InputError for another shape."""
     if images.shape[1:] != shape:
         raise InputError(f"the judge reads images of shape {shape}, not {tuple(images.shape[1:])}")
     with torch.inference_mode():
@@ -70,4 +70,4 @@ def _each_once(labels: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Labels = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=2), AfterValidator(_each_once)]
-"""Labels as files hold them."""
+"""Labels as stored in files."""

@@ -1,4 +1,4 @@
-"""A judge from a path: what users name in configurations."""
+"""Loads a judge from the path given in a configuration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KNOWN = "FILE.safetensors or a directory of a classifier of cdt, or TorchScript 
 def load_judge(path: Path, shape: tuple[int, int, int]) -> Judge:
     """The judge at ``path`` for images [C, H, W], on the CPU: a classifier of cdt (file or directory) or TorchScript.
 
-    Python unpickles nothing. Raises InputError if there is no judge there, or one for another shape.
+    Nothing is unpickled. Raises InputError if there is no judge at the path, or one for another shape.
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or directory; a judge is {KNOWN}")

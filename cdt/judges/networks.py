@@ -1,4 +1,4 @@
-"""The classifier's networks. A model is steered by one of them and evaluated by another: they fail differently."""
+"""The classifier's networks. One steers a model and another evaluates it, because their errors differ."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class ResidualFeatures(Features):
 class PlainFeatures(Features):
     """Convolutions in a row with max-pooling between them, then all pixels of the map (VGG, arXiv 1409.1556).
 
-    Normalised by groups of channels, so that an image is judged alike in any company.
+    Normalised by groups of channels, so that the result for an image does not depend on its batch.
     """
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
@@ -92,7 +92,7 @@ def _convolution(channels: int, out_channels: int) -> list[nn.Module]:
 
 
 ARCHITECTURES: dict[str, type[Features]] = {"residual": ResidualFeatures, "plain": PlainFeatures}
-"""Evaluation judges by ``residual``; ``plain`` is for constraints on what is generated."""
+"""``cdt evaluate`` uses ``residual``; ``plain`` is for constraints on generated samples."""
 
 
 class ClassifierNetwork(nn.Module):

@@ -1,4 +1,4 @@
-"""A judge that is brought along as TorchScript: any network in one file, without its Python code."""
+"""A judge supplied as TorchScript: any network in one file, without its Python code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ScriptJudge:
         """Reads a module to the CPU, and its labels, a JSON list of K names.
 
         They are the archive's extra file "labels.json" or, if it has none, the file PATH.labels.json beside it. The
-        module is a program: load only what you trust. Raises InputError if the file is no TorchScript, has no labels,
+        module is a program: load only what you trust. Raises InputError if the file is not TorchScript, has no labels,
         or if the module does not map images [2, C, H, W] to logits [2, K].
         """
         inside = {LABELS: ""}
@@ -73,5 +73,5 @@ def _first_line(error: Exception) -> str:
 
 
 def _last_line(error: Exception) -> str:
-    """TorchScript puts its cause below a traceback."""
+    """The last line of an error: TorchScript puts the cause below a traceback."""
     return str(error).strip().rpartition("\n")[2]

@@ -32,10 +32,10 @@ def train_classifier(
     ``architecture`` is a key of ARCHITECTURES.
 
     Classes are drawn equally often whatever their counts: the shares of the samples to judge are unknown, so the judge
-    must not prefer the data's. (Equal draws rather than weighted losses: weights of rare classes make gradients noisy.)
-    Augmentation is by shifts only; a mirrored digit is no digit. An eighth of each class is held out.
+    must not prefer those of the data. (Equal draws, not weighted losses: weights of rare classes make gradients noisy.)
+    Augmentation is by shifts only; a mirrored digit is not a digit. An eighth of each class is held out.
 
-    The default length suits a few thousand small images; give ten times the steps for tens of thousands.
+    The default length suits a few thousand small images; use ten times the steps for tens of thousands.
 
     Raises InputError for an unknown architecture, images smaller than 4 pixels, fewer than two labels, targets out of
     range, and labels with fewer than two images.

@@ -1,4 +1,4 @@
-"""The journals of a run: JSON lines that are only ever appended to."""
+"""The journals of a run: JSON lines, only appended to."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Journals(Writer):
 
 
 def note(directory: Path, step: int, kind: str, text: str, **details: Any) -> None:
-    """An event that something outside of the workers records. On a full disk it is lost, and nothing is raised."""
+    """Records an event from outside of the workers. On a full disk the event is lost, and nothing is raised."""
     with suppress(OSError):
         append(directory / EVENTS, _event(step, kind, text, details))
 
 
 def append(path: Path, *rows: Mapping[str, Any]) -> None:
-    """JSON objects, one per line. JSON has neither nan nor infinities: they become null."""
+    """Appends JSON objects, one per line. JSON has no nan and no infinities: they become null."""
     with path.open("a", encoding="utf-8") as file:
         for row in rows:
             known = {name: None if isinstance(x, float) and not isfinite(x) else x for name, x in row.items()}

@@ -1,4 +1,4 @@
-"""What a run writes down while it trains. Only rank 0 has a recorder."""
+"""Records the history of a run. Only rank 0 has a recorder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Recorder:
             writer.metrics(step, values)
 
     def event(self, step: int, kind: str, text: str, **details: Any) -> None:
-        """Something that happened once, in words."""
+        """A message about something that happened once."""
         for writer in self._writers:
             writer.event(step, kind, text, details)
 

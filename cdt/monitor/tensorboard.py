@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from cdt.monitor.writer import DualRows, Writer
 
 PLOTTED = ("lambda", "average", "loss", "threshold", "slack", "satisfied", "share")
-"""Of each journaled constraint."""
+"""The plotted figures of each journaled constraint."""
 
 
 class TensorBoard(Writer):
@@ -25,7 +25,7 @@ class TensorBoard(Writer):
         self._threads_hook, threading.excepthook = threading.excepthook, self._thread_failed
 
     def _thread_failed(self, failed: threading.ExceptHookArgs) -> None:
-        """TensorBoard's own thread needs no traceback: the next call here raises the same error, a full disk say."""
+        """Prints no traceback of TensorBoard's own thread: the next call here raises the same error (a full disk)."""
         if not type(failed.thread).__module__.startswith("tensorboard."):
             self._threads_hook(failed)
 
@@ -36,7 +36,7 @@ class TensorBoard(Writer):
         self._board.add_text(f"events/{kind}", text, step)
 
     def dual(self, step: int, made: DualRows) -> None:
-        """Each journaled constraint's figures, and the mixture that the multipliers ask for."""
+        """Each journaled constraint's figures, and the mixture given by the multipliers."""
         self._board.add_scalar("mixture/base", 1 / made.total, step)
         for row in made.rows:
             for name in PLOTTED:
@@ -53,7 +53,7 @@ class TensorBoard(Writer):
         self._board.add_image("samples/ema", picture, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Also when the disk has no room for the last of it."""
+        """Closes the files; ignores a full disk."""
         threading.excepthook = self._threads_hook
         with suppress(OSError):
             self._board.close()

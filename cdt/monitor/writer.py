@@ -1,4 +1,4 @@
-"""What every writer of a run's history can do. A new kind is one file and one line in ``recorder.WRITERS``."""
+"""The interface of every writer of a run's history. A new one is one file and one line in ``recorder.WRITERS``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class DualRows:
-    """A dual step as it is written down."""
+    """A dual step as it is recorded."""
 
     rows: list[dict[str, Any]]
     """One per journaled constraint, as ``cdt.dual.journal_rows`` makes them."""
@@ -22,13 +22,13 @@ class DualRows:
 
 
 class Writer:
-    """Writes nothing of what it does not override. Methods raise OSError when the disk refuses."""
+    """A method that is not overridden writes nothing. Methods raise OSError if writing fails."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Averages since the last row, by name."""
 
     def event(self, step: int, kind: str, text: str, details: Mapping[str, Any]) -> None:
-        """Something that happened once, in words."""
+        """A message about something that happened once."""
 
     def dual(self, step: int, made: DualRows) -> None:
         """A dual step."""
@@ -40,4 +40,4 @@ class Writer:
         """A sample grid [H, W, C] uint8."""
 
     def close(self) -> None:
-        """Nothing is written any more."""
+        """Ends writing."""

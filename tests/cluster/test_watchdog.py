@@ -1,4 +1,4 @@
-"""Who hangs, judged from signs of life and a clock; the real thing is in tests/integration/test_chaos.py."""
+"""Which ranks hang, by heartbeats and a clock; with real processes: tests/integration/test_chaos.py."""
 
 from __future__ import annotations
 

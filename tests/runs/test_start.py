@@ -496,6 +496,6 @@ def test_too_many_bad_samples_end_a_run_with_the_worst_shards(tmp_path: Path) ->
     with pytest.raises(RunError) as caught:
         train(tiny.config(tmp_path / "data", tmp_path / "run", data={"max_bad_fraction": 0.01}))
     said = str(caught.value).splitlines()[0]
-    assert re.match(r"\d+ samples cannot be used \(wrong checksum \d+\); most of them in train/", said)
+    assert re.match(r"\d+ samples are unusable \(wrong checksum \d+\); most of them in train/", said)
     assert said.count("as the image's CRC-32") == 3
     assert "Traceback" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The data's account over two ranks: each bad sample is told once, and what arrived is what was promised."""
+"""The audit of the data over two ranks: each bad sample is reported once, and all planned samples arrived."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_beyond_the_budget_all_ranks_stop_at_the_same_step(two_ranks: TwoRanks) 
     first, second = (account["beyond the budget"] for account in two_ranks(AUDITED))
     assert len(first.sums) == len(second.sums) < 10
     for told in (first, second):
-        assert re.match(r"\d+ samples cannot be used \(wrong checksum \d+\); most of them in train/", told.heard)
+        assert re.match(r"\d+ samples are unusable \(wrong checksum \d+\); most of them in train/", told.heard)
         assert "data.max_bad_fraction 0.003" in told.heard
 
 

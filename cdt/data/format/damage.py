@@ -17,7 +17,7 @@ Kind = Literal[
 
 
 class BadDataError(ValueError):
-    """Why a sample cannot be used, in one line."""
+    """Why a sample is unusable, in one line."""
 
     def __init__(self, kind: Kind, reason: str) -> None:
         super().__init__(reason)

@@ -1,4 +1,4 @@
-"""From the bytes of one shard member to an array; shards are untrusted, so nothing here can execute what it reads."""
+"""Decodes the bytes of one shard member to an array. Shards are untrusted: nothing here executes what it reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 PIL_FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 EXTENSIONS = (*PIL_FORMATS, "npy")
 RAW = "raw"
-"""In an index: the bytes of one image inside of an array of many, in the index's own shape and dtype."""
+"""In an index: the bytes of one image in an array of many, with the shape and dtype of the index."""
 NPY_DTYPES = ("|u1", "<f4")
 MAX_PIXELS = 1 << 26
 
@@ -42,12 +42,12 @@ def decode(payload: bytes, ext: str, size: tuple[int, int] | None = None) -> np.
             return pixels(image)
     except ShapeError:
         raise
-    except Exception as error:  # of damaged bytes PIL's decoders raise nearly anything
+    except Exception as error:  # PIL's decoders raise nearly any error for damaged bytes
         raise ValueError(f"not a usable {ext} image: {reason(error)}") from error
 
 
 def check_chunks(payload: bytes) -> None:
-    """Raise ValueError where a chunk's CRC is wrong, which Pillow does not look at for pixels.
+    """Raise ValueError if a chunk's CRC is wrong; Pillow does not check it for pixels.
 
     PNG specification (third edition), section 5.3.
     """
@@ -63,14 +63,14 @@ def check_chunks(payload: bytes) -> None:
 
 
 def reason(error: Exception) -> str:
-    """The first line of what an error says."""
+    """The first line of an error's message."""
     if isinstance(error, UnidentifiedImageError):
         return "another or a damaged format"
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def check_pixels(width: int, height: int) -> None:
-    """Raise ValueError when an image of this size is larger than ``MAX_PIXELS``."""
+    """Raise ValueError if an image of this size is larger than ``MAX_PIXELS``."""
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width} x {height} pixels are more than the limit of {MAX_PIXELS}")
 
@@ -87,7 +87,7 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 
 def check_mode(image: Image.Image) -> None:
-    """Raise ValueError where ``pixels`` would, from the header alone."""
+    """Raise ValueError if ``pixels`` would; reads only the header."""
     if image.has_transparency_data:
         raise ValueError("the image has transparency; expected grey or RGB without alpha")
     if image.mode not in ("1", "L", "RGB", "P", "CMYK", "YCbCr"):
@@ -106,7 +106,7 @@ def npy_header(payload: bytes) -> tuple[tuple[int, int, int], np.dtype, int]:
         if (version := np.lib.format.read_magic(stream)) != (1, 0):
             raise ValueError(f"format version {version}; expected (1, 0)")
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
-    except Exception as error:  # of damaged headers numpy's parser raises nearly anything
+    except Exception as error:  # numpy's parser raises nearly any error for damaged headers
         raise ValueError(f"not a usable npy array: {reason(error)}") from error
     if dtype.str not in NPY_DTYPES:
         raise ValueError(f"the npy array holds {dtype}; expected uint8 or little-endian float32")

@@ -1,4 +1,4 @@
-"""index.json: what a shard directory holds, how many samples of each class and split, and in which tars."""
+"""index.json: the contents of a shard directory: how many samples of each class and split, and in which tars."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from cdt.data.urls import REMOTE
 from cdt.errors import InputError
 
 FORMAT: Literal[2] = 2
-"""What is written. Format 1, which is read as well, has no checksums of samples and one order."""
+"""The format that is written. Format 1 is also read; it has no checksums of samples and only one order."""
 READABLE = (1, FORMAT)
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")
 """Keys and names of splits: short enough for one tar header, and never a path."""
 Dtype = Literal["uint8", "float32"]
 ReadOrder = Literal["shuffled", "stratified"]
-"""How the base stream goes through the data: samples shuffled within blocks of shards, as format 1 and the first of
-format 2 were read; or besides each class at even distances, as is written now."""
+"""The order of the base stream. ``shuffled``: samples shuffled within blocks of shards (format 1 and early indexes of
+format 2). ``stratified``: in addition, each class at even distances (all new indexes)."""
 MAX_INDEX_BYTES = 1 << 26
 MAX_VALUES = 1 << 26
 
@@ -57,7 +57,7 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """The contents of index.json; ``source`` says how the data were made."""
+    """The contents of index.json; ``source`` records how the data were made."""
 
     format: Literal[1, 2]
     shape: tuple[int, int, int]
@@ -67,20 +67,21 @@ class Header:
     source: dict[str, Any]
     order: ReadOrder = "shuffled"
     base: str | None = None
-    """The URL that the shards' names continue; None: the directory of the index."""
+    """The URL before the shards' names; None: the directory of the index."""
     resize: bool = False
     """Whether images are cut and scaled to ``shape`` as they are read."""
 
 
 def read_header(root: Path) -> Header:
-    """index.json, checked against itself. Raises InputError: no directory, no index, another format, contradictions."""
+    """Reads index.json and checks that it is consistent. Raises InputError: no directory, no index, another format,
+    contradictions."""
     path = root / "index.json"
     if not root.is_dir():
         raise InputError(f"no such directory: {root}")
     if not path.is_file():
         if any(root.glob("*.tar")):
             raise InputError(f"{root} has shards but no index.json: `cdt index '{root}'/*.tar '{root}'` writes it")
-        raise InputError(f"{root} has no index.json: it is no directory written by `cdt shard` or `cdt index`")
+        raise InputError(f"{root} has no index.json: it was not written by `cdt shard` or `cdt index`")
     if (size := path.stat().st_size) > MAX_INDEX_BYTES:
         raise InputError(f"{path} has {size} bytes, more than the limit of {MAX_INDEX_BYTES}")
     try:

@@ -1,4 +1,4 @@
-"""One image, from the bytes of its shard to the array that the index promises, or the reason why it cannot be used."""
+"""One image: from the bytes in its shard to the array described by the index, or the reason why it is unusable."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from cdt.data.format.index import Index
 from cdt.data.format.pack import resized
 
 MAX_BYTES = 1 << 26
-"""No encoded image is larger."""
+"""Limit of the size of an encoded image."""
 
 
 def check_size(size: int) -> None:
-    """Raises BadDataError for an image that is not to be read."""
+    """Raises BadDataError for an image above the limit."""
     if size > MAX_BYTES:
         raise BadDataError("too large", f"{size} bytes; the limit is {MAX_BYTES}")
 
 
 def check_crc(promised: int, payload: bytes | memoryview) -> None:
-    """Raises BadDataError for other bytes than those that were indexed; a negative number is no promise."""
+    """Raises BadDataError if the bytes are not those that were indexed; a negative number means no checksum."""
     if 0 <= promised != zlib.crc32(payload):
         raise BadDataError("wrong checksum", f"the image's CRC-32 is not {promised:08x}, as the index says")
 
@@ -42,13 +42,13 @@ def image_of(index: Index, row: int, payload: bytes) -> np.ndarray:
     except ValueError as error:
         raise BadDataError("damaged image", str(error)) from error
     if image.shape != index.shape or image.dtype != index.dtype:
-        told = f"{image.dtype} of shape {image.shape}, expected {index.dtype} of {index.shape}"
-        raise BadDataError("wrong shape or type", told)
+        found = f"{image.dtype} of shape {image.shape}, expected {index.dtype} of {index.shape}"
+        raise BadDataError("wrong shape or type", found)
     check_finite(image)
     return image
 
 
 def check_finite(image: np.ndarray) -> None:
-    """Raises BadDataError."""
+    """Raises BadDataError for nan and infinite values."""
     if not np.isfinite(image).all():
         raise BadDataError("not finite", "the image has values that are not finite")

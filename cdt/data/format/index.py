@@ -38,7 +38,7 @@ def write_index(
     base: str | None = None,
     resize: bool = False,
 ) -> Header:
-    """Write index.arrow, then index.json, each under a temporary name first; returns what index.json says.
+    """Write index.arrow, then index.json, each under a temporary name first; returns the contents of index.json.
 
     ``shards`` has a list for every split; ``attributes`` are [N] in the order of the rows and become int32 where their
     dtype is integer, float32 otherwise.
@@ -165,16 +165,16 @@ class Index:
         return found.tolist()
 
     def part_of(self, row: int) -> Index:
-        """The index that a row was written in: this one, or the part of it."""
+        """The index to which a row belongs: this one, or one of its parts."""
         if not self.parts:
             return self
         first, second = self.parts
         return first if row < first.count else second
 
     def check_sizes(self, spare: float = 0) -> None:
-        """Raise InputError unless exactly the promised tars are there, each with the promised size.
+        """Raise InputError unless exactly the tars in the index exist, each with its size.
 
-        ``spare``: tars that hold this share of the samples may be missing or damaged. Shards at URLs are looked at when
+        ``spare``: tars with up to this share of the samples may be missing or damaged. Shards at URLs are checked when
         they are read.
         """
         if self.base is not None:
@@ -195,7 +195,7 @@ class Index:
             raise InputError(f"{self.root} does not match its index: {'; '.join(problems[:5])}{more}")
 
     def _contradictions(self, info: SplitInfo) -> Iterator[str]:
-        # In this order each check can rely on those before it.
+        # In this order, each check can rely on the previous ones.
         shards, K = len(self.shards), len(self.class_names)
         if len(self) != info.count:
             yield f"{len(self)} rows instead of {info.count}"
@@ -225,7 +225,7 @@ def extra_shards(root: Path, split: str, shards: list[ShardInfo]) -> list[str]:
 
 
 def located(root: str | Path, allow_pipe: bool = False) -> Path:
-    """The directory of an index: ``root``, or of a URL the copy in the cache, fetched anew. Raises InputError."""
+    """The directory of an index: ``root``, or for a URL a copy in the cache, fetched anew. Raises InputError."""
     if not is_remote(root, allow_pipe):
         return Path(root)
     url = str(root).rstrip("/")

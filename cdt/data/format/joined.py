@@ -1,4 +1,4 @@
-"""Two indexes as one, so that whatever reads by row need not know where a row lies."""
+"""Two indexes as one, so that code that reads by row does not need to know where a row is stored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cdt.errors import InputError
 def joined(first: Index, second: Index) -> Index:
     """The rows of the first, then those of the second.
 
-    Classes, shards and types of files count on over the parts: a class of one is never a class of the other.
+    Classes, shards and types of files are numbered over both parts: a class of one is never a class of the other.
     Attributes stay with the parts. Raises InputError unless both have images of one shape and type.
     """
     for what, theirs, ours in (("shape", second.shape, first.shape), ("dtype", second.dtype, first.dtype)):

@@ -1,4 +1,4 @@
-"""From records to the bytes of tars: resizing, lossless encoding, and where in its tar each image lies."""
+"""From records to the bytes of tars: resizing, lossless encoding, and each image's offset in its tar."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample as it stands in a tar; ``members`` are its files by extension, ``ext`` is that of the image."""
+    """One sample as stored in a tar; ``members`` are its files by extension, ``ext`` is that of the image."""
 
     key: str
     ext: str
@@ -72,7 +72,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Bundle(Sample):
-    """Many small images as one array [n, C, H, W]: a header of a tar for each would be larger than they are."""
+    """Many small images as one array [n, C, H, W]: a tar header for each would be larger than the image."""
 
     records: tuple[Record, ...]
 
@@ -159,7 +159,7 @@ def by_size(samples: Iterable[Sample], limit: int) -> Iterator[list[Sample]]:
 
 
 def packed(samples: list[Sample]) -> tuple[memoryview, list[Placed]]:
-    """The bytes of a tar, the same for the same samples, and where each image lies."""
+    """The bytes of a tar, the same for the same samples, and the place of each image."""
     buffer = io.BytesIO()
     images: list[Placed] = []
     with TarWriter(buffer, mtime=0) as tar:

@@ -107,7 +107,7 @@ def _wrong_schema(schema: pa.Schema) -> str | None:
 
 
 def codes(table: pa.Table, name: str) -> tuple[np.ndarray, list[str]]:
-    """A column of names as numbers [N] and what they stand for."""
+    """A column of names as numbers [N], and the names that these numbers mean."""
     column = table[name].combine_chunks()
     return column.indices.to_numpy(), column.dictionary.to_pylist()
 

@@ -1,6 +1,6 @@
-"""Tars read without trust: their plain files in order, and a note of whatever else is there.
+"""Reads untrusted tars: their plain files in order, and a list of everything else.
 
-A damaged header costs the file that it belongs to, not all that follow: reading goes on at the next valid one.
+A damaged header costs only its own file: reading continues at the next valid header.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ BLOCK = tarfile.BLOCKSIZE
 WITHOUT_DATA = (
     tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE
 )  # fmt: skip
-"""Nothing follows their headers, whatever size these state (POSIX pax, "ustar Interchange Format")."""
+"""No data follow their headers, whatever size is stated (POSIX pax, "ustar Interchange Format")."""
 MAX_PAX = 1 << 16
 MAX_FILES = 64
-"""Of one sample; those beyond are not looked at."""
+"""Limit of the files of one sample; further ones are ignored."""
 LISTED = 5
-"""Problems of one kind that are told one by one; the others are counted."""
+"""How many problems of one kind are listed; the others are only counted."""
 PAX_FIELD = re.compile(rb"(\d{1,6}) ([^=]{1,100})=")
 
 
 @dataclass
 class Problems:
-    """What is wrong: how often by kind, and where the first few are."""
+    """Problems: their number by kind, and the places of the first few."""
 
     counts: dict[str, int] = field(default_factory=dict)
     places: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, place: str) -> None:
-        """Count a problem. Names in tars may hold anything, a terminal's control sequences too: those are not told."""
+        """Count a problem. Names in tars may contain control sequences of a terminal: these are not printed."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if self.counts[kind] <= LISTED:
-            told = "".join(letter if letter.isprintable() else "?" for letter in place)
-            self.places.setdefault(kind, []).append(told)
+            printable = "".join(letter if letter.isprintable() else "?" for letter in place)
+            self.places.setdefault(kind, []).append(printable)
 
     def update(self, other: Problems) -> None:
         for kind, count in other.counts.items():
@@ -50,7 +50,7 @@ class Problems:
 
 @dataclass(frozen=True)
 class Member:
-    """A plain file: its bytes [offset, offset + size) of the tar."""
+    """A plain file: the bytes [offset, offset + size) of the tar."""
 
     name: str
     offset: int
@@ -58,7 +58,7 @@ class Member:
 
 
 class Tar:
-    """The plain files of the tar at ``path``; ``problems`` takes note of all else, calling the tar ``name``."""
+    """The plain files of the tar at ``path``; everything else is added to ``problems``, with the tar's ``name``."""
 
     def __init__(self, path: Path, name: str, problems: Problems) -> None:
         self._file = path.open("rb")
@@ -76,7 +76,7 @@ class Tar:
         return self._read(member.offset, member.size)
 
     def samples(self) -> Iterator[tuple[str, dict[str, Member]]]:
-        """Keys, and files by extension, grouped as webdataset does: as long as the key stays."""
+        """Keys, and files by extension, grouped as webdataset does: consecutive files with the same key."""
         key, files = None, {}
         for member in self.members():
             base, ext = base_plus_ext(member.name)
@@ -105,8 +105,7 @@ class Tar:
                 continue
             if (header := _header(block)) is None:
                 after = self._skip(place, zeros=False)
-                told = f"{self._name}: byte {place}, the next valid one is at {after}"
-                self._problems.add("damaged header", told)
+                self._problems.add("damaged header", f"{self._name}: byte {place}, the next valid one is at {after}")
                 self._long_name, place = None, after
                 continue
             if closed:
@@ -116,8 +115,8 @@ class Tar:
             if header.type in WITHOUT_DATA:
                 header.size = 0
             if not 0 <= header.size <= self._end - data:
-                told = f"{self._name}: {header.name} at byte {place} leads beyond the end"
-                self._problems.add("truncated tar", told)
+                found = f"{self._name}: {header.name} at byte {place} leads beyond the end"
+                self._problems.add("truncated tar", found)
                 return
             yield from self._member(header, data)
             place = data + math.ceil(header.size / BLOCK) * BLOCK
@@ -161,7 +160,7 @@ class Tar:
 def _header(block: bytes) -> tarfile.TarInfo | None:
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "replace")  # pyright: ignore[reportArgumentType]
-    except Exception:  # of damaged headers tarfile raises nearly anything
+    except Exception:  # tarfile raises nearly any error for damaged headers
         return None
 
 

@@ -1,6 +1,6 @@
-"""How much memory an Arrow file asks for, before it is given any: a megabyte of zstd can hold a terabyte of zeros.
+"""How much memory an Arrow file needs, computed before it is unpacked: a megabyte of zstd can hold a terabyte of zeros.
 
-Read by hand, because Arrow's library unpacks a column as it opens it. Names are those of the format:
+The metadata are parsed here, because Arrow's library unpacks a column when it opens it. Names are those of the format:
 https://arrow.apache.org/docs/format/Columnar.html#ipc-file-format, and flatbuffers' internals.
 """
 
@@ -48,7 +48,7 @@ def unpacked_bytes(path: Path) -> int:
 
 
 class _Table:
-    """A table of flatbuffers: a place in its bytes that leads to a list of where its fields are."""
+    """A table of flatbuffers: a position in its bytes that points to the list of its fields' positions."""
 
     def __init__(self, data: bytes, place: int) -> None:
         self._data, self._place = data, place
@@ -72,7 +72,7 @@ class _Table:
         return self._read("<B", self._required(number))
 
     def structs(self, number: int, kind: struct.Struct) -> list[tuple[int, ...]]:
-        """A vector of structs; [] where it is left out."""
+        """A vector of structs; [] if it is missing."""
         if (place := self.field(number)) is None:
             return []
         place += self._read("<I", place)

@@ -1,4 +1,4 @@
-"""An index for WebDataset shards of others: scanned side by side, resumable, nothing copied."""
+"""Writes an index for existing WebDataset shards: scanned in parallel, resumable, nothing is copied."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def index_shards(
     max_bad: float = 0.001,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Header, list[str]]:
-    """Write OUT/index.json and index.arrow for shards that stay where they are; says what was left out, and why.
+    """Write OUT/index.json and index.arrow for shards that stay where they are; also returns what was left out and why.
 
-    ``urls``: paths or URLs of tars, with braces (``x-{000..099}.tar``), or ``@FILE`` with one on each line.
+    ``urls``: paths or URLs of tars, with braces (``x-{000..099}.tar``), or ``@FILE`` with one per line.
     ``class_field``: the label is this field of ``.json``, not the text of ``.cls``. ``resize``: read images of several
-    sizes as squares of this side. Local shards outside of OUT get links in OUT. What was scanned before an
-    interruption is not scanned again.
+    sizes as squares of this side. For local shards outside of OUT, links are made in OUT. Tars scanned before an
+    interruption are not scanned again.
 
-    Raises InputError: wrong places, mixed shapes, and more than ``max_bad`` of the samples cannot be used.
+    Raises InputError for wrong places, mixed shapes, and if more than ``max_bad`` of the samples are unusable.
     """
     out = Path(out)
     if not SAFE_NAME.fullmatch(split):
@@ -80,7 +80,7 @@ def index_shards(
 
 
 def _scanned(place: str, notes: Path, class_field: str | None, remote: bool) -> Scan:
-    """A scan from the notes of an interrupted run, or a new one that is noted."""
+    """A scan stored by an interrupted call, or a new one, which is stored."""
     path = Path(place)
     if remote:
         stamp = f"{place} {(size := _reached(lambda: size_of(place)))}"
@@ -95,7 +95,7 @@ def _scanned(place: str, notes: Path, class_field: str | None, remote: bool) -> 
         samples = [Found(**sample | {"shape": tuple(sample["shape"])}) for sample in raw["samples"]]
         return Scan(raw["bytes"], raw["sha256"], samples, Problems(**raw["problems"]))
     scan = scan_tar(_fetched(place, size) if remote else path, place, class_field)
-    # One file that has two paths is scanned by two threads at once.
+    # A file with two paths may be scanned by two threads at once.
     with written_aside(note, unique=True) as aside:
         aside.write_text(json.dumps(asdict(scan)))
     return scan
@@ -146,7 +146,7 @@ def _names(places: list[str], out: Path, split: str, remote: bool) -> tuple[str 
 
 
 def _without_duplicates(scans: list[Scan], names: list[str]) -> tuple[list[list[Found]], Problems]:
-    """The samples of each shard whose keys no sample before them has, and all problems."""
+    """The samples of each shard without those that repeat an earlier key, and all problems."""
     seen: set[str] = set()
     kept = []
     problems = Problems()
@@ -161,15 +161,15 @@ def _without_duplicates(scans: list[Scan], names: list[str]) -> tuple[list[list[
 
 
 def _judged(problems: Problems, good: int, max_bad: float) -> list[str]:
-    """One line for each kind. Raises InputError when too much is wrong."""
+    """One line for each kind of problem. Raises InputError if there are too many."""
     places = problems.places
     lines = [f"{kind}: {count}, as {'; '.join(places[kind][:3])}" for kind, count in problems.counts.items()]
     if not good:
         raise InputError("\n  ".join(["no sample can be used:", *lines]))
     bad = sum(problems.counts.values()) - problems.counts.get("empty shard", 0)
     if bad > max_bad * (good + bad):
-        told = f"{bad} problems beside {good:,} usable samples are more than --max-bad {max_bad:g} allows:"
-        raise InputError("\n  ".join([told, *lines]))
+        first = f"{bad} problems beside {good:,} usable samples are more than --max-bad {max_bad:g} allows:"
+        raise InputError("\n  ".join([first, *lines]))
     return lines
 
 
@@ -215,7 +215,7 @@ def _write(
 
 
 def _class_names(samples: list[Found]) -> list[str]:
-    """0, 1, ... up to the largest where all labels are numbers; otherwise the labels in order."""
+    """0, 1, ... up to the largest if all labels are numbers; otherwise the labels in order."""
     labels = {spelled(sample.label) for sample in samples}
     if not all(label.isascii() and label.isdigit() for label in labels):
         return sorted(labels)

@@ -1,4 +1,4 @@
-"""Where tars lie, from patterns with braces and from lists of them."""
+"""Paths and URLs of tars, from patterns with braces and from lists of patterns."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _places(patterns: Iterable[str]) -> Iterator[str]:
 
 
 def most_places(pattern: str) -> int:
-    """An upper bound of what braces stand for, at most ``MAX_PLACES`` + 1; braceexpand makes all before the first."""
+    """An upper bound of the number of expansions, at most ``MAX_PLACES`` + 1; braceexpand makes all at once."""
 
     def bounded(number: int) -> int:
         return min(number, MAX_PLACES + 1)

@@ -1,4 +1,4 @@
-"""One tar of others: its samples with their places, and whatever is wrong with it by kind."""
+"""Scans one existing tar: its samples with their offsets, and its problems by kind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALIASES = {"jpeg": "jpg"}
 
 @dataclass
 class Found:
-    """One sample: image and label, as they stand in the tar."""
+    """One sample: image and label as stored in the tar."""
 
     key: str
     ext: str
@@ -37,7 +37,7 @@ class Found:
 
 @dataclass
 class Scan:
-    """What a tar holds: samples, what else is there, size and hash."""
+    """The contents of a tar: samples, problems, size and hash."""
 
     bytes: int = 0
     sha256: str = ""
@@ -46,9 +46,9 @@ class Scan:
 
 
 def scan_tar(path: Path, name: str, class_field: str | None) -> Scan:
-    """Samples and problems of a tar. Raises OSError where it cannot be read at all.
+    """Samples and problems of a tar. Raises OSError if it cannot be read at all.
 
-    ``class_field``: the label is this field of ``.json``, or of None the text of ``.cls``. Nothing is unpacked.
+    ``class_field``: the label is this field of ``.json``; None: the text of ``.cls``. Nothing is unpacked.
     """
     with path.open("rb") as file:
         scan = Scan(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
@@ -91,7 +91,7 @@ def _found(tar: Tar, key: str, members: dict[str, Member], class_field: str | No
     payload = tar.read(member)
     try:
         shape, dtype = image_header(payload, ext)
-    except Exception as error:  # of damaged bytes PIL and numpy raise nearly anything
+    except Exception as error:  # PIL and numpy raise nearly any error for damaged bytes
         raise _ProblemError("damaged image", reason(error)) from error
     attributes: dict[str, float] = {
         name: value
@@ -102,7 +102,7 @@ def _found(tar: Tar, key: str, members: dict[str, Member], class_field: str | No
 
 
 def image_type(ext: str) -> str:
-    """What the extension of a file in a tar says of its content: ``left.jpeg`` is a jpg."""
+    """The type of a file in a tar by its extension: ``left.jpeg`` is a jpg."""
     last = ext.rpartition(".")[2]
     return ALIASES.get(last, last)
 
@@ -148,7 +148,7 @@ def _printable(label: str, place: str) -> str:
 
 
 def image_header(payload: bytes, ext: str) -> tuple[tuple[int, int, int], str]:
-    """Shape [C, H, W] and dtype of an image, without its pixels. Raises ValueError and whatever PIL does."""
+    """Shape [C, H, W] and dtype of an image, without its pixels. Raises ValueError and any of PIL's errors."""
     if ext == "npy":
         shape, dtype, _ = npy_header(payload)
         return shape, np.dtype(dtype).name

@@ -1,4 +1,4 @@
-"""Does a shard directory hold what its index promises? Reads every byte, and trusts none of them."""
+"""Compares a shard directory with its index. Reads every byte, and trusts none of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Members = dict[str, tuple[int, bytes]]
 
 @dataclass
 class VerifyReport(Problems):
-    """How much was read, and what is wrong with it."""
+    """How much was read, and the problems found."""
 
     shards: int = 0
     samples: int = 0
@@ -42,7 +42,7 @@ class VerifyReport(Problems):
 
     @property
     def problems(self) -> list[str]:
-        """One line each; of every kind the first few, then how many more."""
+        """One line per problem: the first few of every kind, then the number of further ones."""
         lines = []
         for kind, count in self.counts.items():
             lines += [f"{kind}: {place}" for place in self.places[kind]]
@@ -54,9 +54,9 @@ class VerifyReport(Problems):
 def verify(root: str | Path, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
     """Compare every tar of a shard directory, or of its URL, with its index; ``progress(done, total)`` counts tars.
 
-    Tars are read by themselves, without the index, and then compared with it: sizes and hashes, samples and their keys,
-    labels, attributes and byte offsets; every image is decoded. Nothing is unpacked to disk or executed. Raises
-    InputError where there is no index at all; everything else that is wrong stands in the report.
+    Tars are read without the index, and then compared with it: sizes and hashes, samples and their keys, labels,
+    attributes and byte offsets; every image is decoded. Nothing is unpacked to disk or executed. Raises InputError if
+    there is no index at all; every other problem is in the report.
     """
     place = located(root)
     header = read_header(place)
@@ -90,7 +90,7 @@ def _rows_by_shard(index: Index) -> list[np.ndarray]:
 
 @dataclass
 class _Check:
-    """Of the shards of one split, made as ``source`` says."""
+    """The check of the shards of one split, made from ``source``."""
 
     index: Index
     source: dict[str, Any]
@@ -120,7 +120,7 @@ class _Check:
         for key, members in self._samples(path, info.name):
             place = f"{info.name}: {key}"
             if self.foreign and key not in promised:
-                continue  # cdt index told why it was left out; nobody asked for it
+                continue  # cdt index reported why it was left out
             count += 1
             if key in seen:
                 report.add("duplicate key", place)
@@ -136,7 +136,7 @@ class _Check:
         report.samples += count
 
     def _samples(self, path: Path, name: str) -> Iterator[tuple[str, Members]]:
-        """Key and files of every sample of a tar; bundles as if each of their images were a sample of its own."""
+        """Key and files of every sample of a tar; each image of a bundle counts as a sample."""
         with Tar(path, name, Problems() if self.foreign else self.report) as tar:
             for key, files in tar.samples():
                 if sum(file.size for file in files.values()) > MAX_BYTES:
@@ -183,8 +183,8 @@ class _Check:
             return
         offset, payload = members[images[0]]
         if (offset, len(payload)) != (promise := (int(index.offset[row]), int(index.size[row]))):
-            told = f"{place} has {len(payload)} bytes at {offset} instead of {promise[1]} at {promise[0]}"
-            self.report.add("wrong offset", told)
+            found = f"{place} has {len(payload)} bytes at {offset} instead of {promise[1]} at {promise[0]}"
+            self.report.add("wrong offset", found)
         for check in (lambda: check_crc(int(index.crc[row]), payload), lambda: image_of(index, row, payload)):
             try:
                 check()
@@ -226,5 +226,5 @@ class _Check:
 
 
 def _same(found: object, promise: float) -> bool:
-    # The index has float32, JSON what was written there.
+    # The index stores float32, JSON the original value.
     return found == promise or (isinstance(found, float) and math.isclose(found, promise, rel_tol=1e-6))

@@ -1,7 +1,7 @@
-"""Which sample stands where: pure integer functions of (seed, stream, counter). No files, no ranks, no state.
+"""The order of samples: pure integer functions of (seed, stream, counter). No files, no ranks, no state.
 
-A stream is an infinite sequence of rows of the index; any stretch of it is computed without what came before, so
-that seeking costs nothing; every pass over a stream visits each of its rows once, in an order of its own.
+A stream is an infinite sequence of rows of the index. Any section of it is computed without the previous ones, so
+seeking costs nothing. Every pass over a stream visits each of its rows once, each pass in another order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SHARDS, SAMPLES = 1, 2  # uses of a key, so that shard orders and sample orders 
 
 
 def stream_key(seed: int, name: str) -> int:
-    """A 64-bit key per stream name: adding a constraint leaves the order of the other streams alone."""
+    """A 64-bit key per stream name: adding a constraint does not change the order of the other streams."""
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
@@ -63,10 +63,10 @@ def _feistel(value: np.ndarray, bits: np.ndarray, round_keys: list[np.ndarray]) 
 
 
 class Order(ABC):
-    """An infinite sequence of rows, addressed by counter. Computed in chunks: numpy is slow on a few numbers a time."""
+    """An infinite sequence of rows, addressed by counter. Computed in chunks: numpy is slow on few numbers."""
 
     sorts_batches = False
-    """Whether the rows of a batch stand in the order of the shards, so that each rank reads few of them."""
+    """Whether the rows of a batch are sorted by shard, so that each rank reads few shards."""
     _CHUNK = 4096
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Order(ABC):
 
 
 class SubsetOrder(Order):
-    """The stream of a subset of the rows: one permutation of them per pass."""
+    """The stream of a subset of the rows: a permutation of them per pass."""
 
     def __init__(self, rows: np.ndarray, key: int) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class SubsetOrder(Order):
 
 
 class ShardOrder(Order):
-    """The base stream: shards in an order of their own each pass, samples permuted within blocks of shards.
+    """The base stream: shards in another order each pass, samples permuted within blocks of shards.
 
     Reading stays sequential to within a block. The rows of one shard are consecutive in the index.
     """

@@ -1,4 +1,4 @@
-"""What each batch holds, in integers: which rows, of which streams, weighted how. No files, no images."""
+"""The plan of each batch, in integers: which rows, of which streams, with which weights. No files, no images."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from cdt.data.plan.order import Order, allocate
 
 
 class Mixture(Protocol):
-    """What one lambda means for the data."""
+    """The proportions and weights of the data for one lambda."""
 
     @property
     def probabilities(self) -> np.ndarray:
-        """Of the base and of each constraint's stream: [m + 1]."""
+        """The probabilities of the base and of each constraint's stream: [m + 1]."""
         ...
 
     @property
     def stream_weights(self) -> np.ndarray:
-        """Of a draw's loss, by stream: [m + 1]."""
+        """The weight of a draw's loss, by stream: [m + 1]."""
         ...
 
     @property
     def base_weights(self) -> np.ndarray:
-        """Of a base draw's loss besides, by cell: [K]."""
+        """An additional weight of a base draw's loss, by cell: [K]."""
         ...
 
     @property
@@ -39,7 +39,7 @@ class Mixture(Protocol):
 
 @dataclass(frozen=True)
 class PlannedBatch:
-    """The integers of one rank's slice, and where the streams stand after the whole batch."""
+    """The integers of one rank's slice, and the streams' counters after the whole batch."""
 
     positions: np.ndarray
     rows: np.ndarray
@@ -49,7 +49,7 @@ class PlannedBatch:
 
 
 class Planner(Sampler[PlannedBatch]):
-    """Batch after batch, the rows that this rank reads; it runs ahead of training by the loader's depth."""
+    """Yields, batch by batch, the rows that this rank reads; it runs ahead of training by the loader's depth."""
 
     def __init__(
         self, orders: list[Order], mixture_of: Callable[[np.ndarray], Mixture], batch_size: int, local: slice, key: int
@@ -85,7 +85,7 @@ class Planner(Sampler[PlannedBatch]):
         return PlannedBatch(positions[here], np.concatenate(rows)[here], streams[here], mixture, self._counters.copy())
 
     def skip(self) -> np.ndarray:
-        """Leaves a batch out; where the streams stand after it."""
+        """Skips a batch; returns the streams' counters after it."""
         return self._plan().counters_after
 
     def ahead(self, batches: int) -> np.ndarray:

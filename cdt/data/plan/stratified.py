@@ -1,6 +1,6 @@
-"""Streams with their classes spread evenly: any stretch of one holds each class in its share, to about a sample.
+"""Streams with evenly spread classes: any section of one has each class in its share, to within about a sample.
 
-For batches of many classes, and for shards that hold few classes each, as those of others often do.
+For batches of many classes, and for shards with few classes each, as existing shards often are.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from cdt.data.plan.order import SAMPLES, SHARDS, Order, ShardOrder, SubsetOrder,
 
 _CLASSES = 3
 _STRETCH = 4096
-"""Samples that are laid out at once, at least."""
+"""The least number of samples that are laid out at once."""
 
 
 def base_order(index: Index, key: int) -> Order:
-    """The order in which the index asks to be read."""
+    """The order stated in the index."""
     counts = np.array([shard.count for shard in index.shards])
     if index.order == "shuffled":
         return ShardOrder(counts, key)
@@ -28,7 +28,7 @@ def base_order(index: Index, key: int) -> Order:
 
 
 def subset_order(index: Index, rows: np.ndarray, key: int) -> Order:
-    """The order of a constraint's samples; those of several classes come in their shares, too."""
+    """The order of a constraint's samples; several classes come in their shares, too."""
     classes = index.classes[rows]
     if index.order == "shuffled" or len(np.unique(classes)) < 2:
         return SubsetOrder(rows, key)
@@ -88,7 +88,7 @@ class StratifiedOrder(Order):
         return rows
 
     def _ends(self, stretch: int) -> np.ndarray:
-        """How many samples of each class stand before a stretch: [K]."""
+        """How many samples of each class come before a stretch: [K]."""
         ends = np.ceil(self._counts * (stretch / self._stretches) - self._phases)
         return np.clip(ends, 0, self._counts).astype(np.int64) if stretch < self._stretches else self._counts
 
@@ -96,7 +96,7 @@ class StratifiedOrder(Order):
         return int(self._ends(stretch).sum())
 
     def _layout(self, stretch: int) -> np.ndarray:
-        """Who stands where in a stretch of any pass, numbered class by class; the last one laid out is kept."""
+        """The sample at each place in a stretch of any pass, numbered class by class; the last layout is kept."""
         if stretch != self._laid_out:
             first, end = self._ends(stretch), self._ends(stretch + 1)
             label = np.repeat(np.arange(len(first)), end - first)
@@ -114,7 +114,7 @@ class StratifiedOrder(Order):
 
 @dataclass(frozen=True)
 class _Cells:
-    """What each shard holds of each class [c]: class, shard, the number of the first sample class by class, count."""
+    """The samples of each class in each shard [c]: class, shard, number of the first sample class by class, count."""
 
     label: np.ndarray
     shard: np.ndarray
@@ -123,9 +123,9 @@ class _Cells:
 
 
 class _Turns:
-    """In which order the samples of each class come, in some consecutive passes; all arrays are [passes, c].
+    """The order of the samples of each class in some consecutive passes; all arrays are [passes, c].
 
-    A group is what one block of shards holds of one class: its samples are permuted.
+    A group is the samples of one class in one block of shards; they are permuted.
     """
 
     def __init__(self, cells: _Cells, shards: int, block: int, key: int, first_pass: int, passes: int) -> None:
@@ -135,7 +135,7 @@ class _Turns:
         turn = np.argsort(shard_order, axis=1)[:, cells.shard]
         order = np.argsort(cells.label * shards + turn, axis=1)
         count = cells.count[order]
-        # Counted on from pass to pass, so that one search serves all of them.
+        # Cumulative over the passes, so that one search serves all of them.
         self._ends = np.cumsum(count, axis=1) + self._size * np.arange(passes)[:, None]
         group = np.take_along_axis(cells.label * shards + turn // block, order, axis=1)
         begins = np.diff(group, axis=1, prepend=-1) != 0

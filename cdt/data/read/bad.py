@@ -1,4 +1,4 @@
-"""Samples that cannot be used: of what kind, where, how many; a run goes on within a budget of them."""
+"""Unusable samples: their kinds, places and number; a run continues while they are within a budget."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cdt.errors import RunError
 
 @dataclass(frozen=True)
 class BadSample:
-    """One row of the index that cannot be used."""
+    """One unusable row of the index."""
 
     row: int
     kind: Kind
@@ -25,9 +25,9 @@ class BadSample:
 
 @dataclass
 class Ledger:
-    """What the plan promised and what arrived, by stream; and every bad sample that was met, once.
+    """Counts of samples that arrived and that were replaced, by stream; and every bad sample that was found, once.
 
-    ``arrived`` and ``replaced`` [m + 1] are this process's own since the last ``close``; ``bad`` are by row.
+    ``arrived`` and ``replaced`` [m + 1] are those of this process since the last ``take_counts``; ``bad`` are by row.
     """
 
     index: Index
@@ -42,7 +42,7 @@ class Ledger:
         return cls(index, max_fraction, np.zeros(streams, np.int64), np.zeros(streams, np.int64))
 
     def count(self, streams: np.ndarray, bad: Mapping[int, BadSample]) -> None:
-        """A batch: the streams of its samples [b], and those of its places where another sample had to stand."""
+        """Counts a batch: the streams of its samples [b], and its bad samples by the places of their replacements."""
         replaced = np.bincount(streams[list(bad)], minlength=len(self.replaced))
         self.replaced += replaced
         self.arrived += np.bincount(streams, minlength=len(self.arrived)) - replaced
@@ -55,7 +55,7 @@ class Ledger:
                 self._new.append(sample)
 
     def check(self) -> None:
-        """Raises RunError when more samples are bad than the budget allows."""
+        """Raises RunError if more samples are bad than the budget allows."""
         if len(self.bad) > (allowed := int(self.max_fraction * self.index.count)):
             raise RunError(
                 f"{self.summary()}. Allowed are {allowed} of {self.index.count:,} (data.max_bad_fraction "
@@ -63,7 +63,7 @@ class Ledger:
             )
 
     def take_new(self) -> list[BadSample]:
-        """Those that were not told yet."""
+        """The bad samples that were not reported yet."""
         new, self._new = self._new, []
         return new
 
@@ -81,12 +81,12 @@ class Ledger:
         return dict(Counter(sample.kind for sample in self.bad.values()).most_common())
 
     def summary(self) -> str:
-        """How many of each kind, and the three shards that hold most of them with an example of each."""
+        """How many of each kind, and the three shards with the most of them and an example of each."""
         shards = Counter(self.shard_of(sample) for sample in self.bad.values())
         examples = {self.shard_of(sample): sample for sample in self.bad.values()}
         by_kind = ", ".join(f"{kind} {count}" for kind, count in self.kinds().items())
         worst = "; ".join(f"{name} ({count}, as {examples[name].reason})" for name, count in shards.most_common(3))
-        return f"{len(self.bad)} samples cannot be used ({by_kind}); most of them in {worst}"
+        return f"{len(self.bad)} samples are unusable ({by_kind}); most of them in {worst}"
 
     def describe(self, samples: Iterable[BadSample]) -> list[dict[str, Any]]:
         """For a journal: kind, shard, key, and why."""

@@ -15,7 +15,7 @@ from cdt.data.read.remote import fetch, place_of, size_of
 from cdt.files import written_aside
 
 MAX_FETCHED = 1 << 34
-"""Bytes of a file of an index."""
+"""Limit of the size of an index's file, in bytes."""
 
 
 def cache_directory() -> Path:
@@ -26,14 +26,14 @@ def cache_directory() -> Path:
 
 
 class ShardCache:
-    """Files named by a digest of URL and content; those unused for longest go when ``limit_bytes`` are exceeded."""
+    """Files named by a digest of URL and content; above ``limit_bytes`` the least recently used are deleted."""
 
     def __init__(self, directory: Path, limit_bytes: int) -> None:
         self._directory, self._limit = directory, limit_bytes
         directory.mkdir(parents=True, exist_ok=True)
 
     def find(self, url: str, info: ShardInfo) -> Path | None:
-        """Where a shard lies, if it does; counts as a use."""
+        """The path of a shard in the cache, or None; counts as a use."""
         path = self._path(url, info)
         try:
             os.utime(path)
@@ -42,10 +42,11 @@ class ShardCache:
         return path
 
     def add(self, url: str, info: ShardInfo) -> Path | None:
-        """Fetch a shard unless it is there or another process fetches it already; None for one beyond the limit. One
-        whose hash is not known is fetched anew: what lies at a URL may have changed.
+        """Fetch a shard unless it is cached or another process fetches it; None for one above the limit.
 
-        Raises BadDataError, also when what came is not what the index says.
+        A shard without a known hash is fetched anew: the file at the URL may have changed.
+
+        Raises BadDataError, also if the file does not match the index.
         """
         if info.bytes > self._limit:
             return None

@@ -26,14 +26,14 @@ class Files(ABC):
 
     @abstractmethod
     def read(self, shard: int, offset: int, size: int) -> bytes:
-        """``size`` bytes. Raises BadDataError when the shard is not there, cannot be read or ends early."""
+        """``size`` bytes. Raises BadDataError if the shard is missing, cannot be read or ends early."""
 
     def read_into(self, buffer: memoryview, shard: int, offset: int) -> None:
         """As many bytes as the buffer has, like ``read``."""
         buffer[:] = self.read(shard, offset, len(buffer))
 
     def expect(self, shards: Sequence[int]) -> None:
-        """Most of these shards will be read soon, in this order."""
+        """Announces that most of these shards will be read soon, in this order."""
         return
 
 
@@ -90,7 +90,7 @@ class LocalFiles(Files):
 
 
 class RemoteFiles(Files):
-    """Shards at URLs: from the cache where they are there, otherwise by ranges, which are kept in memory a while.
+    """Shards at URLs: from the cache if they are there, otherwise by ranges, which are kept in memory for a while.
 
     Expected shards are fetched into the cache in the background. ``fetched`` counts bytes of ranges.
     """
@@ -112,14 +112,14 @@ class RemoteFiles(Files):
             raise BadDataError("truncated shard", f"the shard ends early, at byte {self._infos[shard].bytes}")
         path = self._found.get(shard) or self._cache.find(self._urls[shard], self._infos[shard])
         if path is None and self._urls[shard].startswith(PIPE):
-            path = self._cache.add(self._urls[shard], self._infos[shard])  # a command prints all of it, or nothing
+            path = self._cache.add(self._urls[shard], self._infos[shard])  # a command can only print the whole file
         if path is not None:
             try:
                 payload = self._descriptors.read(str(path), offset, size)
                 self._found[shard] = path
                 return payload
             except BadDataError:
-                self._found.pop(shard, None)  # made room for another one meanwhile
+                self._found.pop(shard, None)  # meanwhile deleted from the cache
         return self._range(shard, offset, size)
 
     def expect(self, shards: Sequence[int]) -> None:
@@ -132,12 +132,12 @@ class RemoteFiles(Files):
         waiting: list[int] = []
         while True:
             while not waiting or not self._expected.empty():
-                waiting = self._expected.get()  # the newest wish counts
+                waiting = self._expected.get()  # only the newest announcement counts
             shard = waiting.pop(0)
             try:
                 self._cache.add(self._urls[shard], self._infos[shard])
             except (BadDataError, OSError):
-                continue  # whoever reads it will meet the reason, sample by sample
+                continue  # the reader will report the reason, sample by sample
 
     def _range(self, shard: int, offset: int, size: int) -> bytes:
         if (payload := self._ranges.get((shard, offset))) is not None and len(payload) == size:
@@ -178,7 +178,7 @@ def open_files(index: Index, cache_gb: float = DEFAULT_CACHE_GB) -> Files:
 
 
 def whole_shard(index: Index, info: ShardInfo) -> Path:
-    """A shard on the local disk, fetched there if it must be. Raises BadDataError."""
+    """A shard on the local disk, fetched if necessary. Raises BadDataError."""
     if index.base is None:
         if not (path := index.root / info.name).is_file():
             raise BadDataError("missing shard", f"no such file: {path}")

@@ -1,4 +1,4 @@
-"""Rows of the index to arrays: read from the shard by byte offset, decoded once if the data fit in memory."""
+"""Reads rows of the index as arrays: from the shard by byte offset, decoded once if the data fit in memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cdt.data.read.remote import place_of
 from cdt.errors import RunError
 
 ATTEMPTS = 32
-"""Samples that are tried in place of a bad one."""
+"""How many replacements of a bad sample are tried."""
 
 
 class Images(Protocol):
@@ -30,7 +30,7 @@ class Images(Protocol):
 
 
 class ImageReader:
-    """Images of an index, by row; all of them stay decoded in memory when they fit in ``cache_mb``."""
+    """Images of an index, by row; all are kept decoded in memory if they fit in ``cache_mb``."""
 
     def __init__(self, index: Index, cache_mb: float, shard_cache_gb: float = DEFAULT_CACHE_GB) -> None:
         self._index, self.files = index, open_files(index, shard_cache_gb)
@@ -45,12 +45,11 @@ class ImageReader:
         if bad:
             _, sample = min(bad.items())
             root = self._index.part_of(sample.row).root
-            raise RunError(f"{told(self._index, sample)}. `cdt verify {root}` checks all shards")
+            raise RunError(f"{described(self._index, sample)}. `cdt verify {root}` checks all shards")
         return images
 
     def usable(self, rows: np.ndarray) -> tuple[np.ndarray, dict[int, BadSample]]:
-        """Like ``images``; but where one cannot be used, its place is in the second result and its pixels are not
-        defined."""
+        """Like ``images``, but unusable ones are in the second result, by their place; their pixels are undefined."""
         if self._cache is None:
             images = np.empty((len(rows), *self._index.shape), self._index.dtype)
             return images, self._read(rows, images)
@@ -65,7 +64,7 @@ class ImageReader:
         return self._cache[rows], {place: unusable[int(rows[place])] for place in places}
 
     def _read(self, rows: np.ndarray, images: np.ndarray) -> dict[int, BadSample]:
-        """Rows [n] into images [n, C, H, W]; those that cannot be used by their place."""
+        """Reads rows [n] into images [n, C, H, W]; returns the unusable ones by their place."""
         index, bad = self._index, {}
         raw = index.ext[rows] == self._raw
         self._read_raw(np.flatnonzero(raw), rows, images, bad)
@@ -81,7 +80,7 @@ class ImageReader:
         return bad
 
     def _read_raw(self, places: np.ndarray, rows: np.ndarray, images: np.ndarray, bad: dict[int, BadSample]) -> None:
-        """Images of bundles are as they will be used: each goes from its file to its place, and nothing is copied."""
+        """Reads images of bundles, which need no decoding: each goes from its file to its place without a copy."""
         index, chosen = self._index, rows[places]
         columns = (places, chosen, index.shard[chosen], index.offset[chosen], index.crc[chosen])
         buffer = memoryview(images.reshape(-1).view(np.uint8).data)
@@ -98,8 +97,8 @@ class ImageReader:
                 bad[place] = BadSample(row, error.kind, str(error))
 
 
-def told(index: Index, sample: BadSample) -> str:
-    """Where a bad sample lies, and why it is one."""
+def described(index: Index, sample: BadSample) -> str:
+    """The place of a bad sample, and why it is unusable."""
     shard = index.shards[int(index.shard[sample.row])].name
     part = index.part_of(sample.row)
     place = f"{part.root}/{shard}" if part.base is None else place_of(part.base, shard)
@@ -107,20 +106,20 @@ def told(index: Index, sample: BadSample) -> str:
 
 
 class Found(NamedTuple):
-    """Samples that were asked for, or others in their places."""
+    """The requested samples, or their replacements."""
 
     images: np.ndarray
     """[n, C, H, W]"""
     rows: np.ndarray
-    """Of the samples that are there: [n]."""
+    """Rows of the samples that were read: [n]."""
     bad: dict[int, BadSample]
-    """The unusable samples that were asked for, by the places where others are now."""
+    """The unusable samples that were requested, by the places of their replacements."""
 
 
 class TolerantReader:
-    """Like ``ImageReader``; in place of a sample that cannot be used stands another of its class and cell.
+    """Like ``ImageReader``, but an unusable sample is replaced by another sample of its class and cell.
 
-    Which one is a function of the position alone, so that a resumed run, or one on another number of ranks, draws the
+    The replacement depends only on the position, so that a resumed run, or one on another number of ranks, draws the
     same.
     """
 
@@ -129,14 +128,14 @@ class TolerantReader:
         self._alike: dict[tuple[int, int], np.ndarray] = {}
         self.files = reader.files
         self.bad: dict[int, BadSample] = {}
-        """All that were met, by row."""
+        """All bad samples that were found, by row."""
 
     def images(self, rows: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
         """Rows [n] at positions [n] (by default: their own numbers) to images [n, C, H, W]. Raises RunError."""
         return self.read(rows, rows if positions is None else positions).images
 
     def read(self, rows: np.ndarray, positions: np.ndarray) -> Found:
-        """What is at rows [n] and positions [n]. Raises RunError."""
+        """The samples at rows [n] and positions [n]. Raises RunError."""
         images, bad = self._reader.usable(rows)
         found = rows.copy()
         for place, sample in bad.items():
@@ -154,8 +153,8 @@ class TolerantReader:
         name = self._index.class_names[int(self._index.classes[sample.row])]
         root = self._index.part_of(sample.row).root
         raise RunError(
-            f"{told(self._index, sample)}; of {len(alike)} samples of class {name}, {ATTEMPTS} were tried in its place "
-            f"and none can be used. `cdt verify {root}` checks all shards"
+            f"{described(self._index, sample)}; of {len(alike)} samples of class {name}, {ATTEMPTS} were tried as "
+            f"replacements and none is usable. `cdt verify {root}` checks all shards"
         )
 
     def _rows_like(self, row: int) -> np.ndarray:

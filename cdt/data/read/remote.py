@@ -1,5 +1,7 @@
-"""Bytes of files at URLs: http(s) by ranges, s3, gs and hf through fsspec, what commands print where that is allowed;
-with timeouts, retries and back-off."""
+"""Bytes of files at URLs: http(s) by ranges, s3, gs and hf through fsspec, and the output of commands if allowed.
+
+With timeouts, retries and back-off.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +25,16 @@ from cdt.retry import Retries, reason, retried
 
 CHUNK = 1 << 18
 TIMEOUT_S = 20.0
-"""Without a connection, or without a byte."""
+"""Timeout in seconds for a connection, and between two bytes."""
 SLOWEST = 20_000
-"""Bytes per second below which an answer counts as stalled, beyond the timeout."""
+"""Bytes per second below which a response counts as stalled once the timeout is over."""
 TRIES = 6
 """Consecutive attempts without progress before giving up."""
 BACK_OFF_S, LONGEST_BACK_OFF_S = 0.2, 10.0
 
 
 def place_of(base: str, name: str) -> str:
-    """The URL of a file below another; of a command, the one that prints this file."""
+    """The URL of a file below another URL; for a command, the command that prints this file."""
     if not base.startswith(PIPE):
         return f"{base}/{name}"
     if name.startswith("-"):
@@ -41,7 +43,7 @@ def place_of(base: str, name: str) -> str:
 
 
 class Transport(ABC):
-    """One way to read; what it raises besides BadDataError is worth another try."""
+    """One way to read; all its errors except BadDataError are retried."""
 
     @abstractmethod
     def chunks(self, url: str, offset: int, size: int) -> Iterator[bytes]:
@@ -52,7 +54,7 @@ class Transport(ABC):
 
 
 class Http(Transport):
-    """Range requests over kept connections."""
+    """Range requests over persistent connections."""
 
     def __init__(self) -> None:
         timeout = urllib3.Timeout(connect=TIMEOUT_S, read=TIMEOUT_S)
@@ -62,8 +64,8 @@ class Http(Transport):
         answer = self._get(url, offset, size)
         try:
             if answer.status == 206 and not answer.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
-                raise ConnectionError("the server sends another range than it was asked for")
-            skip = offset if answer.status == 200 else 0  # a server without ranges sends all
+                raise ConnectionError("the server sends another range than requested")
+            skip = offset if answer.status == 200 else 0  # a server without ranges sends the whole file
             deadline = time.monotonic() + TIMEOUT_S + (skip + size) / SLOWEST
             while size and (chunk := answer.read1(CHUNK)):
                 if time.monotonic() > deadline:
@@ -83,10 +85,10 @@ class Http(Transport):
         answer = self._get(url, 0, 1)
         answer.close()
         header = "Content-Length" if answer.status == 200 else "Content-Range"
-        told = answer.headers.get(header, "").rpartition("/")[2]
-        if not (told.isascii() and told.isdigit()):
+        length = answer.headers.get(header, "").rpartition("/")[2]
+        if not (length.isascii() and length.isdigit()):
             raise BadDataError("unreadable shard", f"{url}: the server does not say how long the file is")
-        return int(told)
+        return int(length)
 
     def _get(self, url: str, offset: int, size: int) -> urllib3.BaseHTTPResponse:
         span = f"bytes={offset}-{offset + size - 1}"
@@ -104,11 +106,11 @@ class Http(Transport):
 
 
 class Fsspec(Transport):
-    """Object stores, with the credentials that their libraries find; in a test or a private cloud by FSSPEC_* settings
+    """Object stores, with the credentials that their libraries find. Tests and private clouds use FSSPEC_* settings
     (https://filesystem-spec.readthedocs.io/en/latest/features.html#configuration)."""
 
     def __init__(self, scheme: str) -> None:
-        import fsspec  # here, because http needs no such thing
+        import fsspec  # imported here, because http does not need it
 
         try:
             self._system: Any = fsspec.filesystem(scheme, skip_instance_cache=True, use_listings_cache=False)
@@ -133,7 +135,7 @@ class Fsspec(Transport):
             raise BadDataError("missing shard", f"{url}: {type(error).__name__}") from error
 
     def _ask(self, name: str, timeout_s: float, *arguments: Any, **options: Any) -> Any:
-        """A method of the file system; those that could wait for ever are asynchronous, and are cut off."""
+        """Calls a method of the file system, with a timeout if it is asynchronous; only such methods could block."""
         if not self._system.async_impl:
             return getattr(self._system, name)(*arguments, **options)
         from fsspec.asyn import sync
@@ -142,7 +144,7 @@ class Fsspec(Transport):
 
 
 class Pipe(Transport):
-    """The output of a command, which must print a whole file; no shell reads it."""
+    """The output of a command, which must print a whole file; it runs without a shell."""
 
     def chunks(self, url: str, offset: int, size: int) -> Iterator[bytes]:
         for chunk in self._output(url):
@@ -194,9 +196,9 @@ def transport(url: str) -> Transport:
 
 
 def fetch(url: str, offset: int, size: int, sink: Callable[[bytes], object]) -> None:
-    """``size`` bytes from ``offset`` to ``sink``; after a failure it goes on where it was.
+    """Passes ``size`` bytes from ``offset`` to ``sink``; after a failure it continues where it stopped.
 
-    Raises BadDataError when the file is not there or shorter, and when ``TRIES`` tries in a row bring no byte.
+    Raises BadDataError if the file is missing or shorter, and after ``TRIES`` consecutive attempts without progress.
     """
     got, retries = 0, _retries()
     while got < size:
@@ -207,7 +209,7 @@ def fetch(url: str, offset: int, size: int, sink: Callable[[bytes], object]) -> 
                 got += len(chunk)
         except (BadDataError, InputError):
             raise
-        except Exception as error:  # of a failing network the libraries raise nearly anything
+        except Exception as error:  # the libraries raise nearly any error for a failing network
             problem = reason(error)
         if got > before:
             retries.progressed()

@@ -17,9 +17,9 @@ WHOLE = re.compile(r"[+-]?\d{1,10}")
 
 
 def read_attributes(path: Path, files: list[str]) -> dict[str, np.ndarray]:
-    """The columns of a CSV file in the order of ``files`` [N]: int32 where all values are whole, otherwise float32.
+    """The columns of a CSV file in the order of ``files`` [N]: int32 if all values are whole, otherwise float32.
 
-    The first column, ``file``, has paths as in ``files``, or names alone where no two images share one. Raises
+    The first column, ``file``, has paths as in ``files``, or only names if no two images share one. Raises
     InputError unless there is exactly one row for each image, with a number in every cell.
     """
     names, rows = _table(path)
@@ -45,8 +45,8 @@ def read_attributes(path: Path, files: list[str]) -> dict[str, np.ndarray]:
         ("images without a row", missing),
     )
     if any(found for _, found in problems):
-        told = "; ".join(f"{what} ({len(found)}): {first_few(found)}" for what, found in problems if found)
-        raise InputError(f"{path} does not fit the images: {told}")
+        listed = "; ".join(f"{what} ({len(found)}): {first_few(found)}" for what, found in problems if found)
+        raise InputError(f"{path} does not fit the images: {listed}")
     columns = zip(*(row_of[position] for position in range(len(files))), strict=True)
     return {name: _numbers(path, name, cells, files) for name, cells in zip(names, columns, strict=True)}
 

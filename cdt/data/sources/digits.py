@@ -9,7 +9,7 @@ from cdt.data.sources.source import Source
 
 def open_digits() -> Source:
     """The digits with their 17 levels of grey spread over 0 to 255: [1, 8, 8] uint8, classes "0" to "9"."""
-    from sklearn.datasets import load_digits  # here, because it takes a second that no other source needs
+    from sklearn.datasets import load_digits  # imported here, because it takes a second, which only this source needs
 
     grey, labels = map(np.asarray, load_digits(return_X_y=True))
     images = np.rint(grey * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)

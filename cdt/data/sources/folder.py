@@ -1,4 +1,4 @@
-"""A folder with one folder of images for each class: ``DIR/<class name>/**/*.png`` and the like."""
+"""A folder with one folder of images for each class: ``DIR/<class name>/**/*.png`` and other image types."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ ORIENTATION = 0x0112
 def open_folder(directory: str | Path, attributes: str | Path | None = None) -> Source:
     """The images below every class folder, [C, H, W] uint8; classes are sorted by name.
 
-    C is 1 where all images are grey, otherwise 3. Photographs are turned as their EXIF data say, transparency becomes
+    C is 1 if all images are grey, otherwise 3. Photographs are turned as their EXIF data say, transparency becomes
     white. ``attributes`` is a CSV file (see ``read_attributes``). Every image is opened once here for its size and
-    mode; its pixels are read when its record is asked for. Raises InputError for another layout than this one and for
+    mode; its pixels are read when its record is read. Raises InputError for any other layout and for
     images that cannot be read or have more than 8 bits per channel.
     """
     directory = Path(directory)
@@ -82,13 +82,13 @@ def read_image(path: Path, channels: int) -> np.ndarray:
             white = Image.new("RGBA", upright.size, "white")
             upright = Image.alpha_composite(white, upright.convert("RGBA"))
         return pixels(upright.convert("L" if channels == 1 else "RGB"))
-    except Exception as error:  # of damaged files PIL's decoders raise nearly anything
+    except Exception as error:  # PIL's decoders raise nearly any error for damaged files
         raise InputError(f"{path} cannot be read: {reason(error)}") from error
 
 
 def safe_keys(files: list[str]) -> list[str]:
-    """Keys from relative paths: other characters than letters and digits become -, and a digest of the path follows
-    where that alone is not unique or too long."""
+    """Keys from relative paths: other characters than letters and digits become -, and a digest of the path is added
+    if the key is not unique or too long."""
     plain = [re.sub(r"[^A-Za-z0-9_]+", "-", os.path.splitext(file)[0]).strip("-") for file in files]  # noqa: PTH122
     counts = Counter(plain)
     return [
@@ -120,7 +120,7 @@ def _class_names(directory: Path) -> list[str]:
 
 
 def _files(directory: Path, class_name: str) -> list[str]:
-    """Relative paths with / below one class folder, hidden files and folders left out, sorted."""
+    """Relative paths with / below one class folder, without hidden files and folders, sorted."""
     found = []
     for folder, folders, names in os.walk(directory / class_name):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -154,5 +154,5 @@ def _header(path: Path) -> tuple[int, int, int]:
 
 
 def _has_exif(image: Image.Image) -> bool:
-    # Asked for EXIF data that the header has not, Pillow decodes a whole PNG to look behind its pixels.
+    # If the header has no EXIF data, Pillow would decode a whole PNG to search behind its pixels.
     return "exif" in image.info or image.format == "TIFF"

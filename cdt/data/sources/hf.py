@@ -15,10 +15,10 @@ from cdt.errors import InputError
 
 
 def open_hf(name: str | Path, image: str | None = None, label: str | None = None) -> Source:
-    """Every split of a data set: [C, H, W] uint8; C is 1 where all images are grey, otherwise 3.
+    """Every split of a data set: [C, H, W] uint8; C is 1 if all images are grey, otherwise 3.
 
     ``name``: a data set of the hub, or a directory written by ``save_to_disk`` or with files that ``load_dataset``
-    reads. ``image``, ``label``: columns; by default the only ones of type Image and ClassLabel. No code of a data set
+    reads. ``image``, ``label``: columns; by default the only ones of type Image and ClassLabel. No code from a data set
     is run. Raises InputError: no `datasets` package, no such data set, no such columns.
     """
     splits = _load(str(name))
@@ -71,7 +71,7 @@ def _load(name: str) -> Mapping[str, Any]:
             loaded = datasets.load_from_disk(name)
         else:
             loaded = datasets.load_dataset(name)
-    except Exception as error:  # the library raises errors of many kinds for what is not there
+    except Exception as error:  # the library raises errors of many kinds for missing data sets
         raise InputError(f"hf {name}: {next(iter(str(error).splitlines()), type(error).__name__)}") from error
     parts: dict[str, Any] = {str(split): data for split, data in loaded.items()} if isinstance(loaded, dict) else {}
     return parts or {"train": loaded}

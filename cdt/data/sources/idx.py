@@ -1,4 +1,4 @@
-"""MNIST's IDX files (http://yann.lecun.com/exdb/mnist): MNIST, Fashion-MNIST, Kuzushiji-MNIST and their like."""
+"""MNIST's IDX files (http://yann.lecun.com/exdb/mnist): MNIST, Fashion-MNIST, Kuzushiji-MNIST and similar ones."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ IMAGES, LABELS = ("images", 3), ("labels", 1)
 def open_idx(directory: str | Path) -> Source:
     """The grey images [1, H, W] uint8 of ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``, plain or .gz.
 
-    ``t10k-*``, where it is there, becomes the split "test". Plain files stay on disk until a record is read; .gz files
-    are unpacked in memory. Raises InputError for files that are missing, truncated, longer than they say, not IDX, or
-    that do not fit together.
+    ``t10k-*``, if it exists, becomes the split "test". Plain files stay on disk until a record is read; .gz files are
+    unpacked in memory. Raises InputError for files that are missing, truncated, longer than their header says, not
+    IDX, or that do not fit together.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -65,7 +65,7 @@ def open_idx(directory: str | Path) -> Source:
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """One IDX file of unsigned bytes: [N] or [N, H, W] uint8, a memory map where the file is not compressed."""
+    """One IDX file of unsigned bytes: [N] or [N, H, W] uint8, a memory map if the file is not compressed."""
     magic = struct.pack(">I", 0x0800 + dimensions)
     packed = path.suffix == ".gz"
     body = bytearray()
@@ -78,7 +78,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
                 raise InputError(f"{path} is truncated: it ends in its header")
             shape = struct.unpack(f">{dimensions}I", sides)
             size = math.prod(shape)
-            # In pieces: a damaged header may promise more than memory holds.
+            # Read in pieces: a damaged header may state a size larger than memory.
             while packed and len(body) <= size and (piece := stream.read(1 << 20)):
                 body += piece
             length = len(body) if packed else path.stat().st_size - stream.tell()

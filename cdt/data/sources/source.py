@@ -1,4 +1,4 @@
-"""What every source of images is: labelled records that can be read in any order, one at a time."""
+"""The interface of every source of images: labelled records that can be read in any order, one at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """N records of K classes. All but the pixels is known beforehand; pixels are read when a record is asked for."""
+    """N records of K classes. Everything but the pixels is known beforehand; pixels are read with their record."""
 
     class_names: list[str]
     keys: Sequence[str]
@@ -33,15 +33,15 @@ class Source:
     """[N, 3] integers: C, H, W of every image."""
     dtype: Dtype
     read: Callable[[int], np.ndarray]
-    """Position -> image [C, H, W]; raises InputError that names the image when it cannot be read."""
+    """Position -> image [C, H, W]; raises InputError that names the image if it cannot be read."""
     origin: dict[str, Any]
-    """Where the records come from, as it will stand in index.json."""
+    """Where the records come from, as stored in index.json."""
     splits: np.ndarray
-    """[N] str: the split that each record belongs to, "train" where the source has only one."""
+    """[N] str: the split that each record belongs to, "train" if the source has only one."""
     attributes: dict[str, np.ndarray] = field(default_factory=dict)
     """[N] integers or floats each."""
     paths: Sequence[str] | None = None
-    """[N] what messages call each image; the keys by default."""
+    """[N] names of the images in messages; the keys by default."""
     notes: list[str] = field(default_factory=list)
     """Sentences that the user should read: what was left out or converted."""
 
@@ -53,7 +53,7 @@ class Source:
         return Record(self.keys[position], self.read(position), int(self.classes[position]), attributes)
 
     def path(self, position: int) -> str:
-        """What messages call the image at this position."""
+        """The name in messages of the image at this position."""
         return (self.paths or self.keys)[position]
 
 

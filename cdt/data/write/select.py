@@ -1,4 +1,4 @@
-"""Which records of a source go into which split, and in which order: pure functions of class labels and a seed."""
+"""Selects the records of each split and their order: pure functions of class labels and a seed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cdt.errors import InputError
 from cdt.spelling import SHOWN, nearest
 
 SPLIT, KEEP, ORDER = range(3)
-"""Each use of the seed has its own generators, so that one choice never changes another."""
+"""Each use of the seed has its own random generators, so that one choice never changes another."""
 
 
 def parse_fractions(text: str, option: str) -> dict[str, float]:

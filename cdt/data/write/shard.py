@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Summary:
-    """What was written: the directory, its index.json, and what the user should know about the source."""
+    """What was written: the directory, its index.json, and notes about the source for the user."""
 
     root: Path
     header: Header
@@ -52,16 +52,16 @@ def shard(
     pack: bool | None = False,
     progress: Progress | None = None,
 ) -> Summary:
-    """Write ``OUT/<split>/000000.tar``, ..., index.arrow and index.json; ``out`` appears when all of it is there.
+    """Write ``OUT/<split>/000000.tar``, ..., index.arrow and index.json; ``out`` appears when it is complete.
 
     ``keep``: the fraction of its samples that a class keeps in the split "train". ``only``, ``drop``: classes by name;
     class indices stay those of the source. ``resize``: pixels of the shorter side, then the central square is taken.
     ``split``: fractions by which each class of the split "train" is divided. ``shard_mb``: the size in 10^6 bytes that
-    no tar exceeds, unless one sample does; one tar at a time is held in memory. ``pack``: many images in one array, as
-    tiny ones should be; None: those of less than ``PACK_BELOW`` bytes. ``progress(done, total)`` per sample.
+    no tar exceeds, unless one sample does; one tar at a time is held in memory. ``pack``: many images in one array,
+    for tiny ones; None: if they have less than ``PACK_BELOW`` bytes. ``progress(done, total)`` per sample.
 
     Raises InputError for wrong options, images that cannot be read or have mixed shapes, and an ``out`` that is not
-    empty; RunError when writing fails. Nothing is left behind then.
+    empty; RunError if writing fails. Nothing is left behind in either case.
     """
     out = Path(out).resolve()
     check_new(out)
@@ -95,8 +95,8 @@ def shard(
                 (root / name).mkdir()
                 encode: Callable[[int], Any] = read if pack else lambda position: encoded(read(position))
                 records: Iterator[Any] = _in_threads(encode, chosen[name].tolist())
-                told: Iterator[Any] = _told(records, len(rows), len(positions), progress)
-                samples: Iterator[Sample] = bundled(told, f"bundle-{name}") if pack else told
+                counted: Iterator[Any] = _counted(records, len(rows), len(positions), progress)
+                samples: Iterator[Sample] = bundled(counted, f"bundle-{name}") if pack else counted
                 for group in by_size(samples, int(shard_mb * MEGABYTE)):
                     tar, images = packed(group)
                     bytes_per_sample = len(tar) / len(images)
@@ -136,7 +136,7 @@ def _in_threads(encode: Callable[[int], T], positions: Iterable[int]) -> Iterato
             yield waiting.popleft().result()
 
 
-def _told(samples: Iterable[T], before: int, total: int, progress: Progress | None) -> Iterator[T]:
+def _counted(samples: Iterable[T], before: int, total: int, progress: Progress | None) -> Iterator[T]:
     for done, sample in enumerate(samples, before + 1):
         yield sample
         if progress:
@@ -144,7 +144,7 @@ def _told(samples: Iterable[T], before: int, total: int, progress: Progress | No
 
 
 def check_new(out: Path) -> None:
-    """Raises InputError unless there is nothing at ``out``, or an empty directory."""
+    """Raises InputError unless ``out`` does not exist or is an empty directory."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not an empty directory; name a new one")
 

@@ -138,7 +138,7 @@ def tar(count: int, name: str = "train/000000.tar") -> dict[str, object]:
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda root: (root / "index.json").unlink(), "has no index.json: it is no directory written by `cdt shard`"),
+        (lambda root: (root / "index.json").unlink(), "has no index.json: it was not written by `cdt shard`"),
         (lambda root: (root / "index.json").write_text("{"), "not a valid index"),
         (lambda root: (root / "index.json").write_text("[1]"), "has format None"),
         (lambda root: (root / "index.json").write_bytes(b"\xff"), "not a valid index"),

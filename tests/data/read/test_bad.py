@@ -254,7 +254,7 @@ def test_beyond_the_budget_the_run_stops_with_counts_and_the_worst_shards(index:
     with pytest.raises(RunError) as caught:
         stream.ledger.check()
     text = str(caught.value)
-    assert re.match(r"\d\d samples cannot be used \((wrong checksum|missing shard) \d+, ", text)
+    assert re.match(r"\d\d samples are unusable \((wrong checksum|missing shard) \d+, ", text)
     worst = text.split("most of them in ")[1].split(". Allowed")[0].split("; ")
     assert len(worst) == 3
     assert "train/000000.tar (" in text or "No such file" in text
@@ -265,12 +265,12 @@ def test_beyond_the_budget_the_run_stops_with_counts_and_the_worst_shards(index:
 def test_without_a_budget_one_is_too_many(index: Index) -> None:
     stream = make(flip_bit(index, 25), fraction=0.0)
     sequence([stream], 20)
-    with pytest.raises(RunError, match=r"^1 samples cannot be used \(wrong checksum 1\).*train/.*CRC-32"):
+    with pytest.raises(RunError, match=r"^1 samples are unusable \(wrong checksum 1\).*train/.*CRC-32"):
         stream.ledger.check()
 
 
 def test_a_class_without_a_usable_sample_stops(index: Index) -> None:
     for row in np.flatnonzero(index.classes == 2).tolist():
         flip_bit(index, row)
-    with pytest.raises(RunError, match="of 32 samples of class c, 32 were tried in its place and none can be used"):
+    with pytest.raises(RunError, match="of 32 samples of class c, 32 were tried as replacements and none is usable"):
         sequence([make(index, fraction=1)], 2)

@@ -281,7 +281,7 @@ def test_a_command_prints_the_shards_where_a_configuration_allows_it(pipes: None
     tree = {"network": {"kind": "dit"}, "data": {"shards": url}}
     with pytest.raises(ValueError, match=r"would run a command; data\.allow_pipe: true allows it"):
         RunConfig.model_validate(tree)
-    with pytest.raises(ValueError, match="where the name of a file stands"):
+    with pytest.raises(ValueError, match="in place of a file's name"):
         RunConfig.model_validate(tree | {"data": {"shards": "pipe:cat x", "allow_pipe": True}})
     allowed = RunConfig.model_validate(tree | {"data": {"shards": url, "allow_pipe": True}})
     assert check(allowed).index.base == allowed.anchored().data.shards == url
