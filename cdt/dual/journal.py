@@ -90,7 +90,7 @@ class Replayed(NamedTuple):
 
 
 def replayed(rows: Iterable[Mapping[str, Any]]) -> Replayed:
-    """What was done again after an interruption: on as many workers and with the same budgets, nothing may differ."""
+    """What was recomputed after an interruption: on as many workers and with the same budgets, nothing may differ."""
     first: dict[tuple[int, str], Mapping[str, Any]] = {}
     again, differing = set(), set()
     for row in rows:

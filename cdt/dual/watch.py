@@ -1,4 +1,4 @@
-"""Odd cases that should speak: what can be seen of them in the dual state, each once and in one sentence."""
+"""Alarms: odd cases that the dual state shows, each reported once and in one sentence."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cdt.dual.problem import DualProblem, DualState
 
 ALARMS = ("cap", "no response", "noise", "no samples")
 PATIENCE = 20
-"""Periods of violation after which a loss should have answered."""
+"""Periods of violation after which a loss should have responded."""
 NOISY = 0.25
 """Standard error of one dual step, relative to what it moves: the share and multiplier of samples that are drawn, or
 the multiplier of a penalty."""
 
 
 def alarms(problem: DualProblem, before: DualState, after: DualState) -> DualState:
-    """``after`` with its account of violations and alarms brought up to date."""
+    """``after`` with its violations and alarms up to date."""
     violated = problem.slack(after.losses) < 0
     begins = violated & (before.violated_since == 0)
     since = np.where(violated, np.where(begins, after.period, before.violated_since), 0)
@@ -32,7 +32,7 @@ def alarms(problem: DualProblem, before: DualState, after: DualState) -> DualSta
 
 
 def _capped(problem: DualProblem, state: DualState) -> np.ndarray:
-    """At an end of its range that is no solution: the cap, or the least weight that an equality leaves its samples."""
+    """At an end of its range without being met: the cap, or the least weight that an equality leaves its samples."""
     still_above = state.losses < problem.thresholds
     return (state.lambdas >= problem.cap) | (problem.equal & (state.lambdas <= problem.lowest) & still_above)
 
@@ -51,7 +51,7 @@ def _odd(problem: DualProblem, state: DualState) -> tuple[np.ndarray, np.ndarray
 
 
 def news(problem: DualProblem, before: DualState, after: DualState) -> list[tuple[str, list[str], str]]:
-    """What was not told before: (alarm, the constraints that it is about, one sentence with the numbers)."""
+    """New alarms: (kind, the constraints that it is about, one sentence with the numbers)."""
     found = []
     for alarm, now, earlier in zip(ALARMS, after.told, before.told, strict=True):
         chosen = np.flatnonzero(now & ~earlier)
@@ -64,8 +64,8 @@ def news(problem: DualProblem, before: DualState, after: DualState) -> list[tupl
 
 
 _OPENINGS = {
-    "cap": "at the end of its multiplier's range, perhaps impossible to satisfy",
-    "no response": "violated for long, and its loss does not answer to its multiplier",
+    "cap": "its multiplier is at the end of its range; perhaps it cannot be satisfied",
+    "no response": "violated for many periods although lambda grew: its loss does not respond",
     "noise": "the estimate is too noisy for the step size: lower dual.eta or raise probe.draws",
     "no samples": "no samples in this period, the multiplier stays",
 }

@@ -105,7 +105,7 @@ class Engine:
         self.accumulation = config.accumulation
         self._masters = self._unpartitioned_masters()
         self.applied = True
-        """Whether the last update was made: on no rank it is when the gradient is not finite."""
+        """Whether the last update was made. If the gradient is not finite, it is skipped on all ranks."""
         if config.zero_stage == 0 and config.precision == "fp32":
             self._check_gradient()
         self._partitioned_network: Any = None
@@ -127,7 +127,7 @@ class Engine:
             self.applied = self.network.was_step_applied()
 
     def _check_gradient(self) -> None:
-        """Leaves out updates whose gradient is not finite: what DeepSpeed does at all other stages and precisions."""
+        """Skips updates whose gradient is not finite, as DeepSpeed does at all other stages and precisions."""
         update, optimizer = self._optimizer.step, self._optimizer
 
         def step() -> None:
@@ -160,14 +160,14 @@ class Engine:
         return self._slice(self._masters[weight])
 
     def _slice(self, weight: Tensor) -> Fragment:
-        """This rank's part where DeepSpeed divides nothing: an even one."""
+        """This rank's even part, where DeepSpeed shards nothing."""
         whole = weight.detach().float().flatten()
         share = -(-whole.numel() // self._ranks.world)
         start = min(self._ranks.rank * share, whole.numel())
         return Fragment(start, whole[start : start + share])
 
     def _unpartitioned_masters(self) -> dict[nn.Parameter, Tensor]:
-        """Every weight's fp32 values where nothing is partitioned: DeepSpeed keeps copies beside bf16 weights."""
+        """Every weight's fp32 values if nothing is sharded: DeepSpeed keeps copies next to bf16 weights."""
         masters: dict[nn.Parameter, Tensor] = {weight: weight for weight in self.module.parameters()}
         if self._config.zero_stage != 0 or self._config.precision == "fp32":
             return masters
@@ -210,7 +210,7 @@ class Engine:
         return self._partitioned_network
 
     def _partition(self, network: nn.Module, *, offload: bool = False) -> Any:
-        """A second engine, which trains nothing: its weights are divided over the ranks."""
+        """A second engine, which trains nothing: its weights are sharded over the ranks."""
         # Small weights would stay gathered after their first forward, and keep the values of that day.
         zero: dict[str, Any] = {"stage": 3, "stage3_param_persistence_threshold": 0}
         given = self._config.deepspeed.get("zero_optimization", {})
@@ -226,9 +226,9 @@ class Engine:
         return wrapped
 
     def frozen(self, network: nn.Module, dtype: torch.dtype, *, offload: bool) -> nn.Module:
-        """A network that is never trained, for all of the run: on every rank, or divided over them at stage 3.
+        """A network that is never trained: a full copy on every rank, or sharded over them at stage 3.
 
-        ``offload``: divided at any stage, in the hosts' memory; its layers come to the devices as they are needed.
+        ``offload``: sharded at any stage, and kept in CPU memory; each layer is copied to the GPU when it is used.
         """
         if offload:
             return self._partition(network.to(dtype).eval(), offload=True)
@@ -250,11 +250,11 @@ class Engine:
         return writes
 
     def load(self, directory: Path) -> None:
-        """What ``snapshot`` wrote, on as many workers. Raises RunError when it is missing or something else."""
+        """Loads what ``snapshot`` wrote on as many workers. Raises RunError if it is missing or something else."""
         self._load(directory)
 
     def load_universal(self, directory: Path, whole: dict[str, Tensor]) -> None:
-        """The same on any number of workers, from ``to_universal``; ``whole``: the weights by name."""
+        """Loads what ``to_universal`` wrote, on any number of workers; ``whole``: the weights by name."""
         options = self.network._config
         options.load_universal_checkpoint = True
         try:

@@ -52,9 +52,9 @@ def describe_plan(config: RunConfig) -> str:
         else "dual steps   none: there are no constraints",
         f"workers      {world}{' (this process)' * (config.run.workers == 0)}, "
         f"{micro} samples per worker and micro-batch, ZeRO stage {engine.zero_stage}, {engine.precision}",
-        f"memory       about {peak_bytes(memory, engine) / 2**20:,.0f} MiB per worker at most, beside the "
-        f"libraries, not all at once: {_mib(memory)}",
-        f"of the host  {_mib(host)}, beside that (MiB, first worker)",
+        f"memory       peak about {peak_bytes(memory, engine) / 2**20:,.0f} MiB per worker, without the libraries; "
+        f"the parts, not all at once: {_mib(memory)}",
+        f"CPU memory   in addition: {_mib(host)} (MiB, first worker)",
         f"writes       {config.directory}/: config.yaml, data.json, metrics.jsonl, dual.jsonl, events.jsonl, "
         "calibration.json, README.md, checkpoints/, samples/, tb/",
     ]
@@ -77,5 +77,5 @@ def _replay_lines(config: RunConfig, replay: Replay) -> list[str]:
     for name, constraint in config.constraints.items():
         if constraint.samples.replayed:
             share = 1 - share_at_budget(constraint)
-            lines.append(f"{name:<12} leaves new data unlike all that it generates a share of up to {share:.1%}")
+            lines.append(f"{name:<12} leaves new data, if unlike anything that it generates, a share of up to {share:.1%}")
     return lines

@@ -42,7 +42,7 @@ def test_the_cap_is_reported_by_the_step_that_reaches_it() -> None:
     [(alarm, names, text)] = news(posed, before, after)
     assert (alarm, names) == ("cap", ["four", "male"])
     assert text == (
-        "at the end of its multiplier's range, perhaps impossible to satisfy: "
+        "its multiplier is at the end of its range; perhaps it cannot be satisfied: "
         "four (lambda 0.1, loss 50.000 against a threshold of 28.000 nats), "
         "male (lambda 0.1, loss 30.000 against a threshold of 12.500 nats); it competes with five (lambda 0.00882)"
     )
@@ -115,7 +115,7 @@ def test_a_loss_that_does_not_answer_is_reported_after_patience() -> None:
     then = 0.15 * np.exp(-0.3 + 0.1 * (PATIENCE + 1)) - 0.05
     error = 0.1 / np.sqrt(7)
     assert text == (
-        "violated for long, and its loss does not answer to its multiplier: "
+        "violated for many periods although lambda grew: its loss does not respond: "
         f"deaf (since period 4 lambda went from {held:.3g} to {then:.3g}, the loss from 3.000 to 3.000 nats, "
         f"standard error {error:.3f})"
     )

@@ -156,8 +156,8 @@ def test_the_loss_statistic_counts_from_the_pretrained_model_s_own_loss(other: C
 
 def test_an_off_loaded_teacher_says_the_same(home: Path, other: Callable[..., RunConfig]) -> None:
     config = other(replay={"teacher_offload": True})
-    assert "of the host  copies for saves" in describe_plan(config)
-    assert "teacher" in describe_plan(config).partition("of the host")[2].splitlines()[0]
+    assert "CPU memory   in addition: copies for saves" in describe_plan(config)
+    assert "teacher" in describe_plan(config).partition("CPU memory")[2].splitlines()[0]
     train(config)
     assert same_weights(config.directory, home / "tuned")
     assert rows(config.directory, "dual.jsonl") == rows(home / "tuned", "dual.jsonl")
