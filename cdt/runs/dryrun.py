@@ -77,5 +77,7 @@ def _replay_lines(config: RunConfig, replay: Replay) -> list[str]:
     for name, constraint in config.constraints.items():
         if constraint.samples.replayed:
             share = 1 - share_at_budget(constraint)
-            lines.append(f"{name:<12} leaves new data, if unlike anything that it generates, a share of up to {share:.1%}")
+            lines.append(
+                f"{name:<12} leaves new data, if unlike anything that it generates, a share of up to {share:.1%}"
+            )
     return lines
