@@ -36,7 +36,7 @@ def retried(
     gives_up: Callable[[str], Exception],
     lasting: tuple[type[Exception], ...],
 ) -> T:
-    """What the first attempt returns that succeeds. Errors of the kinds ``lasting`` are raised at once.
+    """Runs attempts until one succeeds, and returns its result. Errors of the kinds ``lasting`` are raised at once.
 
     Raises ``gives_up(text)`` after the last try; the text has the number of tries and the last reason.
     """

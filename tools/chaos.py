@@ -202,7 +202,7 @@ def relative_distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tenso
 
 
 def summary(kills: Sequence[Kill], failures: Sequence[str]) -> str:
-    lines = [f"{'kill':18} survived  first new step (median, longest)  steps done again (median, most)"]
+    lines = [f"{'kill':18} survived  first new step (median, longest)  steps recomputed (median, most)"]
     for kind in KINDS:
         mine = [kill for kill in kills if kill.kind == kind]
         if mine:

@@ -191,8 +191,8 @@ def _cause(error: TrainingFailedError, failures: list[Failure], directory: Path,
         return WorkerDiedError(f"node {', '.join(lost)} is lost, and its workers with it")
     if silent:
         return WorkerDiedError(
-            f"worker {silent[0]} died: killed from outside, by the kernel for want of memory (`dmesg` tells), or by a "
-            f"crash in native code (its last words are in {directory / LOGS}/rank-{silent[0]}.log)"
+            f"worker {silent[0]} died: killed from outside, by the kernel because memory ran out (see `dmesg`), or by "
+            f"a crash in native code (its last words are in {directory / LOGS}/rank-{silent[0]}.log)"
         )
     return failures[0].error if failures else RunError(f"Ray cannot run the workers: {error}")
 
@@ -202,7 +202,7 @@ def _patience(config: RunConfig) -> float:
 
 
 def _beat_s(config: RunConfig) -> float:
-    """Between two signs of life."""
+    """Seconds between two heartbeats."""
     return min(10.0, _patience(config) / 10)
 
 
