@@ -51,7 +51,8 @@ def alone() -> Iterator[Ranks]:
 
     mine = not dist.is_initialized()
     if mine:
-        dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage] (torch documents it)
+        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     yield Ranks.current()
     if mine:
         dist.destroy_process_group()

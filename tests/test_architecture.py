@@ -112,6 +112,80 @@ def test_modules_are_small() -> None:
     assert not long, f"{MAX_LINES} lines or more: {long}; split by what the parts are about"
 
 
+INTERNALS = {
+    *("cluster.ray_private", "cluster.ray_train_private", "engine.deepspeed_private", "engine.torch_private"),
+    *("data.read.object_store",),
+}
+"""The only modules that may use what their libraries do not promise to keep."""
+
+DOCUMENTED = {"_replace", "_current_frames"}
+"""Names with an underscore that Python documents."""
+
+UNPROMISED = {
+    *("ds_numel", "ds_tensor", "ds_id", "ds_shape", "ds_status", "checkpoint_engine", "fp16_groups", "fp32_groups"),
+    *("hp_fragment", "lp_fragment_address", "load_universal_checkpoint", "LossScaler", "fragment_address"),
+    *("ds_to_universal", "AuthenticationTokenLoader"),
+}
+"""Names of Ray's and DeepSpeed's internals that have no underscore."""
+
+
+def internals(path: Path, source: str) -> list[str]:
+    """One line per use of another package's internals outside of the modules that are there for it."""
+    if ".".join(path.with_suffix("").parts[1:]) in INTERNALS:
+        return []
+    tree = ast.parse(source)
+    own: set[str] = set()
+    used = [(line, name) for line, name in imported(tree, ".".join(path.parts[:-1])) if not within(name, {"cdt"})]
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name):
+                own.add(name)
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                own.add(name)
+            case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name):
+                own.add(name)
+            case ast.Attribute(attr=name):
+                used.append((node.lineno, name))
+            case _:
+                pass
+    return [
+        f"{path}:{line}: {name} is internal to its package: use it in one of {', '.join(sorted(INTERNALS))}"
+        for line, name in sorted(used)
+        if name not in own | DOCUMENTED
+        and any((part.startswith("_") and not part.endswith("__")) or part in UNPROMISED for part in name.split("."))
+    ]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_internals_of_other_packages_stand_in_one_place(path: Path) -> None:
+    found = internals(path.relative_to(ROOT), path.read_text())
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from ray._private import worker",
+        "from ray.train.torch.config import _TorchBackend",
+        "def f():\n    from deepspeed.checkpoint import ds_to_universal",
+        "import torch\ntorch._foreach_add_([], [])",
+        "class A:\n    def f(self):\n        self.network._config.x = 1",
+        "def f(weight):\n    return weight.ds_tensor",
+    ],
+)
+def test_a_use_of_internals_is_found(source: str) -> None:
+    assert len(internals(Path("cdt/training/a.py"), source)) == 1
+    assert internals(Path("cdt/engine/deepspeed_private.py"), source) == []
+
+
+def test_private_names_of_ones_own_are_let_pass() -> None:
+    source = (
+        "from cdt.a import _b\n\nclass A:\n    def f(self, other):\n        self._x = 1\n"
+        "        return other._x, other._g()\n\n    def _g(self): ..."
+    )
+    assert internals(Path("cdt/training/a.py"), source) == []
+
+
 @pytest.mark.parametrize(
     ("path", "source", "expected"),
     [

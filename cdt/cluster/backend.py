@@ -13,9 +13,8 @@ import psutil
 import ray
 from ray.train import get_context
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
-from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
+from cdt.cluster.ray_train_private import TorchBackend, WorkerGroupCallback, process_of
 from cdt.cluster.watchdog import Process, Watcher, pulse
 
 LOGS = "logs"
@@ -30,11 +29,11 @@ class Started(WorkerGroupCallback):
 
     def before_init_train_context(self, workers: list[Any]) -> dict[str, list[Any]]:
         for rank, worker in enumerate(workers):
-            self._watcher.expect(rank, Process(worker.metadata.node_id, worker.metadata.pid))
+            self._watcher.expect(rank, Process(*process_of(worker)))
         return {}
 
 
-class NodesBackend(_TorchBackend):
+class NodesBackend(TorchBackend):
     """torch.distributed over the addresses by which Ray's nodes know each other, watched while it forms."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:

@@ -96,9 +96,12 @@ class Coordinator:
         """In the order in which they came: what failed first may be the cause of the others."""
         return self._failures
 
-    def note(self, kind: str, text: str, **details: Any) -> None:
-        """Records what the workers cannot, if there is still room for it; what came before is dealt with."""
+    def forget_workers(self) -> None:
+        """Drops the failures and heartbeats of the workers so far: from now on others are started and watched."""
         self._failures, self._watch = [], Watch()
+
+    def note(self, kind: str, text: str, **details: Any) -> None:
+        """Records in events.jsonl what the workers cannot, if the disk has room for it."""
         note(self._directory, self._report.get("step", 0), kind, text, **details)
 
 
@@ -156,6 +159,9 @@ class RemoteCoordinator:
 
     def failures(self) -> list[Failure]:
         return ray.get(self._actor.failures.remote())
+
+    def forget_workers(self) -> None:
+        ray.get(self._actor.forget_workers.remote())
 
     def note(self, kind: str, text: str, **details: Any) -> None:
         ray.get(self._actor.note.remote(kind, text, **details))

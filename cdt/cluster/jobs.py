@@ -17,6 +17,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from cdt.cluster.parcel import files_to_ship, packed, unpack
+from cdt.cluster.ray_private import TALKATIVE
 from cdt.cluster.token import NOT_LET_IN, header, keep_private
 from cdt.config import RunConfig
 from cdt.errors import InputError, RunError
@@ -52,9 +53,8 @@ class Jobs:
             given = f"--address {self.address}" if self.address else f"no --address, and no {ADDRESS}"
             raise InputError(f"{given}: give the URL of the cluster's dashboard, as http://127.0.0.1:8265")
         keep_private()
-        for talkative in ("modules.job.sdk", "modules.dashboard_sdk"):
-            logging.getLogger(f"ray.dashboard.{talkative}").setLevel(logging.WARNING)
-        logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
+        for logger in TALKATIVE:
+            logging.getLogger(logger).setLevel(logging.WARNING)
         with self._plain_errors():
             self._client = JobSubmissionClient(self.address, headers=dict(header()))
 

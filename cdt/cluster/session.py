@@ -19,11 +19,10 @@ from typing import Any
 import grpc
 import ray
 import torch
-from ray._private import worker as ray_worker
-from ray._private.services import canonicalize_bootstrap_address
 from ray.exceptions import AuthenticationError
 
 from cdt.cluster.nodes import alive
+from cdt.cluster.ray_private import CLUSTER_ID, running_address, silence_workers
 from cdt.cluster.token import NOT_LET_IN, header, keep_private
 from cdt.errors import CdtError, InputError, RunError
 
@@ -138,7 +137,7 @@ def cluster(address: str | None) -> Iterator[None]:
         return
     keep_private()
     try:
-        found = canonicalize_bootstrap_address(address) if address == "auto" else address
+        found = running_address() if address == "auto" else address
         if found is None:
             raise ConnectionError
         _check_answers(found)
@@ -166,8 +165,7 @@ def cluster(address: str | None) -> Iterator[None]:
 
 def _init(where: Mapping[str, Any]) -> None:
     set_environment()
-    # What Ray would still print with log_to_driver=False: paragraphs on each worker that died.
-    ray_worker._worker_logs_enabled = False
+    silence_workers()
     with warnings.catch_warnings(), _own_signals():
         warnings.simplefilter("ignore")
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
@@ -187,7 +185,7 @@ def _check_answers(address: str) -> None:
     with grpc.insecure_channel(address) as channel:
         try:
             grpc.channel_ready_future(channel).result(CONNECT_S)
-            channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")(b"", timeout=CONNECT_S, metadata=header())
+            channel.unary_unary(CLUSTER_ID)(b"", timeout=CONNECT_S, metadata=header())
         except grpc.FutureTimeoutError as error:
             raise InputError(
                 f"--address {address}: what answers there is not the head of a Ray cluster (its port is 6379, the "

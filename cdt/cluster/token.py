@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue] (compiled)
-
+from cdt.cluster.ray_private import token_header
 from cdt.errors import InputError
 
 NOT_LET_IN = (
@@ -24,7 +23,7 @@ def header() -> tuple[tuple[str, str], ...]:
     """The header of a request to Ray; empty without a token, or if tokens are switched off."""
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return ()
-    return tuple(AuthenticationTokenLoader.instance().get_token_for_http_header(ignore_auth_mode=True).items())
+    return tuple(token_header().items())
 
 
 def open_to_others() -> bool:

@@ -20,7 +20,6 @@ from ray.exceptions import RayError
 from ray.train import FailureConfig, ScalingConfig, TrainingFailedError, get_context
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
-from torch._C._distributed_c10d import HashStore
 
 from cdt.cluster.backend import LOGS, NodesTorchConfig, Started, formed, log_to
 from cdt.cluster.coordinator import Coordinator, Failure, RemoteCoordinator
@@ -65,7 +64,8 @@ def _run_here(job: Job, on_progress: OnProgress, given: threading.Event) -> bool
     os.environ.setdefault("LOCAL_RANK", "0")
     if not dist.is_initialized():
         # It stays for the life of the process: DeepSpeed keeps references to the first group that it sees.
-        dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage] (torch documents it)
+        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     coordinator = Coordinator(job.directory, on_progress, given)
 
     def tell(kind: str, text: str) -> None:
@@ -94,6 +94,7 @@ def _run_under_ray(job: Job, on_progress: OnProgress, given: threading.Event) ->
         def attempt(job: Job) -> bool:
             if (workers := wait_for_room(job.config, kind, tell, given)) is None:
                 return False
+            coordinator.forget_workers()
             before = _addresses()
             try:
                 return _fit(job, workers, coordinator, on_progress, given)
@@ -240,6 +241,7 @@ def _fit(
         if seen.hang:
             hang, before = _end_hanging(seen.hang, coordinator, job), seen.report
             coordinator.note("hang", hang)
+            coordinator.forget_workers()  # they are killed; Ray may start others within this attempt
         elif seen.report != before:
             hang = None  # of workers that had not yet trained; Ray itself began again, with others
     if hang and result.exception():

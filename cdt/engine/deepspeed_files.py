@@ -1,39 +1,56 @@
-"""DeepSpeed's files: written without surprises, read as data and never executed, divided anew for other workers."""
+"""DeepSpeed's files: written without surprises, read as data and never executed, converted for other workers."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import io
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 
+from cdt.engine import deepspeed_private
 from cdt.engine.host_copies import Copies
 
 
 def load_data_only(path: Any, map_location: Any = None, weights_only: bool = True) -> Any:
-    """In place of DeepSpeed's own way to read its files, which executes what they say."""
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.utils.tensor_fragment import fragment_address
+    """In place of DeepSpeed's own way to read its files, which executes what they say.
 
-    with torch.serialization.safe_globals([LossScaler, fragment_address]):
-        return _torch_load(path, map_location=map_location, weights_only=True)
+    Raises pickle.UnpicklingError for a file with anything else in it than DeepSpeed's data.
+    """
+    with torch.serialization.safe_globals(deepspeed_private.classes_in_files()):
+        return torch.load(path, map_location=map_location, weights_only=True)
 
 
-_torch_load = torch.load
+class _DataOnlyTorch(ModuleType):
+    """torch, but for ``load``."""
+
+    load = staticmethod(load_data_only)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+_one_at_a_time = threading.RLock()
 
 
 @contextlib.contextmanager
 def data_only() -> Iterator[None]:
-    """Wherever DeepSpeed calls ``torch.load`` itself, it gets ``load_data_only``."""
-    torch.load = load_data_only
-    try:
-        yield
-    finally:
-        torch.load = _torch_load
+    """Meanwhile ``torch.load`` is ``load_data_only`` in DeepSpeed's modules, and in no others."""
+    with _one_at_a_time:  # else the first thread to leave would end it for the second
+        modules: list[Any] = [module for module in deepspeed_private.readers() if module.torch is torch]
+        substitute = _DataOnlyTorch("torch")
+        try:
+            for module in modules:
+                module.torch = substitute
+            yield
+        finally:
+            for module in modules:
+                module.torch = torch
 
 
 def to_universal(saved: Path, out: Path) -> None:
@@ -41,8 +58,6 @@ def to_universal(saved: Path, out: Path) -> None:
 
     In this process, without its pool of others: they would read files in DeepSpeed's own way.
     """
-    from deepspeed.checkpoint import ds_to_universal
-
     arguments = argparse.Namespace(
         input_folder=str(saved),
         output_folder=str(out),
@@ -54,27 +69,23 @@ def to_universal(saved: Path, out: Path) -> None:
     )
     silence = io.StringIO()
     with data_only(), contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
-        ds_to_universal.main(arguments)
+        deepspeed_private.write_universal(arguments)
 
 
 @contextlib.contextmanager
-def captured(writer: Any, copies: Copies) -> Iterator[list[Callable[[], Path]]]:
-    """What DeepSpeed saves meanwhile is copied and not written: each call of what is yielded writes one file.
+def captured(network: Any, copies: Copies) -> Iterator[list[Callable[[], Path]]]:
+    """What DeepSpeed's engine saves meanwhile is copied and not written: each call of what is yielded writes one file.
 
     They raise OSError. A rank on which DeepSpeed itself raised, between its barriers, would hang the rest.
     """
-    write = writer.save
     writes: list[Callable[[], Path]] = []
 
     def take(state_dict: Any, path: str) -> None:
         copied = copies.tree(Path(path).name, state_dict)
         writes.append(lambda: _written(write, copied, path))
 
-    writer.save = take
-    try:
+    with deepspeed_private.written_with(network, take) as write:
         yield writes
-    finally:
-        writer.save = write
 
 
 def _written(write: Callable[[Any, str], None], tree: Any, path: str) -> Path:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from cdt.engine.engine import Engine
+from cdt.engine.torch_private import lerp_
 
 
 class Ema:
@@ -20,7 +20,7 @@ class Ema:
         fragments, trained = self._engine.fragments(), self._engine.trained
         averages = [self.fragments[name].values for name in trained]
         weights = [fragments[name].values for name in trained]
-        torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        lerp_(averages, weights, 1 - decay)
 
     def load(self, whole: dict[str, Tensor]) -> None:
         """Takes this rank's fragments from whole weights by name."""

@@ -1,4 +1,4 @@
-"""DeepSpeed, wrapped once: the only module that imports it."""
+"""DeepSpeed, wrapped once. Only this room imports it, and only deepspeed_private.py uses its internals."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from cdt.engine import deepspeed_private
 from cdt.engine.config import EngineConfig, deepspeed_options
 from cdt.engine.deepspeed_files import captured, data_only, load_data_only
 from cdt.engine.host_copies import Copies
@@ -97,9 +98,8 @@ class Engine:
             options = deepspeed_options(config, train.batch_size, ranks.world, trained)
             wrapped = deepspeed.initialize(model=self.module, optimizer=optimizer, config=options)
         self.network: Any = wrapped[0]
-        # It would copy scripts beside its files: on rank 0 alone, between barriers, where an error hangs the others.
-        self.network._copy_recovery_script = lambda directory: None
-        self.network.checkpoint_engine.load = load_data_only
+        deepspeed_private.copy_no_scripts(self.network)
+        deepspeed_private.read_with(self.network, load_data_only)
         self._optimizer: Any = wrapped[1]
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self.accumulation = config.accumulation
@@ -131,8 +131,9 @@ class Engine:
         update, optimizer = self._optimizer.step, self._optimizer
 
         def step() -> None:
-            optimizer.overflow = not bool(torch.isfinite(self._gradient_norm))
-            if not optimizer.overflow:
+            finite = bool(torch.isfinite(self._gradient_norm))
+            deepspeed_private.skip_update(optimizer, not finite)
+            if finite:
                 update()
 
         optimizer.step = step
@@ -150,13 +151,13 @@ class Engine:
     def _fragment(self, weight: Any) -> Fragment:
         if self._config.zero_stage == 3:
             values = self._deepspeed.utils.safe_get_local_fp32_param(weight)
-            start = self._ranks.rank * weight.ds_tensor.numel()
-            return Fragment(start, values.detach().flatten()[: max(weight.ds_numel - start, 0)])
+            start = self._ranks.rank * deepspeed_private.part(weight).numel()
+            return Fragment(start, values.detach().flatten()[: max(deepspeed_private.whole_numel(weight) - start, 0)])
         if self._config.zero_stage in (1, 2):
-            mapping = weight._hp_mapping  # DeepSpeed's own record of which rank masters what
-            if mapping is None:
+            if (found := deepspeed_private.fragment(weight)) is None:
                 return Fragment(0, torch.zeros(0, device=weight.device))
-            return Fragment(mapping.lp_fragment_address.start, mapping.hp_fragment.detach())
+            start, values = found
+            return Fragment(start, values.detach())
         return self._slice(self._masters[weight])
 
     def _slice(self, weight: Tensor) -> Fragment:
@@ -171,8 +172,7 @@ class Engine:
         masters: dict[nn.Parameter, Tensor] = {weight: weight for weight in self.module.parameters()}
         if self._config.zero_stage != 0 or self._config.precision == "fp32":
             return masters
-        pairs = zip(self._optimizer.fp16_groups, self._optimizer.fp32_groups, strict=True)
-        return masters | {low: high for lows, highs in pairs for low, high in zip(lows, highs, strict=True)}
+        return masters | dict(deepspeed_private.fp32_copies(self._optimizer))
 
     def gather(self, name: str, fragment: Fragment) -> Tensor:
         """The whole of one weight from every rank's fragment: fp32, in its shape, on every rank."""
@@ -206,7 +206,7 @@ class Engine:
             self._partitioned_network = self._partition(self._build().to(self._ranks.device))
         for name, weight in self._partitioned_network.module.named_parameters():
             values = weights[name].values
-            weight.ds_tensor.data.flatten()[: values.numel()] = values
+            deepspeed_private.part(weight).data.flatten()[: values.numel()] = values
         return self._partitioned_network
 
     def _partition(self, network: nn.Module, *, offload: bool = False) -> Any:
@@ -245,7 +245,7 @@ class Engine:
 
         They raise OSError. A collective.
         """
-        with captured(self.network.checkpoint_engine, copies) as writes:
+        with captured(self.network, copies) as writes:
             self.network.save_checkpoint(str(directory), tag="engine", save_latest=False)
         return writes
 
@@ -255,19 +255,14 @@ class Engine:
 
     def load_universal(self, directory: Path, whole: dict[str, Tensor]) -> None:
         """Loads what ``to_universal`` wrote, on any number of workers; ``whole``: the weights by name."""
-        options = self.network._config
-        options.load_universal_checkpoint = True
-        try:
-            with data_only():
-                self._load(directory)
-        finally:
-            options.load_universal_checkpoint = False
+        with deepspeed_private.universal(self.network), data_only():
+            self._load(directory)
         weights: Any = self.module.named_parameters()
         for name, weight in weights:
             if not weight.requires_grad:  # of these DeepSpeed keeps no state, and leaves them as they were built
                 values = whole[name].flatten()
                 if self.partitioned:
-                    part = weight.ds_tensor
+                    part = deepspeed_private.part(weight)
                     values = values[self._ranks.rank * part.numel() :][: part.numel()]
                     part.data.flatten()[: values.numel()] = values
                 else:

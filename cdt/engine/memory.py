@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from cdt.engine.config import EngineConfig, bucket_size
+from cdt.engine.torch_private import address
 
 _ADAM_BYTES = 8  # two fp32 moments
 _PREFETCHED = 50_000_000
@@ -17,13 +18,13 @@ def activation_bytes(network: nn.Module, shape: tuple[int, int, int], batch: int
 
     A tensor kept by several operations counts once; weights and buffers do not count.
     """
-    known = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
+    known = {address(tensor.untyped_storage()) for tensor in (*network.parameters(), *network.buffers())}
     saved: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in known:  # on the meta device all data pointers are 0
-            saved[storage._cdata] = storage
+        if address(storage) not in known:
+            saved[address(storage)] = storage
         return tensor
 
     x = torch.zeros(batch, *shape, device="meta", dtype=dtype)

@@ -33,7 +33,7 @@ def train_classifier(
 
     Classes are drawn equally often whatever their counts: the shares of the samples to judge are unknown, so the judge
     must not prefer those of the data. (Equal draws, not weighted losses: weights of rare classes make gradients noisy.)
-    Augmentation is by shifts only; a mirrored digit is not a digit. An eighth of each class is held out.
+    Augmentation is by shifts only; a flipped digit is not a digit. An eighth of each class is held out.
 
     The default length suits a few thousand small images; use ten times the steps for tens of thousands.
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from cdt.checkpoints.checkpoint import CHECKPOINT, complete_checkpoints, damage
 from cdt.config import RunConfig
-from cdt.data.read.remote import SLOWEST, TIMEOUT_S, TRIES, Fsspec
+from cdt.data.read.object_store import ObjectStore
+from cdt.data.read.remote import TRIES
 from cdt.errors import InputError, RunError
 from cdt.files import written_aside
 from cdt.retry import Retries, retried
@@ -32,36 +33,35 @@ FILES = (
 """Of a run directory, besides its checkpoints."""
 
 
-class Store(Fsspec):
-    """The files below one URL; what the libraries raise is said as RunError once several tries have failed."""
+class Store:
+    """The files below one URL. Each request is retried; RunError is raised when all tries have failed."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url.partition("://")[0])
         self._url = url.rstrip("/")
+        self._store = ObjectStore(url.partition("://")[0])
 
     def names(self) -> list[str]:
         """Of all files, relative to the URL."""
-        root = self._system._strip_protocol(self._url)
-        return sorted(name.removeprefix(f"{root}/") for name in self._try("find", 0, self._url))
+        root = self._store.path(self._url)
+        return sorted(name.removeprefix(f"{root}/") for name in self._ask("find", 0, self._url))
 
     def put(self, path: Path, name: str) -> None:
-        self._try("put_file", path.stat().st_size, str(path), f"{self._url}/{name}")
+        self._ask("put_file", path.stat().st_size, str(path), f"{self._url}/{name}")
 
     def write(self, content: bytes, name: str) -> None:
-        self._try("pipe_file", len(content), f"{self._url}/{name}", content)
+        self._ask("pipe_file", len(content), f"{self._url}/{name}", content)
 
     def get(self, name: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         url = f"{self._url}/{name}"
-        self._try("get_file", self._try("info", 0, url)["size"], url, str(path))
+        self._ask("get_file", self._ask("info", 0, url)["size"], url, str(path))
 
     def remove(self, name: str) -> None:
-        self._try("rm_file", 0, f"{self._url}/{name}")
+        self._ask("rm_file", 0, f"{self._url}/{name}")
 
-    def _try(self, method: str, size: int, *arguments: Any) -> Any:
-        """``size``: bytes that are moved, for which it has time."""
+    def _ask(self, method: str, size: int, *arguments: Any) -> Any:
         return retried(
-            lambda: self._ask(method, TIMEOUT_S + size / SLOWEST, *arguments),
+            lambda: self._store.ask(method, size, *arguments),
             Retries(TRIES, BACK_OFF_S, LONGEST_BACK_OFF_S),
             lambda text: RunError(f"{self._url}: {text}"),
             (FileNotFoundError,),  # a checkpoint that was pruned meanwhile, here or there

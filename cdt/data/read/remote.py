@@ -14,20 +14,16 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any
 
 import urllib3
 
 from cdt.data.format.damage import BadDataError
+from cdt.data.read.object_store import SLOWEST, TIMEOUT_S, ObjectStore
 from cdt.data.urls import PIPE
 from cdt.errors import InputError
 from cdt.retry import Retries, reason, retried
 
 CHUNK = 1 << 18
-TIMEOUT_S = 20.0
-"""Timeout in seconds for a connection, and between two bytes."""
-SLOWEST = 20_000
-"""Bytes per second below which a response counts as stalled once the timeout is over."""
 TRIES = 6
 """Consecutive attempts without progress before giving up."""
 BACK_OFF_S, LONGEST_BACK_OFF_S = 0.2, 10.0
@@ -105,23 +101,17 @@ class Http(Transport):
         raise BadDataError("missing shard", f"HTTP status {answer.status} for {url}")
 
 
-class Fsspec(Transport):
-    """Object stores, with the credentials that their libraries find. Tests and private clouds use FSSPEC_* settings
-    (https://filesystem-spec.readthedocs.io/en/latest/features.html#configuration)."""
+class Stored(Transport):
+    """Files in object stores."""
 
     def __init__(self, scheme: str) -> None:
-        import fsspec  # imported here, because http does not need it
-
-        try:
-            self._system: Any = fsspec.filesystem(scheme, skip_instance_cache=True, use_listings_cache=False)
-        except ImportError as error:
-            raise InputError(f"{scheme}:// needs `pip install cdt-diffusion[{scheme}]`: {error}") from error
+        self._store = ObjectStore(scheme)
 
     def chunks(self, url: str, offset: int, size: int) -> Iterator[bytes]:
         for start in range(offset, offset + size, 64 * CHUNK):
             end = min(start + 64 * CHUNK, offset + size)
             try:
-                chunk = self._ask("cat_file", TIMEOUT_S + (end - start) / SLOWEST, url, start=start, end=end)
+                chunk = self._store.ask("cat_file", end - start, url, start=start, end=end)
             except (FileNotFoundError, PermissionError) as error:
                 raise BadDataError("missing shard", f"{url}: {type(error).__name__}") from error
             if not chunk:
@@ -130,17 +120,9 @@ class Fsspec(Transport):
 
     def size(self, url: str) -> int:
         try:
-            return int(self._ask("info", TIMEOUT_S, url)["size"])
+            return int(self._store.ask("info", 0, url)["size"])
         except (FileNotFoundError, PermissionError) as error:
             raise BadDataError("missing shard", f"{url}: {type(error).__name__}") from error
-
-    def _ask(self, name: str, timeout_s: float, *arguments: Any, **options: Any) -> Any:
-        """Calls a method of the file system, with a timeout if it is asynchronous; only such methods could block."""
-        if not self._system.async_impl:
-            return getattr(self._system, name)(*arguments, **options)
-        from fsspec.asyn import sync
-
-        return sync(self._system.loop, getattr(self._system, f"_{name}"), *arguments, timeout=timeout_s, **options)
 
 
 class Pipe(Transport):
@@ -188,7 +170,7 @@ def _transport(scheme: str, process: int) -> Transport:
     # Connections do not survive a fork, so each process has its own.
     if scheme == PIPE:
         return Pipe()
-    return Http() if scheme in ("http", "https") else Fsspec(scheme)
+    return Http() if scheme in ("http", "https") else Stored(scheme)
 
 
 def transport(url: str) -> Transport:

@@ -20,7 +20,7 @@ from cdt.data.config import DataConfig
 from cdt.data.format.damage import BadDataError
 from cdt.data.format.index import Index
 from cdt.data.inspect.foreign import index_shards
-from cdt.data.read import remote
+from cdt.data.read import object_store, remote
 from cdt.data.sources import SOURCES
 from cdt.data.stream import MixtureStream
 from cdt.data.write.shard import shard
@@ -143,7 +143,7 @@ def test_a_store_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         s3_at(f"http://127.0.0.1:{deaf.getsockname()[1]}", monkeypatch)
         monkeypatch.setattr(remote, "BACK_OFF_S", 0.001)
-        monkeypatch.setattr(remote, "TIMEOUT_S", 0.2)
+        monkeypatch.setattr(object_store, "TIMEOUT_S", 0.2)
         monkeypatch.setattr(remote, "TRIES", 2)
         remote._transport.cache_clear()
         with pytest.raises(BadDataError, match="2 tries failed") as caught:
