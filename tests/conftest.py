@@ -45,7 +45,6 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Index:
 def alone() -> Iterator[Ranks]:
     """The only rank of a group, which goes away again unless it was there before."""
     import torch.distributed as dist
-    from torch._C._distributed_c10d import HashStore
 
     from cdt.engine.ranks import Ranks
 
