@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,15 @@ from scenario import Outcome, Result, Scenario, all_scenarios
 from cdt.cluster.session import set_environment
 
 SUPPORT = Path(__file__).parent
-TIMEOUT_S = 300
+TIMEOUT_S = 600
+"""For all that the processes do; DeepSpeed's operator may have to be built first."""
 
 
 def start_ranks(script: str, world: int, folder: Path, *arguments: object) -> tuple[list[int], list[str]]:
-    """Exit status and output of each of the processes of a script: started together as the ranks of one group."""
+    """Exit status and output of each of the processes of a script: started together as the ranks of one group.
+
+    Those that run longer than ``TIMEOUT_S`` are killed: their status is -9.
+    """
     set_environment()
     processes, outputs = [], [folder / f"{script} {world} {rank}.txt" for rank in range(world)]
     for rank, path in enumerate(outputs):
@@ -26,11 +32,15 @@ def start_ranks(script: str, world: int, folder: Path, *arguments: object) -> tu
         command = [sys.executable, str(SUPPORT / script), str(rank), *map(str, arguments)]
         with path.open("w") as output:
             processes.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
+    end, statuses = time.monotonic() + TIMEOUT_S, []
     try:
-        statuses = [process.wait(TIMEOUT_S) for process in processes]
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(end - time.monotonic(), 0))
     finally:
         for process in processes:
             process.kill()
+            statuses.append(process.wait())
     return statuses, [path.read_text() for path in outputs]
 
 
