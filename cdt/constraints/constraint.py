@@ -108,7 +108,8 @@ class Constraint(Config):
 
     @property
     def budget_in_nats(self) -> float | None:
-        """b_i, where the kind states one; for a share F it is ``log(1 / F)``."""
+        """b_i of ``KL(q_i || p) <= b_i``, if the budget is a divergence: then ``exp(-b_i)`` is a share. It is
+        ``log(1 / F)`` for a share F; None for other budgets."""
         return None if self.share is None else math.log(1 / self.share)
 
     @property

@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from cdt.errors import InputError
+
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
     """Values [B] in the shape [B, 1, ..., 1], to be multiplied with x [B, ...]."""
@@ -64,7 +66,7 @@ class Process(ABC):
 
     @abstractmethod
     def check_steps(self, sampler: str, steps: int) -> None:
-        """Raises InputError unless this solver samples correctly with so many steps."""
+        """Raises InputError unless this solver, one of ``samplers``, samples correctly with so many steps."""
 
     @abstractmethod
     def scheduler(self, sampler: str, steps: int, *, bounded: bool = True) -> Any:
@@ -73,6 +75,14 @@ class Process(ABC):
         For ``bounded`` data (see ``cdt.data.format.header.is_bounded``) predictions of x0 are clipped to [-1, 1].
         Raises InputError for unsuitable ``steps``.
         """
+
+    def check_sampler(self, sampler: str, steps: int) -> None:
+        """Raises InputError unless the solver samples along this path, correctly with so many steps."""
+        if sampler not in self.samplers:
+            raise InputError(
+                f"sampler.name: {sampler} does not sample along this path; take {', '.join(self.samplers)}"
+            )
+        self.check_steps(sampler, steps)
 
     def noised(self, x0: Tensor, logsnr: Tensor, eps: Tensor) -> Tensor:
         """``x_t = a x0 + s eps`` for x0, eps [B, ...] and log-SNRs [B]."""

@@ -51,8 +51,8 @@ class Sampler:
     """Whether samples are pixels in [-1, 1], and clipped to that (``cdt.data.format.header.is_bounded``)."""
 
     def check(self) -> None:
-        """Raises InputError unless the solver samples correctly with so many steps."""
-        self.process.check_steps(self.config.name, self.config.steps)
+        """Raises InputError unless the solver samples along the path, correctly with so many steps."""
+        self.process.check_sampler(self.config.name, self.config.steps)
 
     def draw(
         self,

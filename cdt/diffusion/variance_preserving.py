@@ -17,14 +17,14 @@ from torch import Tensor
 from cdt.diffusion.betas import betas_logsnr, cosine_logsnr, linear_beta_logsnr, scheduler_betas
 from cdt.diffusion.config import DiffusionConfig
 from cdt.diffusion.process import Process, per_sample
-from cdt.diffusion.samplers import SAMPLERS
+from cdt.diffusion.samplers import VARIANCE_PRESERVING
 from cdt.errors import InputError
 
 
 class VariancePreserving(Process):
     """``l(t)``, its inverse, and the betas that schedulers of diffusers are built with."""
 
-    samplers = SAMPLERS
+    samplers = VARIANCE_PRESERVING
 
     def __init__(self, logsnr_table: np.ndarray, prediction: str = "epsilon") -> None:
         """``logsnr_table`` [T], falling; ``prediction``: what the network's output means (diffusers' names)."""
@@ -111,10 +111,10 @@ class VariancePreserving(Process):
         timestep 0). Without clipping, single samples of eps-predictors blow up at the noise end: ``thresholding`` with
         ``sample_max_value`` 1 clips and, unlike ``clip_sample``, all schedulers have it.
         """
-        self.check_steps(sampler, steps)
+        self.check_sampler(sampler, steps)
         import diffusers  # seconds to import: configurations are read without it
 
-        scheduler = getattr(diffusers, SAMPLERS[sampler])(
+        scheduler = getattr(diffusers, self.samplers[sampler])(
             num_train_timesteps=self.timesteps,
             trained_betas=self.betas.tolist(),
             prediction_type=self.prediction,

@@ -1,4 +1,4 @@
-"""Networks ``F(x, timestep)``: raw, unconditional predictions. They know nothing of losses, multipliers or ranks."""
+"""Networks ``F(x, time, condition)``: raw predictions. They know nothing of losses, multipliers or ranks."""
 
 from __future__ import annotations
 

@@ -108,8 +108,7 @@ network = cdt.networks.load_dit("{name}")
         self.modulation = zero_linear(D, 2 * D)
         self.predict = zero_linear(D, C * p * p)
 
-    def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
-        self.check_condition(condition)
+    def output(self, x: Tensor, time: Tensor, condition: Condition | None) -> Tensor:
         p, dtype = self.config.patch, self.embed.weight.dtype
         patches = rearrange(x.to(dtype), "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)
         # The embedding stays float32 up to here: bfloat16 cannot tell timestep 999 from 1000.

@@ -13,7 +13,7 @@ from cdt.errors import InputError
 
 
 class Network(nn.Module, ABC):
-    """``forward(x [B, C, H, W], time [B], condition)`` to the prediction that the process names, in x's dtype.
+    """``network(x [B, C, H, W], time [B], condition)``: the prediction that the process names.
 
     A new kind is one file with a subclass and how it is built, and one line in ``cdt.networks.build.BUILDERS``.
     """
@@ -27,9 +27,14 @@ class Network(nn.Module, ABC):
     unusable_samplers: ClassVar[dict[str, str]] = {}
     """Samplers that whoever loads an export cannot run, each with the reason and the remedy."""
 
-    @abstractmethod
     def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
         """Raises InputError for conditions that it does not take."""
+        self.check_condition(condition)
+        return self.output(x, time, condition)
+
+    @abstractmethod
+    def output(self, x: Tensor, time: Tensor, condition: Condition | None) -> Tensor:
+        """The prediction [B, C, H, W], in x's dtype; the weights may have another one."""
 
     @abstractmethod
     def save(self, directory: Path, scheduler: Any) -> None:

@@ -43,8 +43,7 @@ images = DDPMPipeline.from_pretrained("{name}")(batch_size=16, num_inference_ste
         if checkpointing:
             unet.enable_gradient_checkpointing()
 
-    def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
-        self.check_condition(condition)
+    def output(self, x: Tensor, time: Tensor, condition: Condition | None) -> Tensor:
         return self.unet(x.to(self.unet.dtype), time, return_dict=False)[0].to(x.dtype)
 
     def save(self, directory: Path, scheduler: Any) -> None:

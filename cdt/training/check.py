@@ -27,7 +27,7 @@ from cdt.training.calibrate import check_stable, drawn
 def check(config: RunConfig) -> Bound:
     """The configuration bound to its data. Raises InputError for whatever does not fit together."""
     check_batch(config.train.batch_size, config.engine.accumulation)
-    make_process(config.diffusion).check_steps(config.sampler.name, config.sampler.steps)
+    make_process(config.diffusion).check_sampler(config.sampler.name, config.sampler.steps)
     if not config.train.total_steps:
         raise InputError("train: warm_steps, dual_steps and cooldown_steps are 0; there is nothing to train")
     bound = bind(config)

@@ -69,7 +69,7 @@ class Flow(Process):
 
     def check_steps(self, sampler: str, steps: int) -> None:
         if steps > 1000:
-            raise InputError("sampler.steps")
+            raise InputError(f"sampler.steps: {steps} is more than the 1000 that this path allows")
 
     def scheduler(self, sampler: str, steps: int, *, bounded: bool = True) -> Any:
         import diffusers
@@ -219,11 +219,23 @@ def test_the_probe_measures_in_nats(alone: Ranks) -> None:
 
 
 def test_only_processes_know_the_coefficients() -> None:
-    """No other module takes ``coefficients``, or a sigmoid, which those of a log-SNR are made of."""
-    knowing = {
-        str(path.relative_to(CDT))
-        for path in CDT.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute) and node.attr in ("sigmoid", "coefficients", "alphas_cumprod")
-    }
-    assert knowing == {"diffusion/process.py", "diffusion/variance_preserving.py"}
+    """No module without a process takes ``coefficients``, or a sigmoid, which those of a log-SNR are made of."""
+    knowing, processes = set(), {"process.py"}
+    for path in CDT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Attribute(attr="sigmoid" | "coefficients" | "alphas_cumprod"):
+                    knowing.add(path.name)
+                case ast.ClassDef(bases=[ast.Name(id="Process")]):
+                    processes.add(path.name)
+                case _:
+                    pass
+    assert knowing == processes
+    assert len(processes) > 1
+
+
+def test_a_sampler_of_another_path_is_refused() -> None:
+    for process, sampler in ((FLOW, "dpmpp_2m"), (PATHS["epsilon"], "euler")):
+        with pytest.raises(InputError, match=rf"sampler.name: {sampler} does not sample along this path; take "):
+            process.check_sampler(sampler, 10)
+        FLOW.check_sampler("euler", 10)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from cdt.diffusion.config import DiffusionConfig, SamplerConfig
 from cdt.diffusion.process import Process
 from cdt.diffusion.sampler import sample_seed
-from cdt.diffusion.variance_preserving import SAMPLERS, VariancePreserving, check_steps
+from cdt.diffusion.samplers import VARIANCE_PRESERVING as SAMPLERS
+from cdt.diffusion.variance_preserving import VariancePreserving, check_steps
 from cdt.errors import InputError
 from cdt.networks.config import DiTConfig, UNetConfig
 from cdt.networks.dit import DiT
