@@ -19,6 +19,7 @@ ARROWS: dict[str, set[str]] = {
     "schema": set(),
     "condition": set(),
     "files": set(),
+    "filenames": set(),
     "retry": set(),
     "spelling": set(),
     "explain": set(),
@@ -42,7 +43,7 @@ ARROWS: dict[str, set[str]] = {
 }
 """What each part of cdt may import besides itself."""
 
-SHARED = {"errors", "schema", "condition", "files", "retry", "spelling"}
+SHARED = {"errors", "schema", "condition", "files", "filenames", "retry", "spelling"}
 """What every part may import."""
 
 OUTSIDE: dict[str, set[str]] = {

@@ -20,6 +20,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from cdt import filenames
 from cdt.data.stream import StreamState
 from cdt.errors import InputError, RunError
 from cdt.networks.adapter import merged
@@ -86,7 +87,7 @@ def seal(partial: Path, final: Path, state: TrainState, digests: dict[str, str])
     files = {
         name: {"bytes": (partial / name).stat().st_size, "sha256": digest} for name, digest in sorted(digests.items())
     }
-    manifest = partial / "manifest.json"
+    manifest = partial / filenames.MANIFEST
     manifest.write_text(json.dumps({"format": FORMAT, "step": state.step, "files": files}, indent=1))
     # A named checkpoint survives a power failure: contents first, then the name.
     for path in (manifest, *{(partial / name).parent for name in files}):
@@ -137,7 +138,7 @@ def sha256(path: Path) -> str:
 def is_complete(checkpoint: Path) -> bool:
     """Whether all files in the manifest exist with their sizes."""
     try:
-        files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+        files = json.loads((checkpoint / filenames.MANIFEST).read_text())["files"]
         return all((checkpoint / name).stat().st_size == entry["bytes"] for name, entry in files.items())
     except (OSError, ValueError, KeyError):
         return False
@@ -158,7 +159,7 @@ def damage(checkpoint: Path) -> str | None:
     """A message if the contents differ from the manifest, else None; reads everything."""
     if not is_complete(checkpoint):
         return "files are missing or have other sizes than its manifest says"
-    files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+    files = json.loads((checkpoint / filenames.MANIFEST).read_text())["files"]
     try:
         with ThreadPoolExecutor() as pool:
             digests = pool.map(lambda name: sha256(checkpoint / name), files)
@@ -186,7 +187,7 @@ def newest_sound(directory: Path) -> tuple[Path | None, list[str]]:
 
 def read_state(checkpoint: Path) -> TrainState:
     """The state in a checkpoint. Raises InputError if another version of cdt wrote it."""
-    found = json.loads((checkpoint / "manifest.json").read_text())["format"]
+    found = json.loads((checkpoint / filenames.MANIFEST).read_text())["format"]
     if found != FORMAT:
         raise InputError(f"{checkpoint} has format {found!r}; this version of cdt reads format {FORMAT}")
     return TrainState.from_json(json.loads((checkpoint / "state.json").read_text()))

@@ -6,6 +6,7 @@ import hashlib
 import pickle
 from pathlib import Path
 
+from cdt import filenames
 from cdt.checkpoints.checkpoint import problem_of, read_state, read_weights, to_disk
 from cdt.engine.deepspeed_files import to_universal
 from cdt.engine.ema import Ema
@@ -36,7 +37,7 @@ def load(checkpoint: Path, home: Path, engine: Engine, ema: Ema, ranks: Ranks) -
 
 def _digest(checkpoint: Path) -> str:
     """Distinguishes a checkpoint from another with the same name."""
-    return hashlib.sha256((checkpoint / "manifest.json").read_bytes()).hexdigest()[:16]
+    return hashlib.sha256((checkpoint / filenames.MANIFEST).read_bytes()).hexdigest()[:16]
 
 
 def _convert(checkpoint: Path, converted: Path) -> None:

@@ -13,11 +13,10 @@ from rich.text import Text
 from cdt.evaluate.divergence import Divergence
 from cdt.evaluate.evaluation import ConstraintState, Evaluation
 from cdt.evaluate.histogram import wilson_interval
-from cdt.evaluate.memorisation import NearCopies
+from cdt.evaluate.memorisation import SUSPICIOUS, NearCopies
 from cdt.judges import Classifier
 
 MAX_ROWS = 30
-SUSPICIOUS = 0.01  # chance of this many near-copies, over all classes (Bonferroni)
 MET, NEARLY, MISSED = ("✓", "green"), ("≈", "yellow"), ("✗", "red")
 UNBOUNDED = 10_000  # characters: wider than any table
 NOTHING = Text("-", style="dim")

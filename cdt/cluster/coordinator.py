@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import ray
 from ray.exceptions import GetTimeoutError
 
+from cdt import filenames
 from cdt.cluster.nodes import on_node
 from cdt.cluster.watchdog import Beat, Hang, Process, Watch
 from cdt.dual import DualProblem, DualState, Sums, dual_step, journal_rows, journaled
@@ -55,7 +56,7 @@ class Coordinator:
         """The next dual state, journaled."""
         after = dual_step(problem, state, sums)
         rows = journal_rows(problem, after, step, journaled(problem, state, after))
-        append(self._directory / "dual.jsonl", *rows)
+        append(self._directory / filenames.DUAL, *rows)
         return after
 
     def progress(self, report: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from cdt import filenames
 from cdt.checkpoints.checkpoint import newest_sound
 from cdt.errors import RunError
 from cdt.training.health import DivergedError
@@ -29,7 +30,7 @@ def persist(job: Job, attempt: Callable[[Job], bool], tell: Callable[[str, str],
         try:
             return attempt(job)
         except WorkerDiedError as death:
-            found, passed_over = newest_sound(job.directory / "checkpoints")
+            found, passed_over = newest_sound(job.directory / filenames.CHECKPOINTS)
             barren = 1 if found != own else barren + 1
             if barren > job.config.run.max_restarts:
                 raise
@@ -37,7 +38,7 @@ def persist(job: Job, attempt: Callable[[Job], bool], tell: Callable[[str, str],
             place = "the beginning" if found is None else found.name
             tell("restart", "; ".join([str(death), *passed_over, f"restarting from {place}"]))
         except DivergedError as divergence:
-            found, passed_over = newest_sound(job.directory / "checkpoints")
+            found, passed_over = newest_sound(job.directory / filenames.CHECKPOINTS)
             again = job.again(found)
             if found is None or again.skip_to:
                 raise

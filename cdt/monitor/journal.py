@@ -10,9 +10,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from cdt import filenames
 from cdt.monitor.writer import Writer
-
-METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
 
 
 class Journals(Writer):
@@ -22,16 +21,16 @@ class Journals(Writer):
         self._directory = directory
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        append(self._directory / METRICS, {"step": step, **values})
+        append(self._directory / filenames.METRICS, {"step": step, **values})
 
     def event(self, step: int, kind: str, text: str, details: Mapping[str, Any]) -> None:
-        append(self._directory / EVENTS, _event(step, kind, text, details))
+        append(self._directory / filenames.EVENTS, _event(step, kind, text, details))
 
 
 def note(directory: Path, step: int, kind: str, text: str, **details: Any) -> None:
     """Records an event from outside of the workers. On a full disk the event is lost, and nothing is raised."""
     with suppress(OSError):
-        append(directory / EVENTS, _event(step, kind, text, details))
+        append(directory / filenames.EVENTS, _event(step, kind, text, details))
 
 
 def append(path: Path, *rows: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from cdt import filenames
 from cdt.checkpoints.checkpoint import CHECKPOINT, complete_checkpoints, network_weights
 from cdt.diffusion.config import DiffusionConfig
 from cdt.diffusion.process import Process
@@ -56,7 +57,7 @@ class Pretrained:
         """Raises InputError when it was trained on images of another shape [C, H, W] or type."""
         if self.checkpoint is None:
             return  # the network of a pipeline says so itself when it is built
-        path = self.directory / "data.json"
+        path = self.directory / filenames.DATA
         try:
             theirs = json.loads(path.read_text(encoding="utf-8"))
             found = theirs["shape"], theirs["dtype"]
@@ -108,13 +109,17 @@ def open_pretrained(directory: Path, setting: str = "init") -> Pretrained:
     """
     if not directory.is_dir():
         raise InputError(f"{setting}: no such directory: {directory}")
-    chosen = directory if re.fullmatch(CHECKPOINT, directory.name) and directory.parent.name == "checkpoints" else None
+    chosen = (
+        directory
+        if re.fullmatch(CHECKPOINT, directory.name) and directory.parent.name == filenames.CHECKPOINTS
+        else None
+    )
     if chosen is not None:
         directory = directory.parent.parent
-    if (directory / "config.yaml").is_file():
-        tree = load_yaml(directory / "config.yaml")
+    if (directory / filenames.CONFIG).is_file():
+        tree = load_yaml(directory / filenames.CONFIG)
         origin = parse(_Origin, tree, where=f"{setting}: {directory / 'config.yaml'}")
-        found = complete_checkpoints(directory / "checkpoints")
+        found = complete_checkpoints(directory / filenames.CHECKPOINTS)
         if not found:
             raise InputError(f"{setting}: {directory} has no complete checkpoint yet")
         if chosen is not None and chosen not in found:

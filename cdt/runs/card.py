@@ -8,8 +8,10 @@ from typing import Any
 
 import yaml
 
+from cdt.evaluate.histogram import CONFIDENT
+from cdt.evaluate.memorisation import SUSPICIOUS
+
 PAPER = "https://arxiv.org/abs/2408.15094"
-SUSPICIOUS = 0.01  # chance of this many near-copies, over all classes (Bonferroni)
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def _measured(evaluation: Mapping[str, Any] | None) -> str:
     figures = [
         f"Total variation of the shares from uniform: {evaluation['tv_uniform']:.3f} "
         f"(a uniform generator would show {evaluation['tv_floor']:.3f} on as many samples).",
-        f"Samples that the classifier is sure of (above 0.9): {evaluation['confident']:.1%}.",
+        f"Samples that the classifier is sure of (above {CONFIDENT:g}): {evaluation['confident']:.1%}.",
         f"Fréchet distance in the classifier's features: {'not measured' if frechet is None else f'{frechet:.2f}'}.",
         "Near-copies are closer to a training image of the class than all but the closest 1 % of unseen real images "
         "are; *by chance* is how many there would be among as many unseen real images.",

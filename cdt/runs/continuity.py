@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cdt import filenames
 from cdt.checkpoints.checkpoint import TrainState, checkpoint_name, is_complete
 from cdt.config import RunConfig, budgets_digest
 from cdt.data.format.header import read_header
@@ -39,7 +40,7 @@ def changed(run: Run, overrides: Sequence[str]) -> RunConfig:
         path = override.partition("=")[0]
         if path not in known:
             raise InputError(f"{path} cannot change when a run is resumed; these can: {', '.join(known)}")
-    path = run.directory / "config.yaml"
+    path = run.directory / filenames.CONFIG
     return parse(RunConfig, apply_overrides(load_yaml(path), overrides), where=str(path))
 
 
@@ -51,7 +52,7 @@ def warm_checkpoint(config: RunConfig, bound: Bound) -> Path:
     """The checkpoint of ``run.fork`` at the end of its warm start, which must fit this run."""
     assert config.run.fork is not None
     origin = Run(config.run.fork)
-    path = origin.directory.resolve() / "checkpoints" / checkpoint_name(config.train.warm_steps)
+    path = origin.directory.resolve() / filenames.CHECKPOINTS / checkpoint_name(config.train.warm_steps)
     if not is_complete(path):
         raise InputError(
             f"run.fork: {config.run.fork} has no complete checkpoint at step {config.train.warm_steps}, the end of its "

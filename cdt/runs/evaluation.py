@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cdt import filenames
 from cdt.data.format.index import Index
 from cdt.data.plan.order import stream_key
 from cdt.data.read.reader import ImageReader, normalise
@@ -86,7 +87,7 @@ def evaluate_run(run: Run, reference: Index, judge: Classifier, samples: Tensor,
         divergence=divergence_from_origin(run, min(len(samples), 1000)),
     )
     if save:
-        save_text(run.directory / "evaluation.json", evaluation.to_json() + "\n")
+        save_text(run.directory / filenames.EVALUATION, evaluation.to_json() + "\n")
         write_card(run)
     return evaluation
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cdt import filenames
 from cdt.checkpoints.checkpoint import CHECKPOINT, complete_checkpoints, damage
 from cdt.config import RunConfig
 from cdt.data.read.object_store import ObjectStore
@@ -24,13 +25,6 @@ from cdt.settings import apply_overrides, dump_yaml, load_yaml, parse
 
 POLL_S = 2.0
 BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 30.0
-MANIFEST = "manifest.json"
-CHECKPOINTS = "checkpoints"
-FILES = (
-    *("config.yaml", "data.json", "calibration.json", "metrics.jsonl", "dual.jsonl", "events.jsonl", "README.md"),
-    "evaluation.json",
-)
-"""Of a run directory, besides its checkpoints."""
 
 
 class Store:
@@ -106,23 +100,23 @@ class Mirror:
         self._prune({path.name for path in here})
 
     def _here(self) -> list[Path]:
-        return complete_checkpoints(self.directory / CHECKPOINTS)
+        return complete_checkpoints(self.directory / filenames.CHECKPOINTS)
 
     def _send_files(self) -> None:
-        for name in FILES:
+        for name in filenames.FILES:
             if (path := self.directory / name).is_file():
                 self._store.write(_whole_lines(path), name)
 
     def _send(self, checkpoint: Path) -> None:
-        files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != MANIFEST]
-        for path in (*files, checkpoint / MANIFEST):
+        files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != filenames.MANIFEST]
+        for path in (*files, checkpoint / filenames.MANIFEST):
             self._store.put(path, path.relative_to(self.directory).as_posix())
         self._sent.add(checkpoint.name)
 
     def _prune(self, here: set[str]) -> None:
         names = [name.split("/") for name in self._store.names()]
-        gone = [parts for parts in names if parts[0] == CHECKPOINTS and parts[1] not in here]
-        for parts in sorted(gone, key=lambda parts: parts[-1] != MANIFEST):
+        gone = [parts for parts in names if parts[0] == filenames.CHECKPOINTS and parts[1] not in here]
+        for parts in sorted(gone, key=lambda parts: parts[-1] != filenames.MANIFEST):
             with contextlib.suppress(FileNotFoundError):
                 self._store.remove("/".join(parts))
 
@@ -130,7 +124,11 @@ class Mirror:
 def _complete(names: list[str]) -> list[str]:
     """The checkpoints whose manifests are among the files, oldest first."""
     parts = [name.split("/") for name in sorted(names)]
-    complete = [part[1] for part in parts if len(part) == 3 and part[0] == CHECKPOINTS and part[2] == MANIFEST]
+    complete = [
+        part[1]
+        for part in parts
+        if len(part) == 3 and part[0] == filenames.CHECKPOINTS and part[2] == filenames.MANIFEST
+    ]
     return [name for name in complete if re.fullmatch(CHECKPOINT, name)]
 
 
@@ -138,7 +136,7 @@ def _is_of(name: str, checkpoints: list[str]) -> bool:
     """Whether a file belongs to one of them, and to nothing outside."""
     place, _, rest = name.partition("/")
     step, _, inner = rest.partition("/")
-    return place == CHECKPOINTS and step in checkpoints and ".." not in inner.split("/")
+    return place == filenames.CHECKPOINTS and step in checkpoints and ".." not in inner.split("/")
 
 
 def _whole_lines(path: Path) -> bytes:
@@ -196,15 +194,15 @@ def fetch(url: str, directory: Path) -> None:
     store = Store(url)
     names = store.names()
     kept = _complete(names)
-    if "config.yaml" not in names or not kept:
+    if filenames.CONFIG not in names or not kept:
         raise InputError(f"{url} is no mirror of a run: it has no config.yaml, or no complete checkpoint")
     with written_aside(directory) as partial:
         for name in names:
-            if name in FILES or _is_of(name, kept):
+            if name in filenames.FILES or _is_of(name, kept):
                 store.get(name, partial / name)
         for name in kept:
-            if problem := damage(partial / CHECKPOINTS / name):
-                raise RunError(f"{url}/{CHECKPOINTS}/{name} is damaged: {problem}")
+            if problem := damage(partial / filenames.CHECKPOINTS / name):
+                raise RunError(f"{url}/{filenames.CHECKPOINTS}/{name} is damaged: {problem}")
         here = [f"run.dir={directory.resolve().parent}", f"run.name={directory.name}"]
-        tree = apply_overrides(load_yaml(partial / "config.yaml"), here)
-        (partial / "config.yaml").write_text(dump_yaml(parse(RunConfig, tree, where=url)), encoding="utf-8")
+        tree = apply_overrides(load_yaml(partial / filenames.CONFIG), here)
+        (partial / filenames.CONFIG).write_text(dump_yaml(parse(RunConfig, tree, where=url)), encoding="utf-8")

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from cdt import filenames
 from cdt.checkpoints.checkpoint import TrainState, complete_checkpoints, network_weights, read_state
 from cdt.config import RunConfig
 from cdt.data.format.header import is_bounded
@@ -36,7 +37,7 @@ class Run:
 
     def __init__(self, directory: str | Path, which: str = "last") -> None:
         self.directory, self.which = Path(directory), which
-        path = self.directory / "config.yaml"
+        path = self.directory / filenames.CONFIG
         if not self.directory.is_dir():
             raise InputError(f"no such directory: {self.directory}")
         if not path.is_file():
@@ -47,7 +48,7 @@ class Run:
     @cached_property
     def checkpoint(self) -> Path:
         """The complete checkpoint that ``which`` names."""
-        found = complete_checkpoints(self.directory / "checkpoints")
+        found = complete_checkpoints(self.directory / filenames.CHECKPOINTS)
         if not found:
             raise InputError(f"{self.directory} has no complete checkpoint yet")
         if self.which == "last":
@@ -68,7 +69,7 @@ class Run:
     @cached_property
     def data(self) -> dict[str, Any]:
         """What it was trained on, as data.json states it: split, shape, dtype, class_names, class_counts, source."""
-        path = self.directory / "data.json"
+        path = self.directory / filenames.DATA
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -119,7 +120,7 @@ class Run:
 
     def constraint_rows(self) -> list[dict[str, Any]]:
         """The last row of dual.jsonl of each constraint, in the order of the configuration; [] before the first."""
-        last = {row["constraint"]: row for row in self.rows("dual.jsonl")}
+        last = {row["constraint"]: row for row in self.rows(filenames.DUAL)}
         return [last[name] for name in self.config.constraints if name in last]
 
     def rows(self, journal: str) -> list[dict[str, Any]]:
@@ -130,7 +131,10 @@ class Run:
     def bad_samples(self) -> list[dict[str, Any]]:
         """The samples that could not be used, each once, as events.jsonl names them: kind, shard, key, reason."""
         found = [
-            sample for event in self.rows("events.jsonl") if event["event"] == "bad_data" for sample in event["samples"]
+            sample
+            for event in self.rows(filenames.EVENTS)
+            if event["event"] == "bad_data"
+            for sample in event["samples"]
         ]
         return list({(sample["shard"], sample["key"]): sample for sample in found}.values())
 
@@ -146,7 +150,7 @@ class Run:
     def card_facts(self) -> CardFacts:
         """What the model card says of this run."""
         config, data = self.config, self.data
-        evaluation = self.directory / "evaluation.json"
+        evaluation = self.directory / filenames.EVALUATION
         windows = {row["constraint"]: row["window"] for row in self.calibration()}
         rows = {row["constraint"]: row for row in self.constraint_rows()}
         unmeasured = {"lambda": 0.0, "loss": None, "threshold": None, "slack": None, "satisfied": None}
@@ -191,13 +195,13 @@ class Run:
 
     def calibration(self) -> list[dict[str, Any]]:
         """What calibration.json states of each constraint; [] before calibration."""
-        path = self.directory / "calibration.json"
+        path = self.directory / filenames.CALIBRATION
         return json.loads(path.read_text()) if path.is_file() else []
 
 
 def has_checkpoint(directory: Path) -> bool:
     """Whether a run directory has a complete checkpoint."""
-    return bool(complete_checkpoints(directory / "checkpoints"))
+    return bool(complete_checkpoints(directory / filenames.CHECKPOINTS))
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -209,7 +213,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def write_card(run: Run) -> None:
     """The run's model card, as README.md of its directory. Raises RunError when the disk refuses."""
-    save_text(run.directory / "README.md", model_card(run.card_facts()))
+    save_text(run.directory / filenames.CARD, model_card(run.card_facts()))
 
 
 def save_text(path: Path, text: str) -> None:
@@ -227,4 +231,4 @@ def load(directory: str | Path, which: str = "last") -> Run:
 
 def _name_of(origin: Path) -> str:
     """Of a run's checkpoint or of a pipeline, for the model card."""
-    return f"{origin.parent.parent.name}, {origin.name}" if origin.parent.name == "checkpoints" else origin.name
+    return f"{origin.parent.parent.name}, {origin.name}" if origin.parent.name == filenames.CHECKPOINTS else origin.name

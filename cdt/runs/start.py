@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cdt import filenames
 from cdt.checkpoints.checkpoint import newest_sound, read_state
 from cdt.cluster.nodes import check_nodes
 from cdt.cluster.session import check_slots, cluster
@@ -50,7 +51,7 @@ def check(config: RunConfig) -> Checked:
     """Everything that can be refused before a new run starts. Raises InputError."""
     config = resolve(config)
     if config.directory.exists():
-        begun = (config.directory / "config.yaml").is_file()
+        begun = (config.directory / filenames.CONFIG).is_file()
         remedy = f", or continue it with `cdt resume {config.directory}`" if begun else ""
         raise InputError(f"{config.directory} exists already: choose another name, run.name=NAME{remedy}")
     bound = _fit_together(config)
@@ -97,7 +98,7 @@ def _resume(directory: str | Path, overrides: Sequence[str], on_progress: OnProg
     config = changed(run, overrides).anchored()
     if mirror := _mirror(config, run.directory):
         mirror.check_behind()
-    sound, passed_over = newest_sound(run.directory.resolve() / "checkpoints")
+    sound, passed_over = newest_sound(run.directory.resolve() / filenames.CHECKPOINTS)
     if sound:
         check_unfinished(run.directory, read_state(sound), config)
     bound = _fit_together(config)
@@ -109,8 +110,8 @@ def _resume(directory: str | Path, overrides: Sequence[str], on_progress: OnProg
     config = pinned(config, bound)
     fork = config.run.fork is not None and sound is None
     checkpoint = warm_checkpoint(config, bound) if fork else sound
-    stated = (run.directory / "config.yaml").read_text()
-    save_text(run.directory / "config.yaml", dump_yaml(config))
+    stated = (run.directory / filenames.CONFIG).read_text()
+    save_text(run.directory / filenames.CONFIG, dump_yaml(config))
     for problem in passed_over:
         told = f"{problem}; it is passed over"
         note(run.directory, read_state(sound).step if sound else 0, "damaged", told)
@@ -119,7 +120,7 @@ def _resume(directory: str | Path, overrides: Sequence[str], on_progress: OnProg
         return _finish(Job(config, run.directory.resolve(), checkpoint, fork), run.directory, on_progress)
     except InputError:
         if run.directory.is_dir():
-            save_text(run.directory / "config.yaml", stated)
+            save_text(run.directory / filenames.CONFIG, stated)
         raise
 
 
@@ -171,7 +172,7 @@ def _mirror(config: RunConfig, directory: Path) -> Mirror | None:
 
 def _left_behind(directory: Path) -> str:
     """How to go on with a run that ended early; of one that never began, nothing stays."""
-    log = directory / "events.jsonl"
+    log = directory / filenames.EVENTS
     if has_checkpoint(directory):
         return f"continue with `cdt resume {directory}`; the run's log is {log}"
     if log.is_file():
@@ -188,8 +189,8 @@ def _lay_out(config: RunConfig, bound: Bound) -> None:
     except OSError as error:
         raise RunError(f"cannot make {directory}: {error.strerror}") from error
     try:
-        save_text(directory / "config.yaml", dump_yaml(config))
-        save_text(directory / "data.json", json.dumps(data_facts(bound), indent=1) + "\n")
+        save_text(directory / filenames.CONFIG, dump_yaml(config))
+        save_text(directory / filenames.DATA, json.dumps(data_facts(bound), indent=1) + "\n")
     except RunError:
         shutil.rmtree(directory, ignore_errors=True)
         raise

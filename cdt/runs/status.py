@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cdt import filenames
 from cdt.checkpoints.checkpoint import complete_checkpoints, read_state
 from cdt.dual import replayed
 from cdt.runs.presence import who_works
@@ -19,10 +20,10 @@ def describe_status(directory: str | Path) -> Iterator[str]:
     Raises InputError if there is no run.
     """
     run = Run(directory)
-    events, metrics = run.rows("events.jsonl"), run.rows("metrics.jsonl")
+    events, metrics = run.rows(filenames.EVENTS), run.rows(filenames.METRICS)
     total = run.config.train.total_steps
     step = metrics[-1]["step"] if metrics else 0
-    found = complete_checkpoints(run.directory / "checkpoints")
+    found = complete_checkpoints(run.directory / filenames.CHECKPOINTS)
     worker = who_works(run.directory)
     ended = bool(events) and events[-1]["event"] == "end"
     if worker:
@@ -34,14 +35,14 @@ def describe_status(directory: str | Path) -> Iterator[str]:
     yield f"{directory}: {state}"
     yield f"  step {step:,} of {total:,}" + (f", loss {metrics[-1]['loss']:.4f}" if metrics else "")
     if found:
-        age = time.time() - (found[-1] / "manifest.json").stat().st_mtime
+        age = time.time() - (found[-1] / filenames.MANIFEST).stat().st_mtime
         yield f"  last checkpoint: step {read_state(found[-1]).step:,}, {_span(age)} ago; {len(found)} are kept"
     else:
         yield "  no checkpoint yet"
     starts = sum(event["event"] == "start" for event in events)
     restarts = sum(event["event"] == "restart" for event in events)
     yield f"  started {starts} time{'s' * (starts != 1)}, {restarts} of them after a worker had died"
-    if line := _recomputed(run.rows("dual.jsonl")):
+    if line := _recomputed(run.rows(filenames.DUAL)):
         yield line
     if events:
         last = events[-1]

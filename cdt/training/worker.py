@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from cdt import filenames
 from cdt.checkpoints import checkpoint, universal
 from cdt.checkpoints.saving import Saver
 from cdt.data.plan.order import stream_key
@@ -56,7 +57,7 @@ class Worker:
         self.progress = Progress(train)
         self.health = Health(train.max_skipped)
         self.sums = self._period_sums(np.full(len(parts.requirements.names), parts.diffusion.process.logsnr_max))
-        self.saver = Saver(parts.job.directory / "checkpoints", self.engine, self.ema, self.ranks)
+        self.saver = Saver(parts.job.directory / filenames.CHECKPOINTS, self.engine, self.ema, self.ranks)
         changed = self._restore() if parts.job.checkpoint is not None else []
         self.recorder = Recorder(parts.job.directory, self.progress.step) if self.ranks.first else None
         for text in changed:
@@ -147,7 +148,7 @@ class Worker:
         self.sums = self._period_sums(windows)
         self.stream.steer(self.dual.state.lambdas)
         if self.recorder:
-            write_text(self.parts.job.directory / "calibration.json", json.dumps(rows, indent=1) + "\n")
+            write_text(self.parts.job.directory / filenames.CALIBRATION, json.dumps(rows, indent=1) + "\n")
             for row in rows:
                 self.recorder.event(self.step, "calibrated", calibrate.sentence(row), **row)
             if told := self.dual.statistics.probed.told_of_samples():
@@ -295,7 +296,7 @@ class Worker:
         job = self.parts.job
         assert job.checkpoint is not None
         state = checkpoint.read_state(job.checkpoint)
-        universal.load(job.checkpoint, job.directory / "checkpoints", self.engine, self.ema, self.ranks)
+        universal.load(job.checkpoint, job.directory / filenames.CHECKPOINTS, self.engine, self.ema, self.ranks)
         self.stream.restore(state.stream)
         self.stream.skip_to(job.skip_to)
         self.progress.step, self.progress.loss = state.step, state.loss

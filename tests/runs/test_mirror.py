@@ -14,6 +14,7 @@ import torch
 from fsspec.config import conf as fsspec_settings
 from stores import Google, serving
 
+from cdt import filenames
 from cdt.checkpoints.checkpoint import read_weights
 from cdt.cli.command import main
 from cdt.config import RunConfig
@@ -87,7 +88,7 @@ def test_a_run_ends_elsewhere_as_it_would_have_here(store: Any, shards: Path, tm
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     here = {path.relative_to(ended.directory).as_posix() for path in ended.directory.rglob("*") if path.is_file()}
     mirrored = {name.removeprefix("run/") for name in names(store)}
-    assert mirrored == {name for name in here if name in mirror.FILES or name.startswith("checkpoints/")}
+    assert mirrored == {name for name in here if name in filenames.FILES or name.startswith("checkpoints/")}
 
 
 def test_what_is_pruned_here_is_pruned_there(store: Any, shards: Path, tmp_path: Path) -> None:
