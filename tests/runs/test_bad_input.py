@@ -62,7 +62,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (["constraints.four.max_loss=3"], ["min_frequency and max_loss", "exactly one budget"]),
         (["constraints.four={class: 4}"], ["exactly one of min_frequency, frequency, generated_frequency, max_kl, "]),
         (["constraints.four={class: 4, min_frequncy: 0.1}"], ["did you mean min_frequency"]),
-        (["train.batch_size=15", "engine.accumulation=2"], ["15 samples do not divide", "16"]),
+        (["train.batch_size=15", "engine.accumulation=2"], ["15 is not divisible by engine.accumulation (2)", "16"]),
         (["run.workers=9999"], ["9999 workers", "slots"]),
         (["network.channels=[8, 8, 8, 8, 8]"], ["5 levels do not fit images of 8x8"]),
         (["train.learning_rate=1", "network.kind=unett", "engine.zero_stage=7"], ["3 problems", "unet", "zero_stage"]),

@@ -312,7 +312,7 @@ def test_samples_as_shards_are_replay_too(home: Path, other: Callable[..., RunCo
     [
         ({"network": {"kind": "dit", "depth": 3}}, "network: it differs from that of"),
         ({"diffusion": {"prediction": "epsilon"}}, "diffusion.prediction: "),
-        ({"replay": {"objective": True}}, "the pretrained model is the objective already"),
+        ({"replay": {"objective": True}}, "the pretrained model is already the objective"),
         ({"replay": {"objective": True}, "constraints": {}}, "nothing would be learnt from the new data"),
         ({"replay": {"sampler": {"steps": 3000}}}, "sampler.steps: 3000 is more than"),
         ({"replay": {"shards": "nowhere"}}, "no such directory: nowhere"),
