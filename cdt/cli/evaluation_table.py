@@ -13,7 +13,8 @@ from rich.text import Text
 from cdt.evaluate.divergence import Divergence
 from cdt.evaluate.evaluation import ConstraintState, Evaluation
 from cdt.evaluate.histogram import wilson_interval
-from cdt.evaluate.memorisation import SUSPICIOUS, NearCopies
+from cdt.evaluate.memorisation import NearCopies
+from cdt.evaluate.thresholds import SUSPICIOUS
 from cdt.judges import Classifier
 
 MAX_ROWS = 30

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binom
 
+from cdt.evaluate.thresholds import CONFIDENT
+
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
-CONFIDENT = 0.9
 
 
 def class_counts(probabilities: np.ndarray) -> np.ndarray:

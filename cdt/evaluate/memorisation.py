@@ -19,10 +19,6 @@ RATE = 0.01
 CHUNK_ELEMENTS = 2**24  # of a distance matrix: 64 MiB
 
 
-SUSPICIOUS = 0.01
-"""Chance of this many near-copies, over all classes (Bonferroni), below which they are reported."""
-
-
 @dataclass(frozen=True)
 class NearCopies:
     """The result for one class; distances per pixel as above, medians None if nothing was generated."""

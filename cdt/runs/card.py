@@ -8,8 +8,7 @@ from typing import Any
 
 import yaml
 
-from cdt.evaluate.histogram import CONFIDENT
-from cdt.evaluate.memorisation import SUSPICIOUS
+from cdt.evaluate.thresholds import CONFIDENT, SUSPICIOUS
 
 PAPER = "https://arxiv.org/abs/2408.15094"
 

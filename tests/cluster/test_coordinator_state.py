@@ -19,7 +19,7 @@ PATIENCE_S = 60.0
 @pytest.fixture(autouse=True)
 def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for this process's node, Ray would start, and the tests that follow would be on its cluster."""
-    monkeypatch.setattr(Process, "mine", classmethod(lambda cls: cls("here", 1)))
+    monkeypatch.setattr(Process, "mine", lambda: Process("here", 1))
 
 
 @pytest.fixture
