@@ -9,6 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cdt.diffusion.samplers import SAMPLERS
+
 
 @dataclass(frozen=True)
 class Verb:
@@ -63,8 +65,6 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
-    from cdt.diffusion.samplers import SAMPLERS
-
     add_run(parser)
     add_checkpoint(parser)
     parser.add_argument("--sampler", choices=tuple(SAMPLERS), help="solver (default: the run's own)")

@@ -134,7 +134,7 @@ def _settling(config: RunConfig) -> int:
 
 
 def _population(config: RunConfig, index: Index, replay: Replay | None) -> Population:
-    """Rows as ``Prepared.rows`` has them."""
+    """The samples that constraints select from; rows as ``Bound.rows`` has them."""
     with at("replay.shards"):
         count = 0 if replay is None else replay.count()
     source = f"{index.root} ({index.split})"
