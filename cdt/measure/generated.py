@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from cdt.constraints import Constraint, GeneratedShare
+from cdt.constraints import Constraint, GeneratedShare, Statistic
 from cdt.data.plan.order import stream_key
 from cdt.diffusion.sampler import Sampler
 from cdt.dual import Sums
@@ -28,6 +29,8 @@ class GeneratedShares:
 
     Every judge sees the same samples. Each rank draws equally many, in equal batches.
     """
+
+    measures: ClassVar[tuple[type[Statistic], ...]] = (GeneratedShare,)
 
     def __init__(
         self,
@@ -51,7 +54,7 @@ class GeneratedShares:
             for i, (name, share) in asked.items()
         }
         self._steered: Columns = {
-            i: found for i, found in self._columns.items() if isinstance(each[i][1].statistic, GeneratedShare)
+            i: found for i, found in self._columns.items() if isinstance(each[i][1].statistic, self.measures)
         }
         self._m = len(constraints)
 

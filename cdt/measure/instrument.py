@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from torch import nn
 
-from cdt.constraints import Requirements
+from cdt.constraints import Requirements, Statistic
 from cdt.data.config import DataConfig
 from cdt.data.format.index import Index
 from cdt.data.read.reader import Images
@@ -64,6 +64,9 @@ class Instrument(Protocol):
 
     Constraints are named by their positions 0 to m - 1.
     """
+
+    measures: ClassVar[tuple[type[Statistic], ...]]
+    """The kinds of statistics; each kind belongs to one instrument."""
 
     def calibrate(self, network: nn.Module, windows: np.ndarray) -> Warm:
         """Measures the warm model, loss statistics on log-SNR windows [m]."""

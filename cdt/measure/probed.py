@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from torch import nn
 
-from cdt.constraints import DenoisingLoss, TeacherDistance
+from cdt.constraints import DenoisingLoss, Statistic, TeacherDistance
 from cdt.data.read.reader import ImageReader, Images
 from cdt.dual import Sums
 from cdt.measure.held_out import held_out
@@ -19,11 +20,12 @@ from cdt.measure.reference import Reference
 class ProbedLosses:
     """Measured as differences to the warm model's, image by image."""
 
+    measures: ClassVar[tuple[type[Statistic], ...]] = (DenoisingLoss, TeacherDistance)
+
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         constraints = setup.requirements.constraints.values()
-        kinds = DenoisingLoss | TeacherDistance
-        self._own = np.flatnonzero([isinstance(each.statistic, kinds) for each in constraints])
+        self._own = np.flatnonzero([isinstance(each.statistic, self.measures) for each in constraints])
         self.baseline = np.zeros(0)
         """The warm model's loss of every image of the probe [G], nats; a checkpoint keeps it."""
         self._gap_probes: tuple[list[int], tuple[Probe, Probe]] | None = None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from torch import nn
 
-from cdt.constraints import Calibration
+from cdt.constraints import Calibration, Constraint, Statistic
 from cdt.dual import DualProblem, DualState, Sums, measured_next
 from cdt.measure.generated import GeneratedShares
 from cdt.measure.instrument import Instrument, Setup
@@ -23,6 +23,7 @@ class Statistics:
     def __init__(self, setup: Setup) -> None:
         self._requirements = setup.requirements
         self._instruments = [made(setup) for made in INSTRUMENTS]
+        check_measured(setup.requirements.constraints, (kind for each in self._instruments for kind in each.measures))
         self.probed = next(each for each in self._instruments if isinstance(each, ProbedLosses))
         self.room = max(1, setup.probe.limit // setup.probe.draws)
         """How many constraints one probe measures."""
@@ -55,3 +56,14 @@ class Statistics:
         for instrument in self._instruments:
             sums += instrument.measure(network, chosen, state.period + 1)
         return sums
+
+
+def check_measured(constraints: Mapping[str, Constraint], measured: Iterable[type[Statistic]]) -> None:
+    """Raises TypeError for a constraint whose statistic is of no ``measured`` kind: its instrument is missing."""
+    kinds = tuple(measured)
+    for name, constraint in constraints.items():
+        if not isinstance(constraint.statistic, kinds):
+            raise TypeError(
+                f"constraints.{name}: no instrument measures {type(constraint.statistic).__name__}; "
+                "name one in cdt.measure.statistics.INSTRUMENTS"
+            )
