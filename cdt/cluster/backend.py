@@ -22,7 +22,7 @@ LOGS = "logs"
 
 
 class Started(WorkerGroupCallback):
-    """Tells of workers as soon as Ray knows them: of one that is stopped by then, no sign would ever come."""
+    """Registers workers as soon as Ray knows them: one that stops before its first heartbeat is noticed."""
 
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher
@@ -34,7 +34,7 @@ class Started(WorkerGroupCallback):
 
 
 class NodesBackend(TorchBackend):
-    """torch.distributed over the addresses by which Ray's nodes know each other, watched while it forms."""
+    """torch.distributed over the addresses of Ray's nodes; the watchdog runs while the process group forms."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         worker_group.execute(watch_forming, backend_config.watcher)
@@ -56,17 +56,17 @@ _forming = contextlib.ExitStack()
 
 
 def watch_forming(watcher: Watcher) -> None:
-    """Signs of life of a worker from now until it trains; the others would wait for one that is stopped."""
+    """Sends a worker's heartbeats from now until it trains; the others would wait for one that is stopped."""
     _forming.enter_context(pulse(get_context().get_world_rank(), watcher))
 
 
 def formed() -> None:
-    """The process group stands; from here on the thread that trains is watched."""
+    """The process group is ready; from now on the thread that trains sends heartbeats."""
     _forming.close()
 
 
 def name_interface() -> None:
-    """Unless the user chose one. By itself gloo takes the address of the host's name: on many machines, loopback."""
+    """Unless the user chose one. The default of gloo is the address of the host's name: on many machines, loopback."""
     address = ray.util.get_node_ip_address()
     for name, entries in psutil.net_if_addrs().items():
         if any(entry.address == address for entry in entries):
@@ -75,7 +75,7 @@ def name_interface() -> None:
 
 
 def log_to(directory: Path, rank: int) -> None:
-    """All that this process and its libraries print from now on, native code's last words too, goes to the run."""
+    """Redirects all output of this process to the run directory, also that of native code."""
     (directory / LOGS).mkdir(exist_ok=True)
     with (directory / LOGS / f"rank-{rank}.log").open("ab") as file:
         for stream in (sys.stdout, sys.stderr):

@@ -20,7 +20,7 @@ from cdt.monitor.journal import append, note
 
 
 class Failure(NamedTuple):
-    """What ended a worker, in the words for the user."""
+    """What ended a worker, as a message for the user."""
 
     rank: int
     error: CdtError
@@ -30,7 +30,7 @@ class Look(NamedTuple):
     """Where a run stands."""
 
     process: Process
-    """The coordinator's own."""
+    """The process of the coordinator itself."""
     report: dict[str, Any]
     """The newest value of everything that was reported."""
     hang: Hang | None
@@ -65,7 +65,7 @@ class Coordinator:
             self._on_progress(self._report)
 
     def ask_to_leave(self) -> None:
-        """The workers are to save and end; they ask at every report."""
+        """Asks the workers to save and end; they check at every report."""
         self._notice.set()
 
     def leaving(self) -> bool:
@@ -75,7 +75,7 @@ class Coordinator:
         self._watch.expect(rank, process, time.monotonic())
 
     def beat(self, beat: Beat) -> bool:
-        """Whether that worker is to write down its stack."""
+        """Whether that worker must write its stack."""
         return self._watch.beat(beat, time.monotonic())
 
     def leave(self, rank: int) -> None:
@@ -94,11 +94,11 @@ class Coordinator:
         self._failures.append(failure)
 
     def failures(self) -> list[Failure]:
-        """In the order in which they came: what failed first may be the cause of the others."""
+        """Failures in the order of arrival: the first may be the cause of the others."""
         return self._failures
 
     def forget_workers(self) -> None:
-        """Drops the failures and heartbeats of the workers so far: from now on others are started and watched."""
+        """Drops the failures and heartbeats of the workers so far: from now on others are started."""
         self._failures, self._watch = [], Watch()
 
     def note(self, kind: str, text: str, **details: Any) -> None:

@@ -1,4 +1,4 @@
-"""SIGTERM, as schedulers send it before they take a machine away: save, leave, be resumed."""
+"""SIGTERM, which schedulers send before they preempt a machine: save and exit, to be resumed later."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def notice() -> Iterator[threading.Event]:
-    """Yields an event that the first SIGTERM sets; a second one means what it meant before."""
+    """Yields an event that the first SIGTERM sets; a second one is handled as before."""
     given = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield given

@@ -28,7 +28,7 @@ from cdt.errors import CdtError, InputError, RunError
 
 CONNECT_S = 5.0
 BUSY_S = 10.0
-"""For so long resources of a run that has just ended may still count as taken."""
+"""Seconds for which resources of a run that has just ended may still count as taken."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def set_environment() -> None:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2", "1")
-    # A minute is too little where many import from a shared file system at once.
+    # A minute is too short where many workers import from a shared file system at once.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
@@ -202,7 +202,7 @@ def _last_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Ray takes SIGTERM for itself, and ends with a stack; who called decides what it means."""
+    """Ray handles SIGTERM itself and ends with a stack trace; the caller's handler is restored."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield

@@ -42,7 +42,7 @@ RAY_FOLDER = ".ray"
 NODE_GONE_S = 20.0
 """Until Ray has noticed that a machine is gone, and no longer counts its room."""
 FRUITLESS_STARTS = 2
-"""Of the group of workers, in a row, each after five minutes in which it did not come up."""
+"""Consecutive starts of the group of workers, each after five minutes without all workers."""
 
 
 def launch(job: Job, on_progress: OnProgress) -> None:
@@ -89,7 +89,7 @@ def _run_under_ray(job: Job, on_progress: OnProgress, given: threading.Event) ->
     """Whether it came to its end."""
     with local_ray():
         coordinator = RemoteCoordinator.start(job.directory)
-        kind = cluster_slots().kind  # a run that has lost its GPUs does not go on without
+        kind = cluster_slots().kind  # a run that has lost its GPUs does not continue on CPUs
 
         def attempt(job: Job) -> bool:
             if (workers := wait_for_room(job.config, kind, tell, given)) is None:
@@ -126,7 +126,7 @@ def _run_under_ray(job: Job, on_progress: OnProgress, given: threading.Event) ->
 
 
 def _addresses() -> dict[str, str]:
-    """Of the nodes that live, by their ids."""
+    """Addresses of the nodes that are alive, by their ids."""
     return {row["NodeID"]: row["NodeManagerAddress"] for row in alive()}
 
 
@@ -186,7 +186,7 @@ def _in_our_words(error: Exception) -> CdtError:
 
 
 def _cause(error: TrainingFailedError, failures: list[Failure], directory: Path, lost: list[str]) -> CdtError:
-    """Of everything that went wrong, what came first: a worker that died takes others with it, and says nothing."""
+    """The first of all failures: a worker that died makes others fail, and reports nothing itself."""
     silent = sorted(set(getattr(error, "worker_failures", {})) - {failure.rank for failure in failures})
     if lost and (silent or not failures):
         return WorkerDiedError(f"node {', '.join(lost)} is lost, and its workers with it")
@@ -252,7 +252,7 @@ def _fit(
 
 
 def _end_hanging(hang: Hang, coordinator: RemoteCoordinator, job: Job) -> str:
-    """Once those that can have written down their stacks, kills who hangs; what is to be said of it."""
+    """Kills processes that hang, once those that can have written their stacks; returns the message."""
     coordinator.show_stacks()
     time.sleep(2 * _beat_s(job.config))
     states = [process.end() for process in hang.processes]

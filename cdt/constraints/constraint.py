@@ -20,7 +20,7 @@ from cdt.schema import Config
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the warm model says of one constraint when thresholds are set."""
+    """Measurements of the warm model for one constraint, from which its threshold is set."""
 
     loss: float
     """loss_i under the EMA weights, on the probe's fixed draws and window, nats."""

@@ -1,4 +1,4 @@
-"""What is written down of a dual step: readable for ten constraints and for a hundred thousand."""
+"""The record of a dual step: readable for ten constraints and for a hundred thousand."""
 
 from __future__ import annotations
 

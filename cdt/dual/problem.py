@@ -1,4 +1,4 @@
-"""What the dual side is about: what stays fixed in a run, and its state."""
+"""The dual problem, which stays fixed in a run, and the dual state, which moves."""
 
 from __future__ import annotations
 

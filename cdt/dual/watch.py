@@ -1,4 +1,4 @@
-"""Alarms: odd cases that the dual state shows, each reported once and in one sentence."""
+"""Alarms: unusual cases in the dual state, each reported once and in one sentence."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _unit(problem: DualProblem, i: int) -> str:
 
 
 def _rivals(problem: DualProblem, state: DualState, alarm: str, chosen: np.ndarray) -> str:
-    """Against which others a constraint at its cap stands."""
+    """The other constraints that conflict with one at its cap."""
     if alarm != "cap":
         return ""
     others = np.setdiff1d(np.flatnonzero(state.lambdas > 0), chosen)

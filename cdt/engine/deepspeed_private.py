@@ -67,7 +67,7 @@ def copy_no_scripts(network: Any) -> None:
 
 @contextlib.contextmanager
 def universal(network: Any) -> Iterator[None]:
-    """Meanwhile the engine loads universal checkpoints."""
+    """Inside this context, the engine loads universal checkpoints."""
     options = network._config
     options.load_universal_checkpoint = True
     try:

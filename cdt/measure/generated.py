@@ -77,7 +77,7 @@ class GeneratedShares:
         )
 
     def measure(self, network: nn.Module, chosen: np.ndarray, period: int) -> Sums:
-        """Of all shares, whatever is ``chosen``: the samples are the same for all."""
+        """Measures all shares, also those that are not ``chosen``: they use the same samples."""
         return self._drawn(network, self._steered, period)
 
     def _drawn(self, network: nn.Module, asked: Columns, period: int) -> Sums:
@@ -103,7 +103,7 @@ class GeneratedShares:
 
 
 def judged_columns(judge: Judge, name: str, share: GeneratedShare) -> list[int]:
-    """What a classifier calls the samples of constraint ``name``: classes, or the values of one attribute.
+    """The classifier's labels for the samples of constraint ``name``: classes, or the values of one attribute.
 
     Raises InputError when it does not know them, or when the constraint speaks of both.
     """

@@ -18,7 +18,7 @@ from cdt.measure.config import ProbeConfig
 ENOUGH = 32
 """Held-out samples of a constraint from which on they are taken instead of training samples."""
 AUTO = ("validation", "valid", "val")
-"""Splits that are made for this purpose. A test split is not: who wants to probe it says so."""
+"""Splits that are made for this purpose. A test split is not: name it in ``probe.split`` to use it."""
 
 
 @dataclass(frozen=True)

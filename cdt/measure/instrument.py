@@ -1,4 +1,4 @@
-"""What all statistics share: with what they are measured, and how they are asked."""
+"""The interface of instruments, and what they measure with."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Setup:
 
     requirements: Requirements
     index: Index
-    """The data's."""
+    """The index of the data."""
     reader: Images
-    """Of all rows."""
+    """Reads images of all rows, replayed ones too."""
     process: Process
     ranks: Ranks
     data: DataConfig
@@ -42,21 +42,21 @@ class Setup:
     init: Path | None = None
     """The pretrained model, for constraints that are relative to it."""
     teacher: Callable[[], Network] | None = None
-    """Gives its network, in fp32."""
+    """Builds its network, in fp32."""
     fresh: Index | None = None
-    """Samples of it that are not trained on."""
+    """Samples of the pretrained model that are not trained on."""
 
 
 @dataclass(frozen=True)
 class Warm:
-    """What was found of the warm model at calibration, by the positions of constraints; those of others are missing."""
+    """What an instrument measured of the warm model at calibration, by the positions of its own constraints."""
 
     losses: dict[int, float] = field(default_factory=dict)
     """loss_i, in the units of the link."""
     shares: dict[int, float] = field(default_factory=dict)
     """rho_i, measured on samples of the warm model."""
     references: dict[int, float] = field(default_factory=dict)
-    """loss_i of what the budget is relative to."""
+    """loss_i of the model that the budget is relative to."""
 
 
 class Instrument(Protocol):

@@ -78,7 +78,7 @@ class ProbedLosses:
         return probe
 
     def calibrate(self, network: nn.Module, windows: np.ndarray) -> Warm:
-        """Measures the warm model and the references; what comes later is paired with this, image by image."""
+        """Measures the warm model and the references; later measurements are paired with this one, image by image."""
         self._set_windows(windows)
         measured = self._probe.measure(network, self._probe.all)
         self.baseline = self._probe.gather(measured)

@@ -18,7 +18,7 @@ INSTRUMENTS: tuple[Callable[[Setup], Instrument], ...] = (ProbedLosses, Generate
 
 
 class Statistics:
-    """What the dual step believes. Constraints are named by their positions 0 to m - 1."""
+    """Measures what the dual step uses. Constraints are named by their positions 0 to m - 1."""
 
     def __init__(self, setup: Setup) -> None:
         self._requirements = setup.requirements

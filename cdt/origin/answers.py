@@ -1,4 +1,4 @@
-"""What the teacher predicts at replayed samples, asked once at a few draws of noise each, and stored."""
+"""The teacher's predictions at replayed samples, computed once at a few draws of noise per sample, and stored."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Answers:
         header = {"descr": "<f2", "fortran_order": False, "shape": (total, *index.shape)}
         np.lib.format.write_array_header_1_0(file, header)
         for questions in torch.arange(total, device=device).split(_BATCH):
-            # Where an image is damaged the answer is to nothing, and training does not look at it.
+            # The answer for a damaged image has no meaning; training never reads it.
             rows = (questions // self.draws).cpu().numpy()
             images, _ = reader.usable(rows)
             u, eps = drawn(questions, self.draws, index.shape)
@@ -103,7 +103,7 @@ class StoredTeacher:
         """Noise levels u [B] and noise [B, C, H, W] to train ``batch`` at, and the target."""
         with self.time.running():
             chosen = (self._replayed[batch.cells] & (batch.rows >= 0)).nonzero().flatten()
-            which = batch.positions[chosen] % self._draws  # rows are permuted, so all of them come up
+            which = batch.positions[chosen] % self._draws  # rows are permuted, so every draw is used
             questions = (batch.rows[chosen] - self._first) * self._draws + which
             asked_u, asked_eps = drawn(questions, self._draws, tuple(eps.shape[1:]))
             answers = torch.as_tensor(self._stored[questions.cpu().numpy()], device=eps.device).float()

@@ -18,7 +18,7 @@ class ReplayConfig(Config):
     samples: int = Field(default=5000, ge=1, le=100_000_000)
     """How many are drawn for training."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Of what is drawn."""
+    """Seed of the samples that are drawn."""
     sampler: SamplerConfig = SamplerConfig()
     """How they are drawn."""
     target: Literal["teacher", "noise"] = "teacher"

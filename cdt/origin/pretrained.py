@@ -26,7 +26,7 @@ from cdt.settings import load_yaml, parse
 
 
 class _Origin(BaseModel):
-    """What matters here of a run's configuration."""
+    """The parts of a run's configuration that are needed here."""
 
     network: NetworkConfig
     diffusion: DiffusionConfig
@@ -40,7 +40,7 @@ class Pretrained:
     network: NetworkConfig
     diffusion: DiffusionConfig
     checkpoint: Path | None
-    """Of a run, where its weights lie; None: building the network of a pipeline loads them."""
+    """The file of a run's weights; None: building the network of a pipeline loads them."""
     setting: str = "init"
     """The setting that names it, for messages."""
 

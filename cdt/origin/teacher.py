@@ -16,7 +16,7 @@ from cdt.diffusion.process import Process
 
 
 class Teacher:
-    """Stands outside of the engine that trains; only replayed samples go through it.
+    """It is not part of the engine that trains; only replayed samples go through it.
 
     ``network`` maps x [B, C, H, W] and timesteps of ``process`` [B]; where it is partitioned over the ranks, all of
     them must run equally many forwards, so there is one in every micro-batch. ``replayed`` [K]: which cells are replay.

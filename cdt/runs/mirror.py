@@ -63,7 +63,7 @@ class Store:
 
 
 class Mirror:
-    """Of the run in ``directory``, at ``url``."""
+    """The copy at ``url`` of the run in ``directory``."""
 
     def __init__(self, directory: Path, url: str) -> None:
         self.directory, self.url = directory, url
@@ -75,7 +75,7 @@ class Mirror:
             raise InputError(f"run.mirror: {self.url} is not empty: choose another name, run.name=NAME")
 
     def check_behind(self) -> None:
-        """Raises InputError when there are newer checkpoints than here: this directory is not where the run stands."""
+        """Raises InputError when there are newer checkpoints than here: this directory is behind the run."""
         newest = max((path.name for path in self._here()), default="")
         if newer := [name for name in _complete(self._store.names()) if name > newest]:
             raise InputError(
@@ -88,7 +88,7 @@ class Mirror:
         return any(path.name not in self._sent for path in self._here())
 
     def publish(self) -> None:
-        """Brings what is there up to what is here, once a run has a checkpoint. Raises RunError."""
+        """Uploads what the store lacks, once the run has a checkpoint. Raises RunError."""
         if not (here := self._here()):
             return
         self._send_files()
@@ -140,7 +140,7 @@ def _is_of(name: str, checkpoints: list[str]) -> bool:
 
 
 def _whole_lines(path: Path) -> bytes:
-    """A journal that is written to at this moment, without a line that is not yet whole."""
+    """A journal that is being written, without its last line if that is incomplete."""
     content = path.read_bytes()
     return content[: content.rfind(b"\n") + 1] if path.suffix == ".jsonl" else content
 
@@ -149,8 +149,8 @@ def _whole_lines(path: Path) -> bytes:
 def mirrored(mirror: Mirror | None, tell: Callable[[str], None]) -> Iterator[None]:
     """Publishes beside training, and at its end, whatever that is; training never waits.
 
-    ``tell`` hears of a store that fails while the run goes on. Raises RunError when the end of a run that succeeded
-    could not be published.
+    ``tell`` is called when the store fails while the run continues. Raises RunError when the end of a
+    run that succeeded could not be published.
     """
     if mirror is None:
         yield

@@ -1,4 +1,4 @@
-"""Where results of a command go: samples as a picture, as numbers or as shards; files whole or not at all."""
+"""Writes results of a command: samples as a picture, as numbers or as shards; each file is complete or absent."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ def has_checkpoint(directory: Path) -> bool:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a journal but those that a full disk cut off."""
+    """The rows of a journal, without those that a full disk cut off."""
     for line in path.read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(ValueError):
             yield json.loads(line)

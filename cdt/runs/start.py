@@ -1,4 +1,4 @@
-"""A run from its configuration: checked, given a directory, launched. What users call as cdt.train and cdt.resume."""
+"""A run from its configuration: checked, given a directory, launched. Users call this as cdt.train and cdt.resume."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _resume(directory: str | Path, overrides: Sequence[str], on_progress: OnProg
 
 
 def _fit_together(config: RunConfig) -> Bound:
-    """Raises InputError unless configuration, data and machine do."""
+    """Raises InputError unless configuration, data and machine fit together."""
     check_slots(config.run.min_workers or config.run.workers)
     bound = check_together(config)
     check_nodes(config.directory.resolve(), config.paths())
@@ -171,7 +171,7 @@ def _mirror(config: RunConfig, directory: Path) -> Mirror | None:
 
 
 def _left_behind(directory: Path) -> str:
-    """How to go on with a run that ended early; of one that never began, nothing stays."""
+    """How to continue a run that ended early; the directory of one that never began is removed."""
     log = directory / filenames.EVENTS
     if has_checkpoint(directory):
         return f"continue with `cdt resume {directory}`; the run's log is {log}"

@@ -29,7 +29,7 @@ from cdt.training.job import Job
 
 @dataclass(frozen=True)
 class Parts:
-    """What a worker sequences."""
+    """The parts of one rank, as a worker uses them."""
 
     job: Job
     ranks: Ranks

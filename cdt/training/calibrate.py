@@ -1,4 +1,4 @@
-"""Calibration: what the warm model says of each constraint becomes its threshold."""
+"""Calibration: the threshold of each constraint from measurements of the warm model."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class DualSide:
         self.state = calibrate.first_state(requirements, config.dual)
 
     def calibrate(self, network: nn.Module, windows: np.ndarray) -> list[dict[str, Any]]:
-        """Thresholds from the warm model; what was found, constraint by constraint."""
+        """Thresholds from the warm model; what was measured, constraint by constraint."""
         self.calibrations = self.statistics.calibrate(network, windows)
         self.problem = self._pose()
         return calibrate.describe(self._requirements, self.calibrations, self.problem)

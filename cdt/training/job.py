@@ -1,4 +1,4 @@
-"""What a worker is asked to do: which configuration, where, and from which checkpoint on."""
+"""A worker's job: its configuration, its directory, and the checkpoint to continue from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Job:
     """The batch with which the data go on, where those between it and the checkpoint are to be left out."""
 
     def again(self, checkpoint: Path | None) -> Job:
-        """The same from its own newest checkpoint; as it began where it has none."""
+        """The same job from the run's own newest checkpoint; from the beginning where it has none."""
         if checkpoint is None:
             return self
         skip_to = self.skip_to if checkpoint == self.checkpoint else 0

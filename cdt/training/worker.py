@@ -1,4 +1,4 @@
-"""One rank of a run: its phases and periods. No ray; what must be asked of the coordinator goes through a protocol."""
+"""One rank of a run: its phases and periods. It does not import Ray: it calls the coordinator through a protocol."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Coordinator(Protocol):
         ...
 
     def progress(self, report: dict[str, Any]) -> None:
-        """Takes what the user should see; never waited for."""
+        """Receives what the user should see; the worker does not wait for it."""
         ...
 
     def leaving(self) -> bool:
@@ -185,7 +185,7 @@ class Worker:
             )
 
     def _report(self, phase: Phase, meter: Meter) -> None:
-        """One row of metrics, averaged over all ranks since the last, and a word to the progress bar."""
+        """One row of metrics, averaged over all ranks since the last, and an update of the progress bar."""
         steps, values = meter.steps, meter.take(self.ranks)
         values |= {"grad_norm": self.engine.gradient_norm(), "lr": self.progress.schedule.learning_rate(self.step - 1)}
         values["skipped_updates"] = self.health.take()
@@ -200,7 +200,7 @@ class Worker:
             self._say(phase, loss=values["loss"], samples_per_s=values["samples_per_s"])
 
     def _check_health(self) -> None:
-        """Raises DivergedError, on every rank, after too many updates in a row that could not be made."""
+        """Raises DivergedError, on every rank, after too many consecutive updates that were skipped."""
         too_many = self.health.count(self.engine.applied)
         if not self.engine.applied:
             self._event("skipped", f"update {self.step} is left out on all ranks: its gradient is not finite")
