@@ -33,7 +33,7 @@ from cdt.origin.teacher import Teacher
 from cdt.training.step import train_step
 from cdt.training.sums import PeriodSums
 
-DIFFUSION = Diffusion(DiffusionConfig())
+DIFFUSION = Diffusion.from_config(DiffusionConfig())
 BATCH, SEED = 12, 3
 LAMBDAS = np.array([0.5])
 
@@ -186,7 +186,7 @@ def test_stored_answers_are_asked_with_them(tmp_path: Path, monkeypatch: pytest.
 
 
 def logsnr_of(network: Listening) -> Tensor:
-    return Diffusion(CONFIG).process.logsnr(torch.cat([time for _, time, _ in network.heard]))
+    return Diffusion.from_config(CONFIG).process.logsnr(torch.cat([time for _, time, _ in network.heard]))
 
 
 def test_the_probe_measures_with_them(digits: Index, alone: Ranks) -> None:

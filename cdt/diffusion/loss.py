@@ -118,10 +118,13 @@ class Weighting:
 class Diffusion:
     """The training loss: log-SNR from a uniform draw, noise, network, weight."""
 
-    def __init__(self, config: DiffusionConfig, process: Process | None = None) -> None:
-        """``process``: another one than ``config`` states."""
-        self.process = make_process(config) if process is None else process
-        self.weighting = Weighting(config, self.process)
+    def __init__(self, process: Process, weighting: Weighting) -> None:
+        self.process, self.weighting = process, weighting
+
+    @classmethod
+    def from_config(cls, config: DiffusionConfig) -> Diffusion:
+        process = make_process(config)
+        return cls(process, Weighting(config, process))
 
     def losses(
         self,

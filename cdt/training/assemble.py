@@ -59,7 +59,7 @@ def assemble(job: Job) -> Parts:
     """Builds the parts of this rank of the process group that is initialised. A collective."""
     config, ranks = job.config, Ranks.current()
     bound = bind(config)
-    index, diffusion = bound.rows(), Diffusion(config.diffusion)
+    index, diffusion = bound.rows(), Diffusion.from_config(config.diffusion)
     weights = bound.first_weights() if job.checkpoint is None else None
     engine = Engine(bound.build, config.engine, config.train, ranks, weights)
     pretrained = None

@@ -30,7 +30,7 @@ THREE = Mixture(
     shares=torch.tensor([0.05, 0.55, 0.4], dtype=torch.float64),
 )
 SHARE, FLOOR = 0.05, 0.2
-DIFFUSION = Diffusion(DiffusionConfig(prediction="v_prediction", logsnr_min=-8, logsnr_max=5))
+DIFFUSION = Diffusion.from_config(DiffusionConfig(prediction="v_prediction", logsnr_min=-8, logsnr_max=5))
 PROCESS = DIFFUSION.process
 WINDOW = 3.5
 """What ``window: auto`` finds for class 0."""

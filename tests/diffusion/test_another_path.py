@@ -18,7 +18,7 @@ from small_engine import TRAIN, WINDOWS, batch_at
 from torch import Tensor, nn
 
 from cdt.diffusion.config import DiffusionConfig, SamplerConfig
-from cdt.diffusion.loss import Diffusion, nats, squared_error
+from cdt.diffusion.loss import Diffusion, Weighting, nats, squared_error
 from cdt.diffusion.noise import normals
 from cdt.diffusion.process import Process, per_sample
 from cdt.diffusion.sampler import Sampler
@@ -86,6 +86,7 @@ class Euler(SamplerConfig):
 
 
 FLOW = Flow()
+SIMPLE = Weighting(DiffusionConfig(weighting="simple"), FLOW)
 PATHS = {
     "epsilon": VariancePreserving.from_config(DiffusionConfig()),
     "v_prediction": VariancePreserving.from_config(DiffusionConfig(prediction="v_prediction")),
@@ -173,7 +174,7 @@ def test_the_loss_gap_is_the_same_on_every_path() -> None:
 
 
 def test_two_steps_of_training() -> None:
-    engine, diffusion = Plain(), Diffusion(DiffusionConfig(weighting="simple"), FLOW)
+    engine, diffusion = Plain(), Diffusion(FLOW, SIMPLE)
     sums, before = PeriodSums(WINDOWS, diffusion, torch.device("cpu")), [w.clone() for w in engine.network.parameters()]
     for step in range(2):
         loss = train_step(
@@ -189,7 +190,7 @@ def test_the_training_loss_is_flow_matchings_own() -> None:
     u, count = (torch.arange(20_000) + 0.5) / 20_000, 20_000
     x0, eps = normals(3, torch.arange(count), (1, 1, 1)), normals(4, torch.arange(count), (1, 1, 1))
     network = Gaussian("flow", 0.3, 2.0)
-    losses = Diffusion(DiffusionConfig(weighting="simple"), FLOW).losses(network, x0, u, eps, torch.float32)
+    losses = Diffusion(FLOW, SIMPLE).losses(network, x0, u, eps, torch.float32)
     ours = float((losses.primal * (FLOW.logsnr_max - FLOW.logsnr_min)).mean())
     t = FIRST + u * (LAST - FIRST)
     x = (1 - per_sample(t, x0)) * x0 + per_sample(t, x0) * eps

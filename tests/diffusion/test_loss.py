@@ -152,7 +152,7 @@ def test_elbo_weights_are_one() -> None:
 
 @pytest.mark.parametrize("name", ["elbo", "simple", "min_snr"])
 def test_the_training_loss_is_the_weighted_error_at_a_uniform_log_snr(name: str) -> None:
-    diffusion = Diffusion(DiffusionConfig.model_validate({"weighting": name}))
+    diffusion = Diffusion.from_config(DiffusionConfig.model_validate({"weighting": name}))
     process = diffusion.process
     x0, _, eps = draws(64, 0, 1)
     u = torch.linspace(0, 1, 64)

@@ -16,7 +16,7 @@ from cdt.diffusion.noise import normals
 from cdt.engine.ranks import Ranks
 from cdt.measure.probe import Probe, ProbeSet
 
-PROCESS = Diffusion(DiffusionConfig()).process
+PROCESS = Diffusion.from_config(DiffusionConfig()).process
 
 
 def of_classes(digits: Index, windows: dict[str, float], count: int | None = None) -> list[ProbeSet]:

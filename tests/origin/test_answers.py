@@ -17,7 +17,7 @@ from cdt.diffusion.noise import normals, stratified
 from cdt.errors import RunError
 from cdt.origin.answers import Answers, StoredTeacher, drawn
 
-DIFFUSION = Diffusion(CONFIG)
+DIFFUSION = Diffusion.from_config(CONFIG)
 REPLAYED = torch.tensor([False, True])
 
 

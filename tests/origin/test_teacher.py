@@ -15,7 +15,7 @@ from cdt.origin.teacher import Stopwatch, Teacher
 from cdt.training.step import train_step
 from cdt.training.sums import PeriodSums
 
-DIFFUSION = Diffusion(DiffusionConfig(prediction="v_prediction"))
+DIFFUSION = Diffusion.from_config(DiffusionConfig(prediction="v_prediction"))
 SHAPE = (1, 4, 4)
 REPLAYED = torch.tensor([False, True, False])
 CELLS = torch.tensor([0, 1, 2, 1, 0, 0])

@@ -30,7 +30,7 @@ from cdt.training.sums import PeriodSums
 SHAPE = (1, 8, 8)
 STEPS = 20
 TRAIN = TrainConfig(batch_size=8, warm_steps=STEPS, dual_steps=0, lr=2e-3, lr_warmup_steps=5, ema_decay=0.9)
-DIFFUSION = Diffusion(DiffusionConfig())
+DIFFUSION = Diffusion.from_config(DiffusionConfig())
 WINDOWS = np.array([10.0, 0.0])
 SEED = 5
 

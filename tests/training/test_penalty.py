@@ -128,7 +128,7 @@ def test_the_gradient_vanishes_at_the_closed_form(
     prediction: Any, weighting: Any, level: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For q = N(0, S) and r = |A x0|^2: ``W = (w I + mu A'A)^-1 w a S (a^2 S + s^2 I)^-1``; two penalties add up."""
-    diffusion = Diffusion(DiffusionConfig(prediction=prediction, weighting=weighting))
+    diffusion = Diffusion.from_config(DiffusionConfig(prediction=prediction, weighting=weighting))
     process = diffusion.process
     u = (level - process.logsnr_min) / (process.logsnr_max - process.logsnr_min)
     logsnr = process.level(torch.tensor([u]))
@@ -151,7 +151,7 @@ def test_the_gradient_vanishes_at_the_closed_form(
 
 
 def test_predictions_are_kept_where_they_are_asked_for_and_losses_are_the_same() -> None:
-    diffusion = Diffusion(DiffusionConfig(prediction="v_prediction"))
+    diffusion = Diffusion.from_config(DiffusionConfig(prediction="v_prediction"))
     x0, u, eps = torch.randn(6, 1, 2, 2), torch.linspace(0.1, 0.9, 6), torch.randn(6, 1, 2, 2)
     engine = Linear(diffusion, torch.eye(D).double() * 0.3, torch.tensor([0.0]))
     plain, kept = (diffusion.losses(engine, x0, u, eps, torch.float32, keep_x0=keep) for keep in (False, True))

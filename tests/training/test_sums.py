@@ -10,7 +10,7 @@ from cdt.diffusion.loss import Diffusion, Losses
 from cdt.engine.ranks import Ranks
 from cdt.training.sums import PeriodSums, constraint_sums
 
-DIFFUSION = Diffusion(DiffusionConfig())
+DIFFUSION = Diffusion.from_config(DiffusionConfig())
 LOW, HIGH = DIFFUSION.process.logsnr_min, DIFFUSION.process.logsnr_max
 SHAPE = (3, 4, 5)
 CELLS = 4

@@ -153,7 +153,7 @@ class Parts:
 
 
 def train(case: Case, network: DiTConfig, batch: int, place: Path, parts: Parts) -> None:
-    ranks, diffusion = Ranks.current(), Diffusion(DiffusionConfig())
+    ranks, diffusion = Ranks.current(), Diffusion.from_config(DiffusionConfig())
     schedule = TrainConfig(batch_size=batch * case.world, warm_steps=STEPS, dual_steps=0)
 
     def build() -> nn.Module:

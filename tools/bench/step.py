@@ -95,7 +95,7 @@ def plain(config: cdt.RunConfig, steps: int) -> float:
     """The same without cdt's engine and stream: milliseconds of CPU time per step, over the second half."""
     index = Index.load(config.data.shards)
     images = torch.from_numpy(normalise(ImageReader(index, 512).images(torch.arange(index.count).numpy())))
-    network, diffusion = build_network(config.resolved_network, index.shape), Diffusion(config.diffusion)
+    network, diffusion = build_network(config.resolved_network, index.shape), Diffusion.from_config(config.diffusion)
     weights: list[torch.Tensor] = list(network.parameters())
     averages = [weight.detach().clone() for weight in weights]
     train = config.train
