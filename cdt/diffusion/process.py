@@ -8,6 +8,7 @@ means, and which solvers sample along it (Kingma & Gao, arXiv 2303.00848).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -59,6 +60,9 @@ class Process(ABC):
     @abstractmethod
     def fingerprint(self) -> bytes:
         """Of all that samples depend on; equal where two processes are the same."""
+
+    earlier_fingerprints: Sequence[bytes] = ()
+    """What earlier versions of cdt may have computed for the same path."""
 
     @abstractmethod
     def same_path(self, other: Process) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cdt.diffusion.betas import betas_logsnr, cosine_logsnr, linear_beta_logsnr, scheduler_betas
+from cdt.diffusion.betas import logsnr_table
 from cdt.diffusion.config import DiffusionConfig
 from cdt.diffusion.process import Process, per_sample
 from cdt.diffusion.samplers import VARIANCE_PRESERVING
@@ -39,11 +39,9 @@ class VariancePreserving(Process):
 
     @classmethod
     def from_config(cls, config: DiffusionConfig) -> VariancePreserving:
-        if config.schedule == "linear_beta":
-            return cls(linear_beta_logsnr(config.timesteps), config.prediction)
-        if config.betas is not None:
-            return cls(betas_logsnr(scheduler_betas(config.betas, config.timesteps)), config.prediction)
-        return cls(cosine_logsnr(config.timesteps, *config.cosine_range, config.logsnr_shift), config.prediction)
+        path = cls(logsnr_table(config), config.prediction)
+        path.earlier_fingerprints = [cls(logsnr_table(config, np), config.prediction).fingerprint()]
+        return path
 
     @property
     def alphas_cumprod(self) -> np.ndarray:

@@ -90,7 +90,14 @@ class Pretrained:
 
     def digest(self) -> str:
         """Of all that its samples depend on: weights, network, process."""
-        told = hashlib.sha256(self.process.fingerprint())
+        return self._digest(self.process.fingerprint())
+
+    def has_digest(self, digest: str) -> bool:
+        """Whether ``digest`` is the digest of this model, also as earlier versions computed it."""
+        return digest == self.digest() or any(digest == self._digest(f) for f in self.process.earlier_fingerprints)
+
+    def _digest(self, fingerprint: bytes) -> str:
+        told = hashlib.sha256(fingerprint)
         if self.checkpoint is not None:
             files = [self.checkpoint / "ema.safetensors"]
             told.update(self.network.model_dump_json().encode())

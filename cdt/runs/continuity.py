@@ -79,7 +79,7 @@ def _continued(config: RunConfig) -> dict[str, object]:
 
 def data_facts(bound: Bound) -> dict[str, Any]:
     """What data.json states of the data."""
-    index, replay = bound.index, bound.replay
+    index, origin, replay = bound.index, bound.origin, bound.replay
     return {
         "split": index.split,
         "shape": list(index.shape),
@@ -87,7 +87,7 @@ def data_facts(bound: Bound) -> dict[str, Any]:
         "class_names": index.class_names,
         "class_counts": index.class_counts.tolist(),
         "source": read_header(index.root).source,
-        "init": _origin_facts(bound),
+        "init": origin and {"directory": str(origin.pinned.resolve()), "digest": origin.digest()},
         "replay": None if replay is None else {"samples": replay.count(), "directory": str(replay.directory)},
     }
 
@@ -99,17 +99,12 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 def check_origin(data: Mapping[str, Any], bound: Bound) -> None:
     """Raises InputError when the pretrained model is not the one that a run began with."""
-    begun, found = data.get("init"), _origin_facts(bound)
-    if begun and found and begun["digest"] != found["digest"]:
+    begun, origin = data.get("init"), bound.origin
+    if begun and origin and not origin.has_digest(begun["digest"]):
         raise InputError(
-            f"init: {found['directory']} is not what the run began with, {begun['directory']}: its weights, network or "
-            "noise schedule have changed since"
+            f"init: {origin.pinned.resolve()} is not what the run began with, {begun['directory']}: "
+            "its weights, network or noise schedule have changed since"
         )
-
-
-def _origin_facts(bound: Bound) -> dict[str, str] | None:
-    origin = bound.origin
-    return None if origin is None else {"directory": str(origin.pinned.resolve()), "digest": origin.digest()}
 
 
 def pinned(config: RunConfig, bound: Bound) -> RunConfig:

@@ -18,6 +18,7 @@ from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
 
 from cdt.checkpoints.checkpoint import read_weights
 from cdt.config import RunConfig
+from cdt.diffusion import betas
 from cdt.diffusion.loss import squared_error
 from cdt.diffusion.noise import normals
 from cdt.errors import InputError
@@ -159,6 +160,26 @@ def test_the_digest_is_of_what_samples_depend_on(run: Path, unet: UNet2DModel, t
     digests = {name: open_pretrained(tmp_path / name).digest() for name in ("one", "same", "betas", "weights")}
     assert digests["one"] == digests["same"]
     assert len({*digests.values(), open_pretrained(run).digest()}) == 4
+
+
+def test_the_digest_of_an_earlier_version_is_accepted_on_a_processor_where_numpy_rounds_differently(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That version hashed a table of numpy's logarithms. Another model is still refused."""
+    exact = betas.cosine_logsnr
+
+    def by_numpy(*settings: Any) -> np.ndarray:
+        table = exact(*settings[:-1])
+        return np.nextafter(table, np.inf) if settings[-1] is np else table
+
+    origin = open_pretrained(run)
+    table = exact(origin.diffusion.timesteps, *origin.diffusion.cosine_range)
+    earlier = origin._digest(np.nextafter(table, np.inf).tobytes() + b"v_prediction")
+    assert origin.has_digest(origin.digest())
+    assert not origin.has_digest(earlier)
+    monkeypatch.setattr(betas, "cosine_logsnr", by_numpy)
+    assert open_pretrained(run).has_digest(earlier)
+    assert open_pretrained(run).digest() == origin.digest() != earlier
 
 
 def test_what_is_neither_run_nor_pipeline_is_told(run: Path, unet: UNet2DModel, tmp_path: Path) -> None:
