@@ -180,8 +180,11 @@ def check_nodes(directory: Path, paths: Mapping[str, str]) -> None:
     if not ray.is_initialized() or len(alive()) == 1:
         check_tools([here()])
         return
-    with mark(directory) as sign:
-        answers = ask([*paths, str(sign)])
+    try:
+        with mark(directory) as sign:
+            answers = ask([*paths, str(sign)])
+    except InputError as error:
+        raise InputError(f"run.dir: {error}") from error
     check_versions(answers)
     check_storage(answers, {**paths, str(sign): "run.dir"})
     check_tools(answers)
@@ -198,12 +201,13 @@ def mark(directory: Path) -> Iterator[Path]:
 
     Raises InputError if nothing can be written there.
     """
-    place = next(parent for parent in (directory, *directory.parents) if parent.is_dir())
-    sign = place / f".cdt-{uuid.uuid4().hex}"
+    place = directory
     try:
+        place = next(parent for parent in (directory, *directory.parents) if parent.exists())
+        sign = place / f".cdt-{uuid.uuid4().hex}"
         sign.write_text(sign.name)
     except OSError as error:
-        raise InputError(f"run.dir: cannot write in {place}: {error.strerror}") from error
+        raise InputError(f"cannot write in {place}: {error.strerror}") from error
     try:
         yield sign
     finally:
