@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from real_ranks import TwoRanks
 
+    from cdt.config import RunConfig
     from cdt.data.format.index import Index
     from cdt.engine.ranks import Ranks
 
@@ -39,6 +42,33 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Index:
     root = tmp_path_factory.mktemp("digits") / "shards"
     shard(SOURCES["digits"](), root, keep={"4": 0.2}, shard_mb=1)
     return Index.load(root)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards in ``data``, and the finished run ``whole`` with checkpoints at steps 2, 4, 6 and 8."""
+    import tiny
+
+    from cdt.runs.start import train
+
+    home = tmp_path_factory.mktemp("home")
+    tiny.write_shards(home / "data")
+    train(tiny.config(home / "data", home / "whole", train={"checkpoint_steps": 2}))
+    return home
+
+
+@pytest.fixture
+def whole(home: Path, tmp_path: Path) -> Path:
+    """A copy of that run."""
+    return Path(shutil.copytree(home / "whole", tmp_path / "whole"))
+
+
+@pytest.fixture
+def other(home: Path, tmp_path: Path) -> Callable[..., RunConfig]:
+    """A function from settings to the configuration of another tiny run, in a directory of its own."""
+    import tiny
+
+    return lambda **sections: tiny.config(home / "data", tmp_path / "runs" / "other", **sections)
 
 
 @pytest.fixture

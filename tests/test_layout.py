@@ -43,3 +43,20 @@ def test_each_name_of_a_test_file_exists_once() -> None:
     """Pytest imports test files by their bare names."""
     names = Counter(path.name for path in TESTS.rglob("test_*.py"))
     assert [name for name, count in names.items() if count > 1] == []
+
+
+PAGES = [
+    page
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), TESTS / "README.md"]
+    if page.name not in ("CHANGELOG.md", "log.md")  # they tell of the past
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    named = re.findall(
+        r"\b(?:cdt|tests|tools|configs|launch|docs)/[\w/.-]+\.(?:py|md|yaml|sbatch|sh)\b", page.read_text()
+    )
+    examples = ("NAME.py", "cdt/constraints/max_increase.py")
+    missing = [name for name in named if not name.endswith(examples) and not (ROOT / name).exists()]
+    assert not missing, f"{page.relative_to(ROOT)} names files that do not exist: {missing}"

@@ -2,49 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from node_answers import answer
 
 from cdt.cluster import node
-from cdt.cluster.doctor import machine
-from cdt.cluster.nodes import Answer, check_storage, check_tools, check_versions, mark, version_problems
-from cdt.cluster.session import cluster
+from cdt.cluster.nodes import check_storage, check_tools, check_versions, mark, version_problems
 from cdt.errors import InputError
-
-
-def answer(address: str, **changed: Any) -> Answer:
-    """This machine's facts under another address."""
-    return Answer(address, {**node.facts(), "host": "h", **changed}, node_id=f"{address}-node")
-
-
-def test_a_node_knows_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NCCL_DEBUG", "INFO")
-    monkeypatch.setenv("DS_SECRET_TOKEN", "x")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
-    facts = node.facts()
-    assert facts["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert None not in facts["versions"].values()
-    assert facts["environment"]["NCCL_DEBUG"] == "INFO"
-    assert "x" not in facts["environment"].values()
-    assert 0 < facts["memory"]["free"] <= facts["memory"]["all"]
-
-
-def test_our_own_source_counts_by_its_contents(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text("1")
-    before = node._digest_of(tmp_path)
-    (tmp_path / "a.py").write_text("2")
-    assert node._digest_of(tmp_path) != before
-
-
-def test_what_stands_at_a_path(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"abc")
-    assert node.seen(str(tmp_path)) == "a directory"
-    assert node.seen(str(tmp_path / "file")) == "3 bytes (sha256 ba7816bf8f01...)"
-    assert node.seen(str(tmp_path / "none")) == "nothing"
-    assert node.seen(str(tmp_path / "file" / "below")) == "an error: Not a directory"
 
 
 def test_equal_nodes_have_no_problem() -> None:
@@ -92,29 +57,3 @@ def test_a_mark_is_made_in_the_nearest_parent_and_goes(tmp_path: Path) -> None:
         assert sign.parent == tmp_path
         assert sign.is_file()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_doctor_tells_what_to_do() -> None:
-    versions = {**node.facts()["versions"], "torch": "2.13.0+cpu"}
-    poor = answer("a", gpus=["H100"], versions=versions, disk=1, memory={"free": 1, "all": 2}, op=False)
-    told = [str(line) for line in machine(Answer(poor.address, poor.facts, "a", skew=-7))]
-    assert told[0] == "TODO a (h, a): 1 × H100, and a PyTorch without CUDA: install PyTorch for CUDA"
-    assert any(
-        line.endswith("its clock is -7 s off: synchronise the clocks (chrony, systemd-timesyncd)") for line in told
-    )
-    assert sum(line.startswith("TODO") for line in told) == 4
-
-
-@pytest.mark.parametrize(
-    ("address", "told"),
-    [
-        ("ray://head:10001", "give HOST:PORT of the cluster's head (its port is 6379), or auto"),
-        ("head", "give HOST:PORT"),
-        ("127.0.0.1:1", "nothing answers there: "),
-        ("127.0.0.1:99999", "nothing answers there: "),
-    ],
-)
-def test_an_address_that_is_none(address: str, told: str) -> None:
-    with pytest.raises(InputError) as caught, cluster(address):
-        raise AssertionError
-    assert str(caught.value).startswith(f"--address {address}: {told}")

@@ -4,48 +4,27 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from foreign_shards import images_by_key, pure_shards
 from PIL import Image
 from server import Server, serve
-from tars import member, npy, png, sample, write_tar
-from webdataset.writer import TarWriter
+from tars import png, sample, write_tar
 
 from cdt.cli.command import main
 from cdt.data.config import DataConfig
 from cdt.data.format.index import Index
 from cdt.data.inspect import foreign
 from cdt.data.inspect.foreign import index_shards
-from cdt.data.inspect.places import expand, most_places
 from cdt.data.inspect.verify import verify
 from cdt.data.read.reader import ImageReader
 from cdt.data.stream import MixtureStream
 from cdt.dual import Draws
 from cdt.errors import InputError
-
-
-def pure_shards(root: Path, classes: int = 6, each: int = 20) -> list[str]:
-    """One class in each, written by webdataset itself; the grey of an image is its number."""
-    root.mkdir(parents=True, exist_ok=True)
-    for label in range(classes):
-        with TarWriter(str(root / f"x-{label:03d}.tar")) as tar:
-            for number in range(each):
-                value = label * each + number
-                record = {"age": value / 7, "male": value % 2, "name": f"n{label}", "caption": "?"}
-                payload = {"png": png(value), "cls": str(label).encode(), "json": json.dumps(record).encode()}
-                tar.write({"__key__": f"some/folder/{value:04d}", **payload})
-    return [str(root / f"x-{{000..{classes - 1:03d}}}.tar")]
-
-
-def images_by_key(index: Index) -> dict[str, int]:
-    images = ImageReader(index, 0).images(np.arange(index.count))
-    return dict(zip(index.keys(), images[:, 0, 0, 0].tolist(), strict=True))
 
 
 def test_shards_elsewhere_are_read_where_they_are(tmp_path: Path) -> None:
@@ -152,195 +131,10 @@ def test_an_interruption_does_not_cost_what_was_scanned(tmp_path: Path, monkeypa
     assert len(images_by_key(Index.load(tmp_path / "out"))) == 120
 
 
-def test_lists_and_braces(tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_text("a-{0..2}.tar\n\nhttp://h/b.tar\n")
-    assert expand([f"@{tmp_path}/list.txt", "c.tar"]) == ["a-0.tar", "a-1.tar", "a-2.tar", "http://h/b.tar", "c.tar"]
-    for wrong, told in ((["a", "a"], "named 2 times"), ([f"@{tmp_path}/no"], "no such file"), (["pipe:ls"], "pipe:")):
-        with pytest.raises(InputError, match=told):
-            expand(wrong)
-
-
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["index", *pure_shards(tmp_path / "theirs"), str(tmp_path / "out")]) == 0
     assert "out: 120 samples in 6 shards" in capsys.readouterr().out
     assert main(["index", str(tmp_path / "no.tar"), str(tmp_path / "other")]) == 2
-
-
-GOOD = [entry for number in range(4) for entry in sample(f"g{number}", value=number)]
-
-
-def spoil_header(path: Path, number: int) -> None:
-    """The header of the tar's member of this number."""
-    with tarfile.open(path) as tar:
-        place = tar.getmembers()[number].offset
-    content = bytearray(path.read_bytes())
-    content[place + 100] ^= 0xFF
-    path.write_bytes(content)
-
-
-def truncate(path: Path, size: int) -> None:
-    os.truncate(path, size)
-
-
-def tar_with(*extra: tuple[str, bytes] | tarfile.TarInfo) -> Callable[[Path], object]:
-    return lambda path: write_tar(path, [*GOOD[:4], *extra, *GOOD[4:]])
-
-
-def then(change: Callable[[Path], object]) -> Callable[[Path], object]:
-    def apply(path: Path) -> None:
-        write_tar(path, GOOD)
-        change(path)
-
-    return apply
-
-
-HOSTILE: dict[str, tuple[Callable[[Path], object], str, int]] = {
-    "a damaged header of an image": (then(lambda p: spoil_header(p, 3)), "damaged header", 3),
-    "a damaged header of a label": (then(lambda p: spoil_header(p, 2)), "damaged header", 3),
-    "an end within a header": (then(lambda p: truncate(p, 512 * 13 + 100)), "truncated tar", 3),
-    "an end within an image": (then(lambda p: truncate(p, 512 * 15 + 20)), "truncated tar", 3),
-    "an end between two samples": (then(lambda p: truncate(p, 512 * 12)), "truncated tar", 3),
-    "zeros in the middle": (
-        then(lambda p: p.write_bytes(p.read_bytes()[:2048] + bytes(2048) + p.read_bytes()[4096:])),
-        "zeros within the tar",
-        3,
-    ),
-    "a missing label": (tar_with(("x.png", png())), "missing label", 4),
-    "a missing image": (tar_with(("x.cls", b"0")), "missing image", 4),
-    "an empty label": (tar_with(("x.cls", b""), ("x.png", png())), "wrong label", 4),
-    "control sequences for a label": (tar_with(("x.cls", b"\x1b[2J"), ("x.png", png())), "wrong label", 4),
-    "bytes for a label": (tar_with(("x.cls", b"\xff\xfe"), ("x.png", png())), "wrong label", 4),
-    "interleaved keys": (
-        tar_with(("x.cls", b"0"), ("y.cls", b"0"), ("x.png", png()), ("y.png", png())),
-        "half sample",
-        4,
-    ),
-    "two images": (tar_with(("x.cls", b"0"), ("x.png", png()), ("x.jpg", b"?")), "several images", 4),
-    "no image at all": (tar_with(("x.cls", b"0"), ("x.png", b"MZ")), "damaged image", 4),
-    "an empty image": (tar_with(("x.cls", b"0"), ("x.png", b"")), "damaged image", 4),
-    "a flipped bit": (
-        tar_with(("x.cls", b"0"), ("x.png", png()[:50] + b"\xff" + png()[51:])),
-        "damaged image",
-        4,
-    ),
-    "a decompression bomb": (
-        tar_with(("x.cls", b"0"), ("x.png", png()[:16] + b"\x00\x00\x75\x30" * 2 + png()[24:])),
-        "damaged image",
-        4,
-    ),
-    "a pickle": (tar_with(("x.cls", b"0"), ("x.pkl", b"cos\nsystem\n(S'touch /tmp/owned'\ntR.")), "missing image", 4),
-    "a pickle in an array": (
-        tar_with(("x.cls", b"0"), ("x.npy", npy(np.array([[[{}]]], dtype=object)))),
-        "damaged image",
-        4,
-    ),
-    "python": (tar_with(("x.cls", b"0"), ("x.py", b"import os"), ("x.pth", b"?")), "missing image", 4),
-    "an absolute path": (tar_with(("/etc/x.png", png())), "refused: path leads outside", 4),
-    "a path upwards": (tar_with(("../../x.png", png())), "refused: path leads outside", 4),
-    "a symbolic link": (tar_with(member("x.png", tarfile.SYMTYPE, "/etc/passwd")), "refused: no plain file", 4),
-    "a hard link": (tar_with(member("x.png", tarfile.LNKTYPE, "../../etc/passwd")), "refused: no plain file", 4),
-    "a device": (tar_with(member("x.png", tarfile.CHRTYPE)), "refused: no plain file", 4),
-    "a pipe": (tar_with(member("x.png", tarfile.FIFOTYPE)), "refused: no plain file", 4),
-    "nested json": (
-        tar_with(("x.cls", b"0"), ("x.png", png()), ("x.json", b"[" * 200_000)),
-        "damaged json",
-        4,
-    ),
-    "a long json": (tar_with(("x.cls", b"0"), ("x.png", png()), ("x.json", b" " * 2_000_000)), "too large", 4),
-    "a key twice": (tar_with(*sample("g0")), "half sample", 3),
-    "a file twice": (tar_with(("x.cls", b"0"), ("x.png", png()), ("x.png", png())), "duplicate file", 5),
-    "no extension": (tar_with(("README", b"?")), "file without extension", 4),
-}
-
-
-@pytest.mark.parametrize("damage", HOSTILE)
-def test_a_hostile_shard_costs_what_is_hostile_and_no_more(
-    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each is named; nothing runs, nothing is written or read elsewhere; the samples around it stay."""
-    write, kind, stay = HOSTILE[damage]
-    write(tmp_path / "in" / "a.tar")
-    monkeypatch.chdir(tmp_path)
-    before = sorted(tmp_path.rglob("*"))
-    _, notes = index_shards([str(tmp_path / "in" / "a.tar")], tmp_path / "in", max_bad=1.0)
-    assert any(line.startswith(f"{kind}: ") for line in notes), notes
-    assert all(line.isprintable() for line in notes)
-    index = Index.load(tmp_path / "in")
-    assert index.count == stay
-    if damage != "a file twice":
-        values = images_by_key(index)
-        assert all(values[f"g{value}"] == value for value in values.values() if f"g{value}" in values)
-        assert set(values) <= {f"g{number}" for number in range(4)}
-    after = set(tmp_path.rglob("*")) - set(before)
-    assert {path.name for path in after} == {"index.json", "index.arrow"}
-    assert not Path("/tmp/owned").exists()
-    (tmp_path / "in/index.json").unlink()
-    with pytest.raises(InputError, match=r"are more than --max-bad 0\.001 allows") as caught:
-        index_shards([str(tmp_path / "in" / "a.tar")], tmp_path / "in")
-    assert kind in str(caught.value)
-
-
-def test_a_key_in_two_shards_and_an_empty_shard(tmp_path: Path) -> None:
-    write_tar(tmp_path / "a.tar", GOOD)
-    write_tar(tmp_path / "b.tar", [*sample("g1"), *sample("other")])
-    write_tar(tmp_path / "c.tar", [])
-    _, notes = index_shards([str(tmp_path / "{a,b,c}.tar")], tmp_path, max_bad=0.5)
-    assert notes == ["duplicate key: 1, as b.tar: g1", f"empty shard: 1, as {tmp_path}/c.tar"]
-    index = Index.load(tmp_path)
-    assert [info.count for info in index.shards] == [4, 1, 0]
-    assert len(images_by_key(index)) == 5
-
-
-@pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_long_names_in_each_format(tmp_path: Path, tar_format: int) -> None:
-    key = "/".join(["folder" * 8] * 3) + "/k"
-    write_tar(tmp_path / "a.tar", [*sample(key), *sample("plain", value=7)], tar_format)
-    index_shards([str(tmp_path / "a.tar")], tmp_path)
-    assert images_by_key(Index.load(tmp_path)) == {key: 0, "plain": 7}
-
-
-@pytest.mark.parametrize("name", ["/etc/passwd", "../../etc/passwd", "train/../../x.tar"])
-def test_an_index_leads_nowhere_else(tmp_path: Path, name: str) -> None:
-    index_shards(pure_shards(tmp_path), tmp_path)
-    header = json.loads((tmp_path / "index.json").read_text())
-    header["splits"]["train"]["shards"][0]["name"] = name
-    (tmp_path / "index.json").write_text(json.dumps(header))
-    with pytest.raises(InputError, match="lies outside the directory"):
-        Index.load(tmp_path)
-
-
-@pytest.mark.parametrize("base", ["file:///etc", "pipe:rm -rf x", "/etc", "ftp://h/x"])
-def test_a_base_is_a_url_of_a_known_kind(tmp_path: Path, base: str) -> None:
-    index_shards(pure_shards(tmp_path), tmp_path)
-    header = json.loads((tmp_path / "index.json").read_text())
-    (tmp_path / "index.json").write_text(json.dumps(header | {"base": base}))
-    with pytest.raises(InputError, match=r"its base .* is none of http://"):
-        Index.load(tmp_path)
-
-
-def test_an_index_of_brackets_is_one_line(tmp_path: Path) -> None:
-    index_shards(pure_shards(tmp_path), tmp_path)
-    (tmp_path / "index.json").write_text("[" * 300_000)
-    with pytest.raises(InputError, match=r"^[^\n]*is not a valid index[^\n]*$"):
-        Index.load(tmp_path)
-
-
-def test_what_pillow_calls_a_palette_is_colour(tmp_path: Path) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(np.zeros((6, 5), np.uint8)).convert("P").save(buffer, "PNG")
-    write_tar(tmp_path / "a.tar", [("k.png", buffer.getvalue()), ("k.cls", b"1")])
-    index_shards([str(tmp_path / "a.tar")], tmp_path)
-    assert ImageReader(Index.load(tmp_path), 0).images(np.arange(1)).shape == (1, 3, 6, 5)
-
-
-@pytest.mark.parametrize(("number", "value"), [("bytes", 10**30), ("bytes", -1), ("count", 2**70)])
-def test_absurd_numbers_in_an_index_are_one_line(tmp_path: Path, number: str, value: int) -> None:
-    index_shards(pure_shards(tmp_path), tmp_path)
-    header = json.loads((tmp_path / "index.json").read_text())
-    header["splits"]["train"]["shards"][0][number] = value
-    (tmp_path / "index.json").write_text(json.dumps(header))
-    with pytest.raises(InputError, match=r"^[^\n]*is not a valid index: split train: [^\n]*$"):
-        Index.load(tmp_path)
 
 
 @pytest.mark.parametrize("share", [float("nan"), -0.1, 1.5])
@@ -378,81 +172,6 @@ def test_shards_in_out_are_never_replaced_by_links(tmp_path: Path) -> None:
             index_shards(urls, tmp_path / "out")
         assert inside.read_bytes() == before
         assert not inside.is_symlink()
-
-
-def test_one_file_by_two_paths_is_named_twice(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "a.tar", sample("a"))
-    (tmp_path / "b.tar").symlink_to(path)
-    with pytest.raises(InputError, match=r"a\.tar is named 2 times, by different paths"):
-        index_shards([str(path), str(tmp_path / "b.tar")], tmp_path, max_bad=1)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "places"),
-    [
-        ("x.tar", 1),
-        ("{000..099}.tar", 100),
-        ("{a,b{1..3}}-{0..9}.tar", 40),
-        ("{train-{000..999},val-{000..999}}.tar", 2000),
-        ("{a..c}{3..1}", 9),
-        ("a{b}c", 1),
-        ("a{}b", 1),
-    ],
-)
-def test_braces_are_counted_before_they_are_expanded(pattern: str, places: int) -> None:
-    assert most_places(pattern) == places
-    assert len(expand([pattern])) == places
-
-
-@pytest.mark.parametrize(
-    "pattern", ["{0..9}" * 9, "{0..2000000000}", "{a,x{0..999}{0..999}{0..999}}", "{1..999999999999999999}" * 9]
-)
-def test_a_bomb_of_braces_is_one_line(pattern: str) -> None:
-    with pytest.raises(InputError, match="stands for more than 1,000,000 shards"):
-        expand([pattern])
-
-
-@pytest.mark.parametrize("pattern", ["{a,b", "{" * 3000 + "a,b" + "}" * 3000])
-def test_braces_that_cannot_be_read(pattern: str) -> None:
-    with pytest.raises(InputError, match="its braces cannot be read"):
-        expand([pattern])
-
-
-def test_lists_that_are_none(tmp_path: Path) -> None:
-    file = tmp_path / "list.txt"
-    file.write_text(f"a.tar\n@{file}\n")
-    with pytest.raises(InputError, match="names another list"):
-        expand([f"@{file}"])
-    file.write_bytes(b"\xff\xfea.tar")
-    with pytest.raises(InputError, match="is no list in UTF-8"):
-        expand([f"@{file}"])
-    file.write_bytes(b"\xef\xbb\xbfa.tar\r\n\r\n  b.tar \r\n")
-    assert expand([f"@{file}"]) == ["a.tar", "b.tar"]
-
-
-@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE])
-def test_a_header_without_data_hides_nothing(tmp_path: Path, kind: bytes) -> None:
-    tar = write_tar(tmp_path / "a.tar", [*sample("a"), *sample("b")])
-    odd = member("odd", kind, "a.png" if kind in (tarfile.LNKTYPE, tarfile.SYMTYPE) else "")
-    odd.size = 4 * 512
-    content = tar.read_bytes()
-    tar.write_bytes(content[: 4 * 512] + odd.tobuf(tarfile.GNU_FORMAT) + content[4 * 512 :])
-    index_shards([str(tar)], tmp_path / "out", max_bad=1)
-    assert Index.load(tmp_path / "out").keys() == ["a", "b"]
-
-
-def test_images_that_cannot_be_used_are_told_by_the_scan(tmp_path: Path) -> None:
-    buffer = io.BytesIO()
-    Image.new("RGBA", (5, 6)).save(buffer, "PNG")
-    tar = write_tar(tmp_path / "a.tar", [("a.cls", b"0"), ("a.png", buffer.getvalue())])
-    with pytest.raises(InputError, match=r"damaged image: 1, as .*the image has transparency"):
-        index_shards([str(tar)], tmp_path / "out")
-
-
-def test_an_attribute_without_a_name_that_can_be_written_is_left_out(tmp_path: Path) -> None:
-    tar = write_tar(tmp_path / "a.tar", [*sample("a"), ("a.json", json.dumps({"x": 1, "a\ud800": 1}).encode())])
-    index_shards([str(tar)], tmp_path / "out")
-    assert list(Index.load(tmp_path / "out").attributes) == ["x"]
 
 
 def test_no_index_of_images_that_are_too_large(tmp_path: Path) -> None:
