@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from real_ranks import TwoRanks
+    from real_ranks import RealRanks
 
     from cdt.config import RunConfig
     from cdt.data.format.index import Index
@@ -88,23 +87,8 @@ def alone() -> Iterator[Ranks]:
 
 
 @pytest.fixture(scope="session")
-def two_ranks(digits: Index, tmp_path_factory: pytest.TempPathFactory) -> TwoRanks:
-    """All scenarios, run once in one start of two processes (in more where one failed)."""
-    from real_ranks import TwoRanks
+def real_ranks(digits: Index, tmp_path_factory: pytest.TempPathFactory) -> RealRanks:
+    """All scenarios, run once. They share as few starts of processes as possible."""
+    from real_ranks import RealRanks
 
-    return TwoRanks(tmp_path_factory.mktemp("two_ranks"), digits.root)
-
-
-@pytest.fixture(scope="session")
-def other_ranks(two_ranks: TwoRanks) -> dict[int, list[dict[str, Any]]]:
-    """What other_ranks.py measured on one rank, then on two, by rank."""
-    from real_ranks import start_ranks
-
-    told: dict[int, list[dict[str, Any]]] = {}
-    for world in (1, 2):
-        statuses, printed = start_ranks("other_ranks.py", world, two_ranks.folder, world, two_ranks.folder)
-        if any(statuses):
-            pytest.fail("\n\n".join(text[-3000:] for text in printed))
-        files = [two_ranks.folder / f"{world}-rank-{rank}.json" for rank in range(world)]
-        told[world] = [json.loads(file.read_text()) for file in files]
-    return told
+    return RealRanks(tmp_path_factory.mktemp("real_ranks"), digits.root)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from checkpoint_scenarios import BOOBY_TRAPPED, FULL_DISKS
 from engine_scenarios import ENGINE
-from real_ranks import TwoRanks
+from real_ranks import RealRanks
 
 from cdt.checkpoints.checkpoint import (
     FORMAT,
@@ -33,8 +33,8 @@ OUR_PLACES = (
 
 
 @pytest.mark.parametrize("case", ENGINE)
-def test_what_is_saved_is_what_was_there(two_ranks: TwoRanks, case: str) -> None:
-    for told in two_ranks(ENGINE[case]):
+def test_what_is_saved_is_what_was_there(real_ranks: RealRanks, case: str) -> None:
+    for told in real_ranks(ENGINE[case]):
         assert told.saved_weights
         assert told.saved_ema
         assert told.saved_state
@@ -45,8 +45,8 @@ def test_what_is_saved_is_what_was_there(two_ranks: TwoRanks, case: str) -> None
 
 
 @pytest.mark.parametrize("case", ENGINE)
-def test_a_fresh_engine_continues_bit_by_bit(two_ranks: TwoRanks, case: str) -> None:
-    for told in two_ranks(ENGINE[case]):
+def test_a_fresh_engine_continues_bit_by_bit(real_ranks: RealRanks, case: str) -> None:
+    for told in real_ranks(ENGINE[case]):
         assert told.resumed_weights
         assert told.resumed_ema
 
@@ -58,8 +58,8 @@ def test_a_fresh_engine_continues_bit_by_bit(two_ranks: TwoRanks, case: str) -> 
         *(("stage 3", place) for place in DEEPSPEEDS_PLACES),
     ],
 )
-def test_a_rank_that_cannot_write_leaves_nothing_behind(two_ranks: TwoRanks, stage: str, place: str) -> None:
-    one, other = (disks.met[place] for disks in two_ranks(FULL_DISKS[stage]))
+def test_a_rank_that_cannot_write_leaves_nothing_behind(real_ranks: RealRanks, stage: str, place: str) -> None:
+    one, other = (disks.met[place] for disks in real_ranks(FULL_DISKS[stage]))
     assert one == other
     assert one.left == one.complete == [checkpoint_name(1)]
     assert f"{checkpoint_name(2)}: " in one.heard
@@ -70,13 +70,13 @@ def test_a_rank_that_cannot_write_leaves_nothing_behind(two_ranks: TwoRanks, sta
 
 
 @pytest.mark.parametrize("stage", FULL_DISKS)
-def test_saving_works_again_when_there_is_room(two_ranks: TwoRanks, stage: str) -> None:
-    for disks in two_ranks(FULL_DISKS[stage]):
+def test_saving_works_again_when_there_is_room(real_ranks: RealRanks, stage: str) -> None:
+    for disks in real_ranks(FULL_DISKS[stage]):
         assert disks.afterwards == [checkpoint_name(1), checkpoint_name(2)]
 
 
-def test_a_checkpoint_is_data_and_is_not_executed(two_ranks: TwoRanks) -> None:
-    for told in two_ranks(BOOBY_TRAPPED):
+def test_a_checkpoint_is_data_and_is_not_executed(real_ranks: RealRanks) -> None:
+    for told in real_ranks(BOOBY_TRAPPED):
         assert told.heard.endswith("holds more than weights and optimiser state; it was not run")
         assert told.executed == []
 

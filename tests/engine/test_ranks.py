@@ -2,23 +2,23 @@ from __future__ import annotations
 
 import numpy as np
 from ranks_scenarios import SPOKEN
-from real_ranks import TwoRanks
+from real_ranks import RealRanks
 
 from cdt.engine.ranks import Ranks
 
 
-def test_sums_are_over_all_ranks_in_float64(two_ranks: TwoRanks) -> None:
-    for spoken in two_ranks(SPOKEN):
+def test_sums_are_over_all_ranks_in_float64(real_ranks: RealRanks) -> None:
+    for spoken in real_ranks(SPOKEN):
         assert spoken.sum == [0.1 + 0.2, 3e16, 2.0]
 
 
-def test_rank_0_speaks_for_all(two_ranks: TwoRanks) -> None:
-    for spoken in two_ranks(SPOKEN):
+def test_rank_0_speaks_for_all(real_ranks: RealRanks) -> None:
+    for spoken in real_ranks(SPOKEN):
         assert spoken.from_first == {"rank": 0, "array": [1.5, None]}
 
 
-def test_one_ranks_problem_is_everybodys(two_ranks: TwoRanks) -> None:
-    for spoken in two_ranks(SPOKEN):
+def test_one_ranks_problem_is_everybodys(real_ranks: RealRanks) -> None:
+    for spoken in real_ranks(SPOKEN):
         assert spoken.any == [None, "second", "rank 0"]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from probe_scenarios import PROBED, probed
-from real_ranks import TwoRanks
+from real_ranks import RealRanks
 from small_engine import SEED
 
 from cdt.data.format.index import Index
@@ -30,9 +30,9 @@ def silent(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(x)
 
 
-def test_two_ranks_measure_what_one_does(two_ranks: TwoRanks, digits: Index, alone: Ranks) -> None:
+def test_two_ranks_measure_what_one_does(real_ranks: RealRanks, digits: Index, alone: Ranks) -> None:
     """27 draws do not divide by two: one rank measures a draw again, which must not count."""
-    single, both = probed(digits, alone), two_ranks(PROBED)
+    single, both = probed(digits, alone), real_ranks(PROBED)
     for told in both:
         assert told.windows == single.windows
         assert told.count == [9, 9, 9]

@@ -1,8 +1,8 @@
-"""Scenarios: functions that run on two real ranks, beside the tests that judge what they return.
+"""Scenarios: functions that run on real ranks, beside the tests that judge what they return.
 
-All of them share one start of two processes (``two_ranks.py``). A scenario that raises on one rank fails the tests that
-ask for it, and no others: the processes end, since their collectives may no longer match, and new ones go on with the
-scenario after it.
+Consecutive scenarios for the same number of ranks share one start of the processes (``rank.py``). A scenario that
+raises on one rank fails the tests that ask for it, and no others. Then the processes end, since their collectives may
+no longer match, and new ones go on with the scenario after it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ MODULES = {
     "data_audit_scenarios": "training",
     "engine_scenarios": "engine",
     "checkpoint_scenarios": "checkpoints",
+    "universal_scenarios": "checkpoints",
 }
 """Modules with a list SCENARIOS, in the order in which they run, and the folder of ``tests`` that each stands in."""
 
@@ -36,17 +37,19 @@ class Place:
 
     ranks: Ranks
     folder: Path
-    """Shared by both ranks."""
+    """Shared by all ranks and all scenarios."""
     shards: Path
     """The digits."""
 
 
 @dataclass(frozen=True)
 class Scenario(Generic[Result]):
-    """``run`` is called on both ranks at once; its result is pickled."""
+    """``run`` is called on all ranks at once; its result is pickled."""
 
     name: str
     run: Callable[[Place], Result]
+    world: int = 2
+    """The number of ranks."""
 
     def outcome_file(self, folder: Path, rank: int) -> Path:
         return folder / f"{self.name}, rank {rank}.outcome"

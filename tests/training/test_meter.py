@@ -4,14 +4,14 @@ import math
 
 import torch
 from ranks_scenarios import SPOKEN
-from real_ranks import TwoRanks
+from real_ranks import RealRanks
 
 from cdt.engine.ranks import Ranks
 from cdt.training.meter import Meter
 
 
-def test_the_meter_averages_over_steps_and_ranks(two_ranks: TwoRanks) -> None:
-    for spoken in two_ranks(SPOKEN):
+def test_the_meter_averages_over_steps_and_ranks(real_ranks: RealRanks) -> None:
+    for spoken in real_ranks(SPOKEN):
         told = spoken.meter
         assert (told["loss"], told["data_wait_s"]) == (6.5, 1.0)
         assert told["samples_per_s"] > 0
