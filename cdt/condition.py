@@ -1,4 +1,4 @@
-"""What a conditional network is told besides noise level and noisy sample; None where there is no condition."""
+"""What a conditional network is given besides noise level and noisy sample; None where there is no condition."""
 
 from __future__ import annotations
 

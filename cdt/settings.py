@@ -37,7 +37,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.MarkedYAMLError(None, None, "a key must be a word", key.start_mark)
             if key.value in mapping:
-                raise yaml.MarkedYAMLError(None, None, f"the key {key.value!r} stands here twice", key.start_mark)
+                raise yaml.MarkedYAMLError(None, None, f"the key {key.value!r} appears twice here", key.start_mark)
             mapping[key.value] = self.construct_object(value, deep=True)  # deep: refuses what contains itself
         return mapping
 

@@ -27,7 +27,7 @@ class Failure(NamedTuple):
 
 
 class Look(NamedTuple):
-    """Where a run stands."""
+    """The state of a run."""
 
     process: Process
     """The process of the coordinator itself."""
@@ -145,7 +145,7 @@ class RemoteCoordinator:
         ray.get(self._actor.show_stacks.remote())
 
     def look(self, patience: float) -> Look:
-        """Where the run stands. A coordinator that is silent for ``patience`` seconds is ended, and asked again."""
+        """The state of the run. A coordinator that is silent for ``patience`` seconds is ended, and asked again."""
         while True:
             try:
                 found: Look = ray.get(self._actor.look.remote(patience), timeout=patience)

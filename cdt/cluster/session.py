@@ -80,7 +80,7 @@ def free_slots(kind: str) -> int:
 
 
 def missing_slots(workers: int, kind: str, patience_s: float, leaving: threading.Event | None = None) -> str | None:
-    """What the connected cluster lacks for so many workers after ``patience_s``, in words; None as soon as it has them.
+    """What the connected cluster lacks for these workers after ``patience_s``, in words; None as soon as it has them.
 
     ``leaving`` ends the wait.
     """
@@ -151,8 +151,8 @@ def cluster(address: str | None) -> Iterator[None]:
         raise
     except Exception as error:  # Ray raises nearly anything
         if "Version mismatch" in str(error):
-            told = " ".join(str(error).split()).removeprefix("Version mismatch: ")
-            raise InputError(f"--address {address}: Ray and Python must be the same everywhere: {told}") from error
+            versions = " ".join(str(error).split()).removeprefix("Version mismatch: ")
+            raise InputError(f"--address {address}: Ray and Python must be the same everywhere: {versions}") from error
         raise InputError(
             f"--address {address}: this machine is no node of that cluster ({_last_line(error)}): join it with "
             f"`ray start --address={address}`, or send the run there with `cdt submit`"

@@ -45,7 +45,7 @@ def _kind(tree: Any) -> str:
 if TYPE_CHECKING:
     AnyConstraint = Constraint
 else:
-    # A union of the kinds in the table, told apart by the budget that a configuration names.
+    # A union of the kinds in the table, selected by the budget that a configuration names.
     AnyConstraint = Annotated[
         Union[tuple(Annotated[kind, Tag(name)] for name, kind in BUDGETS.items())],  # noqa: UP007
         Discriminator(_kind),

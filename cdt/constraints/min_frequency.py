@@ -22,7 +22,7 @@ class LogRatio(Constraint):
     window: Literal["auto"] | FiniteFloat | None = "auto"
     """Upper end of the log-SNR window; class mass is decided at low log-SNR, so the full range is a poor measure."""
     classifier: Path | None = None
-    """Measures the warm model's own share (see ``cdt classifier``); ``null``: the share in the data stands for it."""
+    """Measures the warm model's own share (see ``cdt classifier``); ``null``: the share in the data is used instead."""
 
     @property
     @abstractmethod

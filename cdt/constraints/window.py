@@ -2,7 +2,7 @@
 
 Integrated from the noise end up to l, the loss gap is ``KL(q_i * N_l || p * N_l)``, and for a mixture that is
 ``log(1 / f_i) - E[-log p(i | x)]`` with x from q_i noised to l: full credit for a share f_i only where the classes can
-be told apart. Above that l the loss is detail, which a model can fit without generating the class more often.
+be distinguished. Above that l the loss is detail, which a model can fit without generating the class more often.
 """
 
 from __future__ import annotations

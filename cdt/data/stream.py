@@ -47,7 +47,7 @@ class Batch:
     rows: torch.Tensor
     """Of the index; -1 where the sample was replaced by another."""
     condition: Condition | None = None
-    """What a conditional network is told of the samples."""
+    """What a conditional network is given for the samples."""
     penalties: torch.Tensor | None = None
     """The multipliers of penalties as in force at this batch: [P], float32; None: there are none."""
 

@@ -34,7 +34,7 @@ class DiffusionConfig(Config):
     prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
     """What the network's output means (diffusers' names)."""
     weighting: Literal["elbo", "simple", "min_snr"] = "elbo"
-    """Weight of the primal loss over log-SNR. Constraint statistics are in nats whatever stands here."""
+    """Weight of the primal loss over log-SNR. Constraint statistics are in nats whatever this is."""
     min_snr_gamma: float = Field(default=5.0, gt=0)
     """Where ``min_snr`` caps the signal-to-noise ratio (arXiv 2303.09556)."""
     timesteps: int = Field(default=1000, ge=10, le=100_000)

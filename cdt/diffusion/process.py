@@ -1,7 +1,7 @@
 """A Gaussian path ``x_t = a x0 + s eps``, addressed by log-SNR ``l = log(a^2 / s^2)``.
 
 At a given l all paths noise alike, up to the scale of x_t. So losses, windows, budgets and probes speak of l alone. A
-process says what is particular to its path: a(l) and s(l), which time the network is told, what the network's output
+process says what is particular to its path: a(l) and s(l), which time the network is given, what the network's output
 means, and which solvers sample along it (Kingma & Gao, arXiv 2303.00848).
 """
 
@@ -22,7 +22,7 @@ def per_sample(values: Tensor, x: Tensor) -> Tensor:
 
 
 class Process(ABC):
-    """A path of its own is one subclass in one file, and one line in ``cdt.diffusion.processes.PROCESSES``."""
+    """A new path is one subclass in one file, and one line in ``cdt.diffusion.processes.PROCESSES``."""
 
     logsnr_min: float
     """At the noise end."""
@@ -39,7 +39,7 @@ class Process(ABC):
 
     @abstractmethod
     def network_time(self, logsnr: Tensor) -> Tensor:
-        """The time that the network is told at log-SNRs [B]: [B]. Values outside of the range are clamped."""
+        """The time that the network is given at log-SNRs [B]: [B]. Values outside of the range are clamped."""
 
     @abstractmethod
     def logsnr(self, time: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class Process(ABC):
 
     @abstractmethod
     def x0_of(self, output: Tensor, x: Tensor, logsnr: Tensor) -> Tensor:
-        """``x0_theta`` [B, ...], likewise."""
+        """``x0_theta`` [B, ...] from the same."""
 
     @abstractmethod
     def simple_weight(self, logsnr: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class Process(ABC):
 
     @abstractmethod
     def check_steps(self, sampler: str, steps: int) -> None:
-        """Raises InputError unless this solver, one of ``samplers``, samples correctly with so many steps."""
+        """Raises InputError unless this solver, one of ``samplers``, samples correctly with ``steps`` steps."""
 
     @abstractmethod
     def scheduler(self, sampler: str, steps: int, *, bounded: bool = True) -> Any:
@@ -81,7 +81,7 @@ class Process(ABC):
         """
 
     def check_sampler(self, sampler: str, steps: int) -> None:
-        """Raises InputError unless the solver samples along this path, correctly with so many steps."""
+        """Raises InputError unless the solver samples along this path, correctly with ``steps`` steps."""
         if sampler not in self.samplers:
             raise InputError(
                 f"sampler.name: {sampler} does not sample along this path; take {', '.join(self.samplers)}"

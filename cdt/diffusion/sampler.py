@@ -51,7 +51,7 @@ class Sampler:
     """Whether samples are pixels in [-1, 1], and clipped to that (``cdt.data.format.header.is_bounded``)."""
 
     def check(self) -> None:
-        """Raises InputError unless the solver samples along the path, correctly with so many steps."""
+        """Raises InputError unless the solver samples along the path, correctly with ``steps`` steps."""
         self.process.check_sampler(self.config.name, self.config.steps)
 
     def draw(

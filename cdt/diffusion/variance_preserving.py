@@ -72,7 +72,7 @@ class VariancePreserving(Process):
         return low + (table[low] - logsnr) / (table[low] - table[low + 1])
 
     def eps_of(self, output: Tensor, x: Tensor, logsnr: Tensor) -> Tensor:
-        """For v-prediction ``v = a eps - s x0``, hence ``eps = a v + s x``; of x0, ``eps = (x - a x0) / s``.
+        """For v-prediction ``v = a eps - s x0``, so ``eps = a v + s x``; of x0, ``eps = (x - a x0) / s``.
 
         Salimans & Ho, arXiv 2202.00512, appendix D.
         """
@@ -128,7 +128,7 @@ class VariancePreserving(Process):
 
 
 def check_steps(sampler: str, steps: int, timesteps: int) -> None:
-    """InputError unless diffusers draws correctly with so many steps out of so many timesteps."""
+    """Raises InputError unless diffusers draws correctly with ``steps`` of ``timesteps``."""
 
     def fits(n: int) -> bool:
         # "trailing" spacing counts down in floats: rounding can add a step, at timestep -1.

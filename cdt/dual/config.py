@@ -11,7 +11,7 @@ from cdt.schema import RESUMABLE, Config
 
 class DualConfig(Config):
     period: Literal["epoch"] | Annotated[int, Field(ge=1)] = "epoch"
-    """How often the multipliers move: every epoch (``data.epoch_samples``), or every so many steps."""
+    """How often the multipliers move: every epoch (``data.epoch_samples``), or this number of steps."""
     rule: Literal["auto", "mass", "ascent", "fixed"] = "auto"
     """``auto``: the mass rule for shares, projected ascent for budgets in nats. ``fixed``: lambda does not move."""
     eta: Annotated[FiniteFloat | None, RESUMABLE] = Field(default=None, gt=0)

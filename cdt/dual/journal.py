@@ -11,8 +11,8 @@ from cdt.dual.links import LINKS
 from cdt.dual.problem import DualProblem, DualState, finite_or_none
 
 FULL = 100
-"""Up to so many constraints each has a row each period; of more, the strongest and the worst have, and all of them in
-every ``FULL``-th period."""
+"""Up to this number of constraints, each has a row in each period. Of more, the strongest and the worst have one, and
+all of them in every ``FULL``-th period."""
 
 
 def journaled(problem: DualProblem, before: DualState, after: DualState) -> np.ndarray:
@@ -35,7 +35,7 @@ def journal_rows(
 ) -> list[dict[str, Any]]:
     """One row per (chosen) constraint, as ``dual.jsonl`` records them. Slack is positive when satisfied.
 
-    ``share`` is that of the generated samples where the statistic is one. None stands for what was never estimated.
+    ``share`` is that of the generated samples where the statistic is one. None: never estimated.
     """
     chosen = np.arange(len(problem.names)) if chosen is None else chosen
     slack = problem.slack(state.losses)[chosen]

@@ -15,5 +15,5 @@ def lerp_(starts: list[Tensor], ends: list[Tensor], weight: float) -> None:
 
 
 def address(storage: torch.UntypedStorage) -> int:
-    """Tells storages apart, also on the meta device, where all data pointers are 0."""
+    """Distinguishes storages, also on the meta device, where all data pointers are 0."""
     return storage._cdata

@@ -65,7 +65,7 @@ def in_batches(
 
 def _each_once(labels: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(labels)) < len(labels):
-        raise ValueError("a label stands there twice")
+        raise ValueError("a label appears twice")
     return labels
 
 

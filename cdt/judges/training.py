@@ -97,7 +97,7 @@ def _check(images: Tensor, targets: Tensor, labels: Sequence[str]) -> None:
             f"not images {list(images.shape)} and targets {list(targets.shape)}"
         )
     if len(labels) < 2:
-        raise InputError(f"a judge tells labels apart: it needs at least 2, the data has {len(labels)}")
+        raise InputError(f"a judge distinguishes labels: it needs at least 2, the data has {len(labels)}")
     if int(targets.min()) < 0 or int(targets.max()) >= len(labels):
         raise InputError(f"targets run from {targets.min()} to {targets.max()}, expected 0 to {len(labels) - 1}")
     counts = targets.bincount(minlength=len(labels)).tolist()

@@ -29,7 +29,7 @@ class HeldOut:
     reader: ImageReader
     rows: dict[str, np.ndarray]
 
-    def told(self, names: Iterable[str]) -> str:
+    def describe(self, names: Iterable[str]) -> str:
         """On which samples the losses of these constraints are measured, in words."""
         names = list(names)
         places = {

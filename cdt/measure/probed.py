@@ -142,6 +142,6 @@ class ProbedLosses:
         names = (self._setup.requirements.names[i] for i in chosen)
         return dict(zip(names, zip(gaps.tolist(), errors.tolist(), strict=True), strict=True))
 
-    def told_of_samples(self) -> str | None:
+    def describe_samples(self) -> str | None:
         """Whose losses are measured on held-out samples, where there are any."""
-        return self._held_out and self._held_out.told(self._setup.requirements.names[i] for i in self._own)
+        return self._held_out and self._held_out.describe(self._setup.requirements.names[i] for i in self._own)

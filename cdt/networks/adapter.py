@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, Hu et al., arXiv 2106.09685): ``W + B A`` in place of W, of which B and A alone are trained.
 
 peft builds them. Weights of an adapted network are stored as they are trained, and merged when they are read, so
-whoever samples, evaluates or exports has the plain network.
+sampling, evaluation and export get the plain network.
 """
 
 from __future__ import annotations

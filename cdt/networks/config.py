@@ -1,4 +1,4 @@
-"""Settings of networks: one class per kind, told apart by ``kind``."""
+"""Settings of networks: one class per kind; ``kind`` selects it."""
 
 from __future__ import annotations
 

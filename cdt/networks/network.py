@@ -25,7 +25,7 @@ class Network(nn.Module, ABC):
     usage: ClassVar[str]
     """Python code that loads an export; {name} is its directory, {steps} the sampler's."""
     unusable_samplers: ClassVar[dict[str, str]] = {}
-    """Samplers that whoever loads an export cannot run, each with the reason and the remedy."""
+    """Samplers that a loaded export cannot run, each with the reason and the remedy."""
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
         """Raises InputError for conditions that it does not take."""

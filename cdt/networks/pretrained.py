@@ -1,4 +1,4 @@
-"""Networks that somebody else trained: any unconditional UNet2DModel that diffusers saved."""
+"""Networks that others trained: any unconditional UNet2DModel that diffusers saved."""
 
 from __future__ import annotations
 

@@ -47,11 +47,11 @@ class Answers:
     @cached_property
     def path(self) -> Path:
         """Named by a hash of all that they depend on; the replayed samples are there by now."""
-        told = hashlib.sha256((self.replay.directory / "index.json").read_bytes())
-        told.update(f"{self.origin.digest()}/{self.draws}".encode())
+        hasher = hashlib.sha256((self.replay.directory / "index.json").read_bytes())
+        hasher.update(f"{self.origin.digest()}/{self.draws}".encode())
         if self.conditions is not None:
-            told.update(self.conditions.fingerprint())
-        return cache_directory() / "answers" / f"{told.hexdigest()[:32]}.npy"
+            hasher.update(self.conditions.fingerprint())
+        return cache_directory() / "answers" / f"{hasher.hexdigest()[:32]}.npy"
 
     def ask(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Asks the teacher, unless that was done before; ``progress(done, total)`` per batch.
@@ -91,7 +91,7 @@ class Answers:
 
 
 class StoredTeacher:
-    """Stands where a ``Teacher`` does: replayed samples get noise that it was asked at, and what it answered."""
+    """Takes the place of a ``Teacher``: replayed samples get noise that it was asked at, and what it answered."""
 
     def __init__(self, answers: Answers, replayed: Tensor, first: int) -> None:
         """``replayed`` [K]: which cells are replay, whose rows begin at ``first``."""

@@ -97,16 +97,16 @@ class Pretrained:
         return digest == self.digest() or any(digest == self._digest(f) for f in self.process.earlier_fingerprints)
 
     def _digest(self, fingerprint: bytes) -> str:
-        told = hashlib.sha256(fingerprint)
+        hasher = hashlib.sha256(fingerprint)
         if self.checkpoint is not None:
             files = [self.checkpoint / "ema.safetensors"]
-            told.update(self.network.model_dump_json().encode())
+            hasher.update(self.network.model_dump_json().encode())
         else:
             files = sorted(p for p in find_unet(self.directory).iterdir() if p.suffix in (".json", ".safetensors"))
         for path in files:
             with path.open("rb") as file:
-                told.update(hashlib.file_digest(file, "sha256").digest())
-        return told.hexdigest()
+                hasher.update(hashlib.file_digest(file, "sha256").digest())
+        return hasher.hexdigest()
 
 
 def open_pretrained(directory: Path, setting: str = "init") -> Pretrained:

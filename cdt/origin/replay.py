@@ -39,8 +39,8 @@ class Replay:
     @cached_property
     def directory(self) -> Path:
         """Where its shards are or will be; of drawn ones the name is a hash of all that they depend on."""
-        told = hashlib.sha256(json.dumps(self._made_of).encode()).hexdigest()
-        return self._theirs or cache_directory() / "replay" / told[:32]
+        digest = hashlib.sha256(json.dumps(self._made_of).encode()).hexdigest()
+        return self._theirs or cache_directory() / "replay" / digest[:32]
 
     @cached_property
     def _made_of(self) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Stopwatch:
             self._seconds += time.perf_counter() - since
 
     def take(self) -> float:
-        """Since the last call; begins anew."""
+        """Since the last call; starts again at zero."""
         if self._events:
             self._events[-1][1].synchronize()
         seconds = self._seconds + sum(begin.elapsed_time(end) / 1000 for begin, end in self._events)

@@ -38,7 +38,7 @@ def classifier_of(
 ) -> Classifier:
     """A classifier of a split's classes or of the values of an attribute, as ``labelled`` names them.
 
-    For constraints on what is generated: unless told otherwise it has another architecture and seed than the judge of
+    For constraints on what is generated: by default it has another architecture and seed than the judge of
     the evaluation, so that a model cannot please the one by the mistakes of the other.
     """
     targets, labels = labelled(index, attribute)

@@ -17,8 +17,8 @@ from cdt.runs.card import CardFacts, model_card
 def export_pipeline(network: Network, sampler: Sampler, directory: Path, facts: CardFacts) -> None:
     """Writes ``network`` with its scheduler to ``directory``, and a model card, with how to load it, as README.md.
 
-    Raises InputError if ``directory`` is not new or empty, for unsuitable steps, and for a sampler that whoever loads
-    the export cannot run; RunError if the disk does not take it. Then nothing is left behind.
+    Raises InputError if ``directory`` is not new or empty, for unsuitable steps, and for a sampler that a loaded
+    export cannot run; RunError if the disk does not take it. Then nothing is left behind.
     """
     directory = directory.resolve()
     check_new(directory)

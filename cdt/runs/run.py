@@ -63,7 +63,7 @@ class Run:
 
     @property
     def state(self) -> TrainState:
-        """Where the checkpoint stands."""
+        """The state of the checkpoint."""
         return read_state(self.checkpoint)
 
     @cached_property

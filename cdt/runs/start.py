@@ -65,7 +65,7 @@ def train(config: RunConfig, on_progress: OnProgress = lambda report: None, addr
     """Trains a new run to its end, on this machine or on the Ray cluster at ``address`` (HOST:PORT or auto).
 
     Raises InputError before anything is written when the configuration, the data and the machine do not fit together;
-    RunError when the run fails later: what it wrote stays, and ``resume`` continues it. KeyboardInterrupt likewise.
+    RunError when the run fails later: what it wrote stays, and ``resume`` continues it. So does KeyboardInterrupt.
     """
     with cluster(address):
         config, bound, warm = check(config)
@@ -113,9 +113,9 @@ def _resume(directory: str | Path, overrides: Sequence[str], on_progress: OnProg
     stated = (run.directory / filenames.CONFIG).read_text()
     save_text(run.directory / filenames.CONFIG, dump_yaml(config))
     for problem in passed_over:
-        told = f"{problem}; it is passed over"
-        note(run.directory, read_state(sound).step if sound else 0, "damaged", told)
-        on_progress({"said": told})
+        text = f"{problem}; it is passed over"
+        note(run.directory, read_state(sound).step if sound else 0, "damaged", text)
+        on_progress({"said": text})
     try:
         return _finish(Job(config, run.directory.resolve(), checkpoint, fork), run.directory, on_progress)
     except InputError:

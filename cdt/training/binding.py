@@ -48,7 +48,7 @@ class Bound:
     """Whether adapters are trained in place of the weights."""
 
     def moves_multipliers(self, steps: int) -> bool:
-        """Whether a dual step is due when so many steps of dual training are done."""
+        """Whether a dual step is due after ``steps`` steps of dual training."""
         return steps >= self.settling_steps and steps % self.period_steps == 0
 
     def rows(self) -> Index:

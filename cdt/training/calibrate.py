@@ -188,7 +188,9 @@ def sentence(row: dict[str, Any]) -> str:
         return f"{text}; the warm model's share is {row['warm_share']:.4f}"
     if not row["share_in_data"] or not row["asks_for_share"]:
         return text
-    return f"{text}; the warm model's own share was not measured, the data's ({row['share_in_data']:.4f}) stands for it"
+    return (
+        f"{text}; the warm model's own share was not measured, the data's ({row['share_in_data']:.4f}) is used instead"
+    )
 
 
 def to_json(calibrations: Sequence[Calibration]) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ class DualSide:
         return calibrate.pose_problem(self._requirements, self.calibrations, self._config.dual, self.statistics.room)
 
     def measure(self, network: nn.Module) -> Sums:
-        """What the probe tells the next dual step, under these weights."""
+        """What the probe measures for the next dual step, under these weights."""
         assert self.problem is not None
         return self.statistics.measure(network, self.problem, self.state)
 

@@ -10,7 +10,7 @@ from cdt.training.schedule import TrainConfig
 
 @dataclass
 class Progress:
-    """Where a run stands; each rank has the same."""
+    """How far a run is; each rank has the same."""
 
     schedule: TrainConfig
     """The configured one, or one with fewer dual steps after dual training ended early."""

@@ -30,7 +30,7 @@ from cdt.training.sums import PeriodSums, constraint_sums
 
 
 class Coordinator(Protocol):
-    """The central side of a run, wherever it lives."""
+    """The coordinator of a run, in this process or another."""
 
     def dual_step(self, step: int, problem: DualProblem, state: DualState, sums: Sums) -> DualState:
         """Computes and journals the next dual state."""
@@ -72,14 +72,14 @@ class Worker:
         return self.progress.step
 
     def run(self) -> bool:
-        """Whether it came to its end; it was asked to leave before, and saved, if not."""
+        """Trains to the end and returns True; False if the run was asked to leave before, and saved."""
         try:
             self._train()
             self._commit()
             self._end()
         finally:
             if self.ranks.world == 1:
-                self._commit()  # nobody else has to agree: what was begun is not lost to an interrupt
+                self._commit()  # no other rank has to agree: a save that was begun is not lost to an interrupt
             self.saver.close()
             if self.recorder:
                 self.recorder.close()
@@ -151,8 +151,8 @@ class Worker:
             write_text(self.parts.job.directory / filenames.CALIBRATION, json.dumps(rows, indent=1) + "\n")
             for row in rows:
                 self.recorder.event(self.step, "calibrated", calibrate.sentence(row), **row)
-            if told := self.dual.statistics.probed.told_of_samples():
-                self.recorder.event(self.step, "held out", told)
+            if text := self.dual.statistics.probed.describe_samples():
+                self.recorder.event(self.step, "held out", text)
         self._compare_held_out()
 
     def _dual_step(self) -> None:
@@ -193,8 +193,8 @@ class Worker:
             values["teacher_s"] = (
                 float(self.ranks.sum(np.array(self.parts.teacher.time.take()))) / self.ranks.world / steps
             )
-        if told := self.health.spike(values["loss"]):
-            self._event("loss spike", told)
+        if text := self.health.spike(values["loss"]):
+            self._event("loss spike", text)
         if self.recorder:
             self.recorder.metrics(self.step, {"epoch": self.step * self.config.train.batch_size / self.epoch, **values})
             self._say(phase, loss=values["loss"], samples_per_s=values["samples_per_s"])
@@ -219,8 +219,8 @@ class Worker:
 
     def _ask_first_rank(self) -> tuple[bool, bool]:
         """Whether a save is due by the clock, and whether the run was asked to leave: the same on all ranks."""
-        told = (self.progress.save_is_due_by_the_clock(), self.coordinator.leaving()) if self.ranks.first else None
-        return self.ranks.from_first(told)
+        answer = (self.progress.save_is_due_by_the_clock(), self.coordinator.leaving()) if self.ranks.first else None
+        return self.ranks.from_first(answer)
 
     def _end(self) -> None:
         if not self.progress.finished:

@@ -75,7 +75,7 @@ def labels_changed(facts: dict[str, Any], labels: list[str]) -> None:
     [
         (lambda facts: facts.pop("labels"), "labels: Field required"),
         (lambda facts: labels_changed(facts, ["a"]), "labels: Tuple should have at least 2"),
-        (lambda facts: labels_changed(facts, ["a"] * 10), "labels: Value error, a label stands there twice"),
+        (lambda facts: labels_changed(facts, ["a"] * 10), "labels: Value error, a label appears twice"),
         (lambda facts: labels_changed(facts, ["a", "b"]), "labels and held-out counts differ in number"),
         (lambda facts: facts.update(architecture="vgg"), "no architecture 'vgg'"),
         (lambda facts: facts.update(shape=[1, 2, 8]), "shape.1: Input should be greater than or equal to 4"),

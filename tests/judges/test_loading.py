@@ -80,7 +80,7 @@ def test_torchscript(suffix: str, tmp_path: Path) -> None:
     [
         (LINEAR, None, "a judge needs labels: labels.json as an extra file inside, or a.pt.labels.json beside it"),
         (LINEAR, '{"x": 1}', "a.pt: labels.json inside: expected a JSON list of labels: Input should be a valid"),
-        (LINEAR, '["x", "x", "y"]', "a label stands there twice"),
+        (LINEAR, '["x", "x", "y"]', "a label appears twice"),
         (LINEAR, '["x", "y"]', r"the judge has 2 labels, but gives \[2, 3\] for 2 images"),
         (nn.Conv2d(1, 3, 3), '["x", "y", "z"]', r"has 3 labels, but gives \[2, 3, 6, 6\]"),
         (nn.Linear(7, 3), '["x", "y"]', r"cannot read images of shape \(1, 8, 8\): RuntimeError: mat1 and mat2"),

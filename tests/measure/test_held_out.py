@@ -105,6 +105,6 @@ def test_who_memorises_has_a_gap_and_who_ignores_the_images_has_none(setup: Setu
 def test_only_constraints_with_enough_held_out_samples_are_compared(probed: ProbedLosses) -> None:
     silent: Any = torch.zeros_like
     assert list(probed.held_out_gaps(cast(nn.Module, lambda x, timestep: silent(x)), np.ones(2), 9)) == ["many"]
-    assert probed.told_of_samples() == (
+    assert probed.describe_samples() == (
         "losses are measured on samples of split val for many; on training samples for few"
     )

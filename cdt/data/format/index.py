@@ -225,7 +225,7 @@ def extra_shards(root: Path, split: str, shards: list[ShardInfo]) -> list[str]:
 
 
 def located(root: str | Path, allow_pipe: bool = False) -> Path:
-    """The directory of an index: ``root``, or for a URL a copy in the cache, fetched anew. Raises InputError."""
+    """The directory of an index: ``root``, or for a URL a copy in the cache, fetched again. Raises InputError."""
     if not is_remote(root, allow_pipe):
         return Path(root)
     url = str(root).rstrip("/")

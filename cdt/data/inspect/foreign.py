@@ -116,7 +116,7 @@ def _reached(ask: Callable[[], T]) -> T:
 
 
 def _names(places: list[str], out: Path, split: str, remote: bool) -> tuple[str | None, list[str]]:
-    """Base URL and names below it; of local shards the names in OUT, which get links where they lie elsewhere."""
+    """Base URL and names below it; of local shards the names in OUT, which get links to those in other places."""
     if remote:
         hosts = {place.partition("://")[0] + "://" + place.partition("://")[2].partition("/")[0] for place in places}
         if len(hosts) > 1:
@@ -138,7 +138,7 @@ def _names(places: list[str], out: Path, split: str, remote: bool) -> tuple[str 
     (out / split).mkdir(exist_ok=True)
     names = [f"{split}/{number:06d}.tar" for number in range(len(paths))]
     if taken := next((name for name in names if (out / name).exists() and not (out / name).is_symlink()), None):
-        raise InputError(f"{out / taken} stands where a link would; name an OUT of its own, or shards in {out} alone")
+        raise InputError(f"{out / taken} is where a link would be; choose another OUT, or shards in {out} alone")
     for name, path in zip(names, paths, strict=True):
         (out / name).unlink(missing_ok=True)
         (out / name).symlink_to(path)

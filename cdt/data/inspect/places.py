@@ -40,7 +40,7 @@ def _places(patterns: Iterable[str]) -> Iterator[str]:
         if pattern.count("{") > MAX_BRACES:
             raise InputError(f"{pattern[:200]}: its braces cannot be read, they are more than {MAX_BRACES}")
         if most_places(pattern) > MAX_PLACES:
-            raise InputError(f"{pattern[:200]} stands for more than {MAX_PLACES:,} shards")
+            raise InputError(f"{pattern[:200]} expands to more than {MAX_PLACES:,} shards")
         try:
             yield from braceexpand(pattern)
         except ValueError as error:

@@ -58,7 +58,7 @@ def scan_tar(path: Path, name: str, class_field: str | None) -> Scan:
         for key, members in tar.samples():
             place = f"{name}: {key}"
             if key in closed:
-                scan.problems.add("half sample", f"{place} stands there in parts, with others between")
+                scan.problems.add("half sample", f"{place} is split: other samples are in between")
                 halves.add(key)
                 continue
             closed.add(key)

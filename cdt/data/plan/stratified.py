@@ -36,7 +36,7 @@ def subset_order(index: Index, rows: np.ndarray, key: int) -> Order:
 
 
 class StratifiedOrder(Order):
-    """The samples of each class at even distances, taken from the shards in an order of their own each pass.
+    """The samples of each class at even distances, taken from the shards in another order each pass.
 
     Sample j of the n of a class stands where ``(j + u) / n`` falls among all of a pass; u in [0, 1) is the class's own.
     So a stretch of the stream, across the ends of passes too, deviates from the classes' shares by less than a sample
@@ -45,7 +45,7 @@ class StratifiedOrder(Order):
     within about a block; where they are not, each class goes through its own shards. A stretch is laid out at a time.
 
     Args:
-        rows: of the index [N], ascending, hence shard by shard.
+        rows: of the index [N], ascending, so shard by shard.
         shard_counts: how many of them each shard holds.
         classes: of them [N].
     """

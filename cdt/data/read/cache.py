@@ -44,7 +44,7 @@ class ShardCache:
     def add(self, url: str, info: ShardInfo) -> Path | None:
         """Fetch a shard unless it is cached or another process fetches it; None for one above the limit.
 
-        A shard without a known hash is fetched anew: the file at the URL may have changed.
+        A shard without a known hash is fetched again: the file at the URL may have changed.
 
         Raises BadDataError, also if the file does not match the index.
         """
@@ -96,7 +96,7 @@ class ShardCache:
 
 
 def fetch_files(url: str, names: list[str]) -> Path:
-    """A local directory with the files ``names`` below a URL, fetched anew. Raises BadDataError."""
+    """A local directory with the files ``names`` below a URL, fetched again. Raises BadDataError."""
     directory = cache_directory() / "indexes" / hashlib.sha256(url.encode()).hexdigest()[:32]
     directory.mkdir(parents=True, exist_ok=True)
     for name in names:

@@ -108,7 +108,7 @@ def assign_splits(classes: np.ndarray, splits: np.ndarray, fractions: Mapping[st
         if not SAFE_NAME.fullmatch(name):
             raise InputError(f"--split: the name {name!r} has other characters than letters, digits, - and _")
         if name != "train" and name in splits:
-            raise InputError(f"--split: the source has a split {name!r} of its own; choose another name")
+            raise InputError(f"--split: the source already has a split {name!r}; choose another name")
     assigned = splits.astype(object)
     for class_index in np.unique(classes):
         members = np.flatnonzero((classes == class_index) & (splits == "train"))

@@ -168,7 +168,7 @@ def test_shards_in_out_are_never_replaced_by_links(tmp_path: Path) -> None:
     before = inside.read_bytes()
     elsewhere = write_tar(tmp_path / "more.tar", sample("b"))
     for urls in ([str(inside), str(elsewhere)], [str(elsewhere)]):
-        with pytest.raises(InputError, match=r"000000\.tar stands where a link would; name an OUT of its own"):
+        with pytest.raises(InputError, match=r"000000\.tar is where a link would be; choose another OUT"):
             index_shards(urls, tmp_path / "out")
         assert inside.read_bytes() == before
         assert not inside.is_symlink()

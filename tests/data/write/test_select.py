@@ -97,7 +97,7 @@ def test_splits_of_the_source_stay_and_train_comes_first() -> None:
         ({"split": {"train": 0.5, "test": 0.4}}, "fractions sum to 0.9; expected 1"),
         ({"split": {"train": 0.99, "test": 0.01}}, "no record is left for test"),
         ({"split": {"a/b": 1.0}}, "name 'a/b' has other characters"),
-        ({"split": {"train": 0.5, "own": 0.5}}, "source has a split 'own' of its own"),
+        ({"split": {"train": 0.5, "own": 0.5}}, "source already has a split 'own'"),
     ],
 )
 def test_wrong_choices_are_told(options: dict[str, Any], told: str) -> None:
