@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cdt.cli.verb import Verb, positive, say
+from cdt.data.format.problems import MAX_BAD
 from cdt.errors import InputError
 
 
@@ -27,6 +28,7 @@ def _add_shard(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="many images in one array (default: if an image has fewer than 4,096 bytes of pixels)",
     )
+    _add_max_bad(options)
     sources = parser.add_subparsers(dest="source", metavar="SOURCE", required=True)
     for name, (summary, add_arguments, _) in SOURCE_ARGUMENTS.items():
         place = argparse.ArgumentParser(add_help=False)
@@ -82,6 +84,7 @@ def _shard(arguments: argparse.Namespace, console: Console) -> None:
             seed=arguments.seed,
             shard_mb=arguments.shard_mb,
             pack=arguments.pack,
+            max_bad=arguments.max_bad,
             progress=progress,
         )
     splits = summary.header.splits
@@ -99,7 +102,14 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="train", metavar="NAME", help="what to call these samples (default: train)")
     parser.add_argument("--resize", type=positive, metavar="N", help="read images of all sizes as squares of N pixels")
     parser.add_argument(
-        "--max-bad", type=float, default=0.001, metavar="F", help="share that may be unusable (default: 0.001)"
+        "--keys-by-shard", action="store_true", help="keys are unique only within a shard: put its name before them"
+    )
+    _add_max_bad(parser)
+
+
+def _add_max_bad(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-bad", type=float, default=MAX_BAD, metavar="F", help=f"share that may be unusable (default: {MAX_BAD})"
     )
 
 
@@ -108,7 +118,7 @@ def _index(arguments: argparse.Namespace, console: Console) -> None:
     from cdt.cli.report import split_lines
     from cdt.data.inspect.foreign import index_shards
 
-    chosen = {name: vars(arguments)[name] for name in ("split", "class_field", "resize", "max_bad")}
+    chosen = {name: vars(arguments)[name] for name in ("split", "class_field", "resize", "keys_by_shard", "max_bad")}
     with counting_bar(console, "scanning shards") as progress:
         header, notes = index_shards(arguments.urls, arguments.out, **chosen, progress=progress)
     counts = {name: split.class_counts for name, split in header.splits.items()}

@@ -108,7 +108,7 @@ def evaluate_samples(
         raise InputError("there are no samples to evaluate")
     if tuple(class_names) != judge.labels or len(class_counts) != len(judge.labels):
         raise InputError(
-            f"the judge distinguishes {', '.join(judge.labels)} apart; "
+            f"the judge distinguishes {', '.join(judge.labels)}; "
             f"there are {len(class_counts)} class counts of {', '.join(class_names)}"
         )
     total = len(samples)

@@ -86,7 +86,7 @@ def test_bad_input(judge: Classifier) -> None:
     training = images, torch.ones(4, dtype=torch.int64)
     with pytest.raises(InputError, match="no samples"):
         evaluate_samples(images[:0], judge, class_names=NAMES, class_counts=[1, 1], reference=images, training=training)
-    with pytest.raises(InputError, match="the judge tells dark, bright apart; there are 3 class counts of a, b, c"):
+    with pytest.raises(InputError, match="the judge distinguishes dark, bright; there are 3 class counts of a, b, c"):
         evaluate_samples(
             images, judge, class_names=["a", "b", "c"], class_counts=[1, 1, 1], reference=images, training=training
         )

@@ -70,6 +70,8 @@ class Header:
     """The URL before the shards' names; None: the directory of the index."""
     resize: bool = False
     """Whether images are cut and scaled to ``shape`` as they are read."""
+    upright: bool = False
+    """Whether photographs are turned as their EXIF data say. Indexes of earlier versions leave them as they lie."""
 
 
 def read_header(root: Path) -> Header:

@@ -7,18 +7,16 @@ import zlib
 import numpy as np
 
 from cdt.data.format.damage import BadDataError
-from cdt.data.format.decode import RAW, ShapeError, decode
+from cdt.data.format.decode import RAW, decode
 from cdt.data.format.index import Index
 from cdt.data.format.pack import resized
-
-MAX_BYTES = 1 << 26
-"""Limit of the size of an encoded image."""
+from cdt.data.format.picture import MAX_PICTURE_BYTES, ShapeError, reason
 
 
 def check_size(size: int) -> None:
     """Raises BadDataError for an image above the limit."""
-    if size > MAX_BYTES:
-        raise BadDataError("too large", f"{size} bytes; the limit is {MAX_BYTES}")
+    if size > MAX_PICTURE_BYTES:
+        raise BadDataError("too large", f"{size} bytes; the limit is {MAX_PICTURE_BYTES}")
 
 
 def check_crc(promised: int, payload: bytes | memoryview) -> None:
@@ -34,13 +32,16 @@ def image_of(index: Index, row: int, payload: bytes) -> np.ndarray:
         if ext == RAW:
             image = np.frombuffer(payload, index.dtype).reshape(index.shape)
         else:
-            image = decode(payload, ext, None if index.resize else index.shape[1:])
+            size = None if index.resize else index.shape[1:]
+            image = decode(payload, ext, size, upright=index.part_of(row).upright)
         if index.resize and image.dtype == np.uint8:
             image = resized(np.broadcast_to(image, (index.shape[0], *image.shape[1:])), index.shape[1])
     except ShapeError as error:
         raise BadDataError("wrong shape or type", str(error)) from error
-    except ValueError as error:
-        raise BadDataError("damaged image", str(error)) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever decoding raises is one bad sample
+        raise BadDataError("damaged image", reason(error)) from error
     if image.shape != index.shape or image.dtype != index.dtype:
         found = f"{image.dtype} of shape {image.shape}, expected {index.dtype} of {index.shape}"
         raise BadDataError("wrong shape or type", found)

@@ -40,15 +40,15 @@ def write_index(
 ) -> Header:
     """Write index.arrow, then index.json, each under a temporary name first; returns the contents of index.json.
 
-    ``shards`` has a list for every split; ``attributes`` are [N] in the order of the rows and become int32 where their
-    dtype is integer, float32 otherwise.
+    ``shards`` has a list for every split; ``attributes`` are [N] in the order of the rows, integers or floats; they
+    are kept exactly, in 32 bits or 64.
     """
     write_rows(root, rows, attributes)
     counts = {split: [0] * len(class_names) for split in shards}
     for row in rows:
         counts[row.split][row.class_index] += 1
     splits = {split: SplitInfo(sum(counts[split]), counts[split], infos) for split, infos in shards.items()}
-    header = Header(FORMAT, shape, dtype, class_names, splits, source, "stratified", base, resize)
+    header = Header(FORMAT, shape, dtype, class_names, splits, source, "stratified", base, resize, upright=True)
     write_text(root / "index.json", json.dumps(asdict(header), indent=1) + "\n")
     return header
 
@@ -81,8 +81,10 @@ class Index:
     """The URL that the shards' names continue; None: they lie in ``root``."""
     resize: bool = False
     """Whether images are cut and scaled to ``shape`` as they are read."""
+    upright: bool = False
+    """Whether photographs are turned as their EXIF data say."""
     attributes: dict[str, np.ndarray] = field(default_factory=dict)
-    """[N] int32 or float32 each."""
+    """[N] integers or floats each."""
     parts: tuple[Index, ...] = ()
     """The two indexes that this one joins, one after the other, if it does."""
 
@@ -130,6 +132,7 @@ class Index:
             order=header.order,
             base=url or header.base,
             resize=header.resize,
+            upright=header.upright,
             attributes={name.removeprefix(ATTRIBUTE): columns[name] for name in columns if name.startswith(ATTRIBUTE)},
         )
         if problem := next(index._contradictions(header.splits[split]), None):

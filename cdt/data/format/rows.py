@@ -28,7 +28,7 @@ COLUMNS = {
 OPTIONAL = ("crc",)
 """Columns that format 1 does not have."""
 ATTRIBUTE = "attr."
-ATTRIBUTE_TYPES = (pa.int32(), pa.float32())
+ATTRIBUTE_TYPES = (pa.int32(), pa.int64(), pa.float32(), pa.float64())
 
 
 class Row(NamedTuple):
@@ -50,8 +50,7 @@ def write_rows(root: Path, rows: Sequence[Row], attributes: Mapping[str, np.ndar
     columns = zip(*rows, strict=True) if rows else [()] * len(COLUMNS)
     arrays = {name: pa.array(values, kind) for (name, kind), values in zip(COLUMNS.items(), columns, strict=True)}
     for name, values in attributes.items():
-        kind = pa.int32() if np.issubdtype(values.dtype, np.integer) else pa.float32()
-        arrays[ATTRIBUTE + name] = pa.array(values, kind)
+        arrays[ATTRIBUTE + name] = pa.array(_narrowed(values))
     table = pa.table(arrays)
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with (
@@ -59,6 +58,15 @@ def write_rows(root: Path, rows: Sequence[Row], attributes: Mapping[str, np.ndar
         pa.ipc.new_file(str(aside), table.schema, options=options) as file,
     ):
         file.write_table(table)
+
+
+def _narrowed(values: np.ndarray) -> np.ndarray:
+    """Numbers [N] in 32 bits each if that keeps all of them exactly, otherwise in 64."""
+    whole = np.issubdtype(values.dtype, np.integer)
+    wide = values.astype(np.int64 if whole else np.float64)
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(np.int32 if whole else np.float32)
+    return narrow if np.array_equal(narrow, wide) else wide
 
 
 def read_rows(root: Path, wanted: Callable[[str], bool]) -> pa.Table:

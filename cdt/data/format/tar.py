@@ -9,10 +9,13 @@ import math
 import re
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from webdataset.tariterators import base_plus_ext
+
+from cdt.data.format.names import is_hidden
+from cdt.data.format.problems import Problems
 
 BLOCK = tarfile.BLOCKSIZE
 WITHOUT_DATA = (
@@ -22,30 +25,7 @@ WITHOUT_DATA = (
 MAX_PAX = 1 << 16
 MAX_FILES = 64
 """Limit of the files of one sample; further ones are ignored."""
-LISTED = 5
-"""How many problems of one kind are listed; the others are only counted."""
 PAX_FIELD = re.compile(rb"(\d{1,6}) ([^=]{1,100})=")
-
-
-@dataclass
-class Problems:
-    """Problems: their number by kind, and the places of the first few."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    places: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, kind: str, place: str) -> None:
-        """Count a problem. Names in tars may contain control sequences of a terminal: these are not printed."""
-        self.counts[kind] = self.counts.get(kind, 0) + 1
-        if self.counts[kind] <= LISTED:
-            printable = "".join(letter if letter.isprintable() else "?" for letter in place)
-            self.places.setdefault(kind, []).append(printable)
-
-    def update(self, other: Problems) -> None:
-        for kind, count in other.counts.items():
-            self.counts[kind] = self.counts.get(kind, 0) + count
-            here = self.places.setdefault(kind, [])
-            here += other.places[kind][: LISTED - len(here)]
 
 
 @dataclass(frozen=True)
@@ -79,6 +59,9 @@ class Tar:
         """Keys, and files by extension, grouped as webdataset does: consecutive files with the same key."""
         key, files = None, {}
         for member in self.members():
+            if any(map(is_hidden, PurePosixPath(member.name).parts)):
+                self._problems.add("hidden file", f"{self._name}: {member.name}")
+                continue
             base, ext = base_plus_ext(member.name)
             if base is None or ext is None:
                 self._problems.add("file without extension", f"{self._name}: {member.name}")

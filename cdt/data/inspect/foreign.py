@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +19,12 @@ from cdt.data.config import DEFAULT_CACHE_GB
 from cdt.data.format.damage import BadDataError
 from cdt.data.format.header import MAX_VALUES, SAFE_NAME, Header, ShardInfo
 from cdt.data.format.index import Row, write_index
-from cdt.data.format.tar import Problems
+from cdt.data.format.problems import MAX_BAD, Problems, check_max_bad
 from cdt.data.inspect.places import expand
 from cdt.data.inspect.scan import Found, Scan, scan_tar, spelled
 from cdt.data.read.cache import ShardCache, cache_directory
 from cdt.data.read.remote import size_of
+from cdt.data.sources.source import first_few
 from cdt.data.urls import is_remote
 from cdt.errors import InputError, RunError
 from cdt.files import written_aside
@@ -39,14 +39,16 @@ def index_shards(
     split: str = "train",
     class_field: str | None = None,
     resize: int | None = None,
-    max_bad: float = 0.001,
+    keys_by_shard: bool = False,
+    max_bad: float = MAX_BAD,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Header, list[str]]:
     """Write OUT/index.json and index.arrow for shards that stay where they are; also returns what was left out and why.
 
     ``urls``: paths or URLs of tars, with braces (``x-{000..099}.tar``), or ``@FILE`` with one per line.
     ``class_field``: the label is this field of ``.json``, not the text of ``.cls``. ``resize``: read images of several
-    sizes as squares of this side. For local shards outside of OUT, links are made in OUT. Tars scanned before an
+    sizes as squares of this side. ``keys_by_shard``: keys need to be unique only within their shard; the shard's name
+    becomes part of them. For local shards outside of OUT, links are made in OUT. Tars scanned before an
     interruption are not scanned again.
 
     Raises InputError for wrong places, mixed shapes, and if more than ``max_bad`` of the samples are unusable.
@@ -54,51 +56,72 @@ def index_shards(
     out = Path(out)
     if not SAFE_NAME.fullmatch(split):
         raise InputError(f"--split: {split!r} has other characters than letters, digits, - and _")
-    if not 0 <= max_bad <= 1:
-        raise InputError(f"--max-bad: {max_bad} is no share; expected 0 to 1")
+    check_max_bad(max_bad)
     if (out / "index.json").exists():
         raise InputError(f"{out} has an index already; remove {out / 'index.json'} to write another")
     places = expand(urls)
     remote = is_remote(places[0])
     if any(is_remote(place) != remote for place in places):
         raise InputError("some shards are local and some are at URLs; index them apart")
-    notes = out / ".scan"
-    notes.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(min(len(places), 2 * (os.cpu_count() or 1))) as pool:
-        scans = []
-        for scan in pool.map(lambda place: _scanned(place, notes, class_field, remote), places):
+        scans, notes = [], set[Path]()
+        for scan, note in pool.map(lambda place: _scanned(place, class_field, remote), places):
             scans.append(scan)
+            notes.add(note)
             if progress:
                 progress(len(scans), len(places))
-    base, names = _names(places, out, split, remote)
+    base, names = _remote_names(places) if remote else (None, _local_names(places, out, split))
+    if keys_by_shard:
+        for scan, name in zip(scans, names, strict=True):
+            for sample in scan.samples:
+                sample.key = key_by_shard(name, sample.key)
     kept, problems = _without_duplicates(scans, names)
-    said = _judged(problems, sum(map(len, kept)), max_bad)
-    source = {"name": "index", "shards": list(urls), "class_field": class_field}
-    header = _write(out, split, base, names, scans, kept, resize, source)
-    shutil.rmtree(notes)
-    return header, said
+    said = problems.judge(sum(map(len, kept)), max_bad)
+    source = {"name": "index", "shards": list(urls), "class_field": class_field, "keys_by_shard": keys_by_shard}
+    header, left_out = _write(out, split, base, names, scans, kept, resize, source, places)
+    for note in notes:
+        note.unlink(missing_ok=True)
+    return header, said + left_out
 
 
-def _scanned(place: str, notes: Path, class_field: str | None, remote: bool) -> Scan:
-    """A scan stored by an interrupted call, or a new one, which is stored."""
-    path = Path(place)
+def key_by_shard(shard: str, key: str) -> str:
+    """A key that is unique over all shards if ``key`` is within its own."""
+    return f"{shard.removesuffix('.tar')}/{key}"
+
+
+def _stamp(place: str, remote: bool) -> tuple[str, int]:
+    """What a shard is recognised by when it is scanned again, and its size in bytes. Raises InputError, RunError."""
     if remote:
-        stamp = f"{place} {(size := _reached(lambda: size_of(place)))}"
-    elif path.is_file():
-        size = path.stat().st_size
-        stamp = f"{path.resolve()} {size} {path.stat().st_mtime_ns}"
-    else:
+        size = _reached(lambda: size_of(place))
+        return f"{place} {size}", size
+    path = Path(place)
+    if not path.is_file():
         raise InputError(f"no such file: {path}")
-    note = notes / f"{sha256(f'{stamp} {class_field}'.encode()).hexdigest()[:32]}.json"
+    found = path.stat()
+    return f"{path.resolve()} {found.st_size} {found.st_mtime_ns}", found.st_size
+
+
+def _note(stamp: str, class_field: str | None) -> Path:
+    """Where the scan of a shard is stored until the index is written."""
+    name = sha256(f"{stamp} {class_field}".encode()).hexdigest()[:32]
+    return cache_directory() / "scans" / f"{name}.json"
+
+
+def _scanned(place: str, class_field: str | None, remote: bool) -> tuple[Scan, Path]:
+    """A scan stored by an interrupted call, or a new one, which is stored; and where."""
+    stamp, size = _stamp(place, remote)
+    note = _note(stamp, class_field)
     if note.is_file():
         raw = json.loads(note.read_text())
         samples = [Found(**sample | {"shape": tuple(sample["shape"])}) for sample in raw["samples"]]
-        return Scan(raw["bytes"], raw["sha256"], samples, Problems(**raw["problems"]))
-    scan = scan_tar(_fetched(place, size) if remote else path, place, class_field)
+        problems, other_fields = Problems(**raw["problems"]), Problems(**raw["other_fields"])
+        return Scan(raw["bytes"], raw["sha256"], samples, problems, other_fields), note
+    scan = scan_tar(_fetched(place, size) if remote else Path(place), place, class_field)
+    note.parent.mkdir(parents=True, exist_ok=True)
     # A file with two paths may be scanned by two threads at once.
     with written_aside(note, unique=True) as aside:
         aside.write_text(json.dumps(asdict(scan)))
-    return scan
+    return scan, note
 
 
 def _fetched(place: str, size: int) -> Path:
@@ -115,34 +138,43 @@ def _reached(ask: Callable[[], T]) -> T:
         raise RunError(f"{error}; what was scanned is kept, the same command continues") from error
 
 
-def _names(places: list[str], out: Path, split: str, remote: bool) -> tuple[str | None, list[str]]:
-    """Base URL and names below it; of local shards the names in OUT, which get links to those in other places."""
-    if remote:
-        hosts = {place.partition("://")[0] + "://" + place.partition("://")[2].partition("/")[0] for place in places}
-        if len(hosts) > 1:
-            raise InputError(f"the shards lie at {' and '.join(sorted(hosts))}; index them apart")
-        host = hosts.pop()
-        folder = os.path.commonpath([place.removeprefix(host).rpartition("/")[0] or "/" for place in places])
-        base = host + folder.rstrip("/")
-        names = [place.removeprefix(f"{base}/") for place in places]
-        for place, name in zip(places, names, strict=True):
-            if f"{base}/{name}" != place or not {"", ".."}.isdisjoint(name.split("/")):
-                raise InputError(f"{place}: a folder of its path is empty or ..; name it without")
-        return base, names
+def _remote_names(places: list[str]) -> tuple[str, list[str]]:
+    """Base URL, and the shards' names below it."""
+    hosts = {place.partition("://")[0] + "://" + place.partition("://")[2].partition("/")[0] for place in places}
+    if len(hosts) > 1:
+        raise InputError(f"the shards lie at {' and '.join(sorted(hosts))}; index them apart")
+    host = hosts.pop()
+    folder = os.path.commonpath([place.removeprefix(host).rpartition("/")[0] or "/" for place in places])
+    base = host + folder.rstrip("/")
+    names = [place.removeprefix(f"{base}/") for place in places]
+    for place, name in zip(places, names, strict=True):
+        if f"{base}/{name}" != place or not {"", ".."}.isdisjoint(name.split("/")):
+            raise InputError(f"{place}: a folder of its path is empty or ..; name it without")
+    return base, names
+
+
+def _local_names(places: list[str], out: Path, split: str) -> list[str]:
+    """Names in OUT: those of the shards, or of the links that will be made to shards in other places."""
     root = out.resolve()
     paths = [Path(place).resolve() for place in places]
     if (repeated := Counter(paths).most_common(1)[0])[1] > 1:
         raise InputError(f"{repeated[0]} is named {repeated[1]} times, by different paths")
     if all(path.is_relative_to(root) for path in paths):
-        return None, [path.relative_to(root).as_posix() for path in paths]
-    (out / split).mkdir(exist_ok=True)
+        return [path.relative_to(root).as_posix() for path in paths]
     names = [f"{split}/{number:06d}.tar" for number in range(len(paths))]
     if taken := next((name for name in names if (out / name).exists() and not (out / name).is_symlink()), None):
         raise InputError(f"{out / taken} is where a link would be; choose another OUT, or shards in {out} alone")
-    for name, path in zip(names, paths, strict=True):
-        (out / name).unlink(missing_ok=True)
-        (out / name).symlink_to(path)
-    return None, names
+    return names
+
+
+def _link(out: Path, names: list[str], places: list[str]) -> None:
+    """Makes links in OUT to local shards in other places."""
+    for name, place in zip(names, places, strict=True):
+        path = out / name
+        if path.resolve() != Path(place).resolve():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            path.symlink_to(Path(place).resolve())
 
 
 def _without_duplicates(scans: list[Scan], names: list[str]) -> tuple[list[list[Found]], Problems]:
@@ -154,23 +186,10 @@ def _without_duplicates(scans: list[Scan], names: list[str]) -> tuple[list[list[
         problems.update(scan.problems)
         fresh = [sample for sample in scan.samples if sample.key not in seen]
         for key in sorted({sample.key for sample in scan.samples} & seen):
-            problems.add("duplicate key", f"{name}: {key}")
+            problems.add("duplicate key", f"{name}: {key} (--keys-by-shard makes keys unique)")
         seen |= {sample.key for sample in fresh}
         kept.append(fresh)
     return kept, problems
-
-
-def _judged(problems: Problems, good: int, max_bad: float) -> list[str]:
-    """One line for each kind of problem. Raises InputError if there are too many."""
-    places = problems.places
-    lines = [f"{kind}: {count}, as {'; '.join(places[kind][:3])}" for kind, count in problems.counts.items()]
-    if not good:
-        raise InputError("\n  ".join(["no sample can be used:", *lines]))
-    bad = sum(problems.counts.values()) - problems.counts.get("empty shard", 0)
-    if bad > max_bad * (good + bad):
-        first = f"{bad} problems beside {good:,} usable samples are more than --max-bad {max_bad:g} allows:"
-        raise InputError("\n  ".join([first, *lines]))
-    return lines
 
 
 def _write(
@@ -182,7 +201,9 @@ def _write(
     kept: list[list[Found]],
     resize: int | None,
     source: dict[str, object],
-) -> Header:
+    places: list[str],
+) -> tuple[Header, list[str]]:
+    """The header, and notes about what was left out or converted."""
     samples = [sample for shard in kept for sample in shard]
     class_names = _class_names(samples)
     position = {name: number for number, name in enumerate(class_names)}
@@ -198,9 +219,13 @@ def _write(
         ShardInfo(name, len(shard), scan.bytes, scan.sha256)
         for name, shard, scan in zip(names, kept, scans, strict=True)
     ]
-    common = set.intersection(*(set(sample.attributes) for sample in samples))
-    attributes = {name: np.array([sample.attributes[name] for sample in samples]) for name in sorted(common)}
-    return write_index(
+    attributes, notes = _attributes(samples, scans)
+    if transparent := sum(sample.transparent for sample in samples):
+        notes.append(f"images with transparency, which becomes white: {transparent}")
+    out.mkdir(parents=True, exist_ok=True)
+    if base is None:
+        _link(out, names, places)
+    header = write_index(
         out,
         rows,
         {split: infos},
@@ -212,6 +237,24 @@ def _write(
         base=base,
         resize=resize is not None,
     )
+    return header, notes
+
+
+def _attributes(samples: list[Found], scans: list[Scan]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Those that all samples have, and notes about the other fields of json."""
+    having = Counter(name for sample in samples for name in sample.attributes)
+    others = Problems()
+    for scan in scans:
+        others.update(scan.other_fields)
+    notes = []
+    for name in sorted(name for name, count in having.items() if count < len(samples)):
+        example = f", as {others.places[name][0]}" if name in others.places else ""
+        lacking = len(samples) - having[name]
+        notes.append(f"attribute {name} is left out: {lacking} of {len(samples)} samples have no number there{example}")
+    if words := sorted(name for name in others.counts if name not in having):
+        notes.append(f"fields of json that are left out, as they are no numbers: {first_few(words)}")
+    whole = sorted(name for name, count in having.items() if count == len(samples))
+    return {name: np.array([sample.attributes[name] for sample in samples]) for name in whole}, notes
 
 
 def _class_names(samples: list[Found]) -> list[str]:

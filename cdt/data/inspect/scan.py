@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import math
 import os
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from PIL import Image
+from cdt.data.format.decode import EXTENSIONS, image_header
+from cdt.data.format.names import MAX_NAME, MAX_WHOLE, name_problem
+from cdt.data.format.picture import MAX_PICTURE_BYTES, reason
+from cdt.data.format.problems import Problems, printable
+from cdt.data.format.tar import Member, Tar
+from cdt.errors import InputError
 
-from cdt.data.format.decode import EXTENSIONS, PIL_FORMATS, check_chunks, check_mode, check_pixels, npy_header, reason
-from cdt.data.format.tar import Member, Problems, Tar
-
-MAX_IMAGE, MAX_JSON, MAX_LABEL = 1 << 26, 1 << 20, 200
+MAX_JSON, MAX_LABEL = 1 << 20, 1000
 ALIASES = {"jpeg": "jpg"}
+COMPRESSED = {
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"PK\x03\x04": ("zip", "unzip"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ": ("xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
+}
+"""By their first bytes: what a file is, and the command that unpacks it."""
 
 
 @dataclass
@@ -32,6 +42,7 @@ class Found:
     crc: int
     shape: tuple[int, int, int]
     dtype: str
+    transparent: bool = False
     attributes: dict[str, float] = field(default_factory=dict)
 
 
@@ -43,14 +54,17 @@ class Scan:
     sha256: str = ""
     samples: list[Found] = field(default_factory=list)
     problems: Problems = field(default_factory=Problems)
+    other_fields: Problems = field(default_factory=Problems)
+    """Fields of json that are no attributes, by name: how many samples have them, and what they hold there."""
 
 
 def scan_tar(path: Path, name: str, class_field: str | None) -> Scan:
-    """Samples and problems of a tar. Raises OSError if it cannot be read at all.
+    """Samples and problems of a tar. Raises OSError if it cannot be read at all, InputError if it is compressed.
 
     ``class_field``: the label is this field of ``.json``; None: the text of ``.cls``. Nothing is unpacked.
     """
     with path.open("rb") as file:
+        _check_not_compressed(file.peek(8), name)
         scan = Scan(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
     with Tar(path, name, scan.problems) as tar:
         closed: set[str] = set()
@@ -63,42 +77,73 @@ def scan_tar(path: Path, name: str, class_field: str | None) -> Scan:
                 continue
             closed.add(key)
             try:
-                scan.samples.append(_found(tar, key, members, class_field))
-            except _ProblemError as problem:
-                scan.problems.add(problem.kind, f"{place}: {problem}")
+                scan.samples.append(_found(tar, key, members, class_field, scan.other_fields))
+            except SampleError as problem:
+                scan.problems.add(problem.kind, f"{place}: {problem}{_hint(members)}")
     scan.samples = [sample for sample in scan.samples if sample.key not in halves]
     if not scan.samples:
         scan.problems.add("empty shard", name)
     return scan
 
 
-class _ProblemError(ValueError):
+class SampleError(ValueError):
+    """Why a sample cannot be used."""
+
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
         self.kind = kind
 
 
-def _found(tar: Tar, key: str, members: dict[str, Member], class_field: str | None) -> Found:
+def _check_not_compressed(start: bytes, name: str) -> None:
+    """Samples are read by their byte offsets, so a compressed tar cannot be used."""
+    for magic, (what, unpack) in COMPRESSED.items():
+        if start.startswith(magic):
+            raise InputError(
+                f"{name} is compressed ({what}), and samples are read at their places: `{unpack}` it first"
+            )
+
+
+def _hint(members: dict[str, Member]) -> str:
+    dotted = next((member.name for ext, member in members.items() if "." in ext), None)
+    return f"; note that a key ends at the first dot of a name, as in {dotted}" if dotted else ""
+
+
+def _found(tar: Tar, key: str, members: dict[str, Member], class_field: str | None, other_fields: Problems) -> Found:
     images = [ext for ext in members if image_type(ext) in EXTENSIONS]
     if len(images) != 1:
         kind = "several images" if images else "missing image"
-        raise _ProblemError(kind, f"it has {', '.join(members)}; expected one of {', '.join(EXTENSIONS)}")
+        raise SampleError(kind, f"it has {', '.join(members)}; expected one of {', '.join(EXTENSIONS)}")
     member, ext = members[images[0]], image_type(images[0])
     record = _json(tar, members.get("json"))
-    label = _label(tar, members.get("cls")) if class_field is None else _field(record, class_field)
-    if not 0 < member.size <= MAX_IMAGE:
-        raise _ProblemError("too large" if member.size else "damaged image", f"{member.size} bytes")
+    label = _label(tar, members.get("cls")) if class_field is None else label_in_field(record, class_field)
+    if not 0 < member.size <= MAX_PICTURE_BYTES:
+        raise SampleError("too large" if member.size else "damaged image", f"{member.size} bytes")
     payload = tar.read(member)
     try:
-        shape, dtype = image_header(payload, ext)
-    except Exception as error:  # PIL and numpy raise nearly any error for damaged bytes
-        raise _ProblemError("damaged image", reason(error)) from error
-    attributes: dict[str, float] = {
-        name: value
-        for name, value in record.items()
-        if name != class_field and name.isprintable() and isinstance(value, int | float) and abs(value) < 2**31
-    }
-    return Found(key, ext, member.offset, member.size, label, zlib.crc32(payload), shape, dtype, attributes)
+        shape, dtype, transparent = image_header(payload, ext)
+    except ValueError as error:
+        raise SampleError("damaged image", reason(error)) from error
+    attributes: dict[str, float] = {}
+    for name, value in record.items():
+        if name == class_field:
+            continue
+        if (problem := _no_attribute(name, value)) is None:
+            attributes[name] = value
+        else:
+            other_fields.add(printable(name[:MAX_NAME]), f"{key} {problem}")
+    crc = zlib.crc32(payload)
+    return Found(key, ext, member.offset, member.size, label, crc, shape, dtype, transparent, attributes)
+
+
+def _no_attribute(name: str, value: object) -> str | None:
+    """Why a field is no attribute; None if it is one."""
+    if problem := name_problem(name):
+        return f"has a field whose name {problem}"
+    if not isinstance(value, int | float):
+        return "has no number there"
+    if not math.isfinite(value) or (isinstance(value, int) and abs(value) > MAX_WHOLE):
+        return f"has {str(value)[:30]}"
+    return None
 
 
 def image_type(ext: str) -> str:
@@ -107,60 +152,55 @@ def image_type(ext: str) -> str:
     return ALIASES.get(last, last)
 
 
-def _json(tar: Tar, member: Member | None) -> dict[str, float | str]:
+def _json(tar: Tar, member: Member | None) -> dict[str, Any]:
     if member is None:
         return {}
     if member.size > MAX_JSON:
-        raise _ProblemError("too large", f"its json has {member.size} bytes")
+        raise SampleError("too large", f"its json has {member.size} bytes")
     try:
         record = json.loads(tar.read(member))
     except (ValueError, RecursionError) as error:
-        raise _ProblemError("damaged json", reason(error)) from error
+        raise SampleError("damaged json", reason(error)) from error
     if not isinstance(record, dict):
-        raise _ProblemError("damaged json", "it is no object")
+        raise SampleError("damaged json", "it is no object")
     return record
 
 
 def _label(tar: Tar, member: Member | None) -> str:
     if member is None:
-        raise _ProblemError("missing label", "it has no cls")
+        raise SampleError("missing label", "it has no cls")
     if member.size > MAX_LABEL:
-        raise _ProblemError("wrong label", f"its cls has {member.size} bytes")
+        raise SampleError("wrong label", f"its cls has {member.size} bytes")
+    return label_in_text(tar.read(member))
+
+
+def label_in_text(payload: bytes) -> str:
+    """The label that a .cls holds. Raises SampleError."""
     try:
-        return _printable(tar.read(member).decode().strip(), "cls")
+        return _printable(payload.decode("utf-8-sig").strip(), "cls")
     except UnicodeDecodeError as error:
-        raise _ProblemError("wrong label", "its cls is no text") from error
+        raise SampleError("wrong label", "its cls is no text") from error
 
 
-def _field(record: dict[str, float | str], name: str) -> str | int:
+def label_in_field(record: dict[str, Any], name: str) -> str | int:
+    """The label that this field of a .json holds. Raises SampleError."""
     label = record.get(name)
     if isinstance(label, str):
         return _printable(label.strip(), name)
     if isinstance(label, int) and not isinstance(label, bool):
         return label
-    raise _ProblemError("missing label", f"its json has no word or number {name!r}")
+    if isinstance(label, float) and label.is_integer() and abs(label) <= MAX_WHOLE:
+        return int(label)
+    raise SampleError("missing label", f"its json has no word or whole number {name!r}")
 
 
 def _printable(label: str, place: str) -> str:
-    if not 0 < len(label) <= MAX_LABEL or not label.isprintable():
-        raise _ProblemError("wrong label", f"its {place} is {label[:MAX_LABEL]!r}")
+    if problem := name_problem(label):
+        raise SampleError("wrong label", f"its {place} is {label[:MAX_NAME]!r}, which {problem}")
     return label
 
 
-def image_header(payload: bytes, ext: str) -> tuple[tuple[int, int, int], str]:
-    """Shape [C, H, W] and dtype of an image, without its pixels. Raises ValueError and any of PIL's errors."""
-    if ext == "npy":
-        shape, dtype, _ = npy_header(payload)
-        return shape, np.dtype(dtype).name
-    with Image.open(io.BytesIO(payload), formats=[PIL_FORMATS[ext]]) as image:
-        check_pixels(image.width, image.height)
-        check_mode(image)
-        if ext == "png":
-            check_chunks(payload)
-        return (1 if image.mode in ("1", "L") else 3, image.height, image.width), "uint8"
-
-
 def spelled(label: str | int) -> str:
-    """A label as the name of a class: numbers without leading zeros."""
+    """A label as the name of a class: numbers in digits 0 to 9, without leading zeros."""
     text = str(label)
-    return str(int(text)) if text.isascii() and text.isdigit() and len(text) < 10 else text
+    return str(int(text)) if text.isdecimal() and len(text) < 10 else text

@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 
 from cdt.data.format.damage import BadDataError
-from cdt.data.format.decode import EXTENSIONS, RAW, reason
+from cdt.data.format.decode import EXTENSIONS, RAW
 from cdt.data.format.header import ShardInfo, read_header
-from cdt.data.format.image import MAX_BYTES, check_crc, image_of
+from cdt.data.format.image import check_crc, image_of
 from cdt.data.format.index import Index, located
 from cdt.data.format.pack import CLASSES, IMAGES
-from cdt.data.format.tar import LISTED, Problems, Tar
-from cdt.data.inspect.scan import image_type, spelled
+from cdt.data.format.picture import MAX_PICTURE_BYTES, reason
+from cdt.data.format.problems import LISTED, Problems
+from cdt.data.format.tar import Tar
+from cdt.data.inspect.foreign import key_by_shard
+from cdt.data.inspect.scan import SampleError, image_type, label_in_field, label_in_text, spelled
 from cdt.data.read.files import whole_shard
 from cdt.errors import InputError
 
@@ -139,12 +142,12 @@ class _Check:
         """Key and files of every sample of a tar; each image of a bundle counts as a sample."""
         with Tar(path, name, Problems() if self.foreign else self.report) as tar:
             for key, files in tar.samples():
-                if sum(file.size for file in files.values()) > MAX_BYTES:
+                if sum(file.size for file in files.values()) > MAX_PICTURE_BYTES:
                     self.report.add("too large", f"{name}: {key}")
                     continue
                 members = {ext: (file.offset, tar.read(file)) for ext, file in files.items()}
                 if IMAGES not in members:
-                    yield key, members
+                    yield (key_by_shard(name, key) if self.source.get("keys_by_shard") else key), members
                     continue
                 try:
                     yield from self._images_of(members)
@@ -191,10 +194,11 @@ class _Check:
             except BadDataError as error:
                 self.report.add(error.kind, f"{place}: {error}")
         record = self._record(members.get("json", (0, b"{}"))[1], place)
-        if (class_field := self.source.get("class_field")) is None:
-            self._label(row, members.get("cls", (0, b""))[1].decode("utf-8", "replace"), place)
+        text = members.get("cls", (0, b""))[1]
+        if self.foreign:
+            self._foreign_label(row, text, record, place)
         else:
-            self._label(row, str(record.get(str(class_field), "")), place)
+            self._label(row, text.decode("utf-8", "replace"), place)
         promised = {name: values[row].item() for name, values in index.attributes.items()}
         found = {name: record.get(name) for name in promised}
         if not all(_same(found[name], promised[name]) for name in promised):
@@ -210,12 +214,20 @@ class _Check:
             return {}
         return record
 
+    def _foreign_label(self, row: int, text: bytes, record: dict[str, Any], place: str) -> None:
+        promise = self.index.class_names[int(self.index.classes[row])]
+        class_field = self.source.get("class_field")
+        try:
+            label = label_in_text(text) if class_field is None else label_in_field(record, str(class_field))
+        except SampleError as error:
+            self.report.add(error.kind, f"{place}: {error}")
+            return
+        if (found := spelled(label)) != promise:
+            self.report.add("wrong label", f"{place}: {found[:20]!r} instead of {promise!r}")
+
     def _label(self, row: int, text: str, place: str) -> None:
         promise, names = int(self.index.classes[row]), self.index.class_names
-        if self.foreign:
-            if (label := spelled(text.strip())) != names[promise]:
-                self.report.add("wrong label", f"{place}: {label[:20]!r} instead of {names[promise]!r}")
-        elif not DECIMAL.fullmatch(text):
+        if not DECIMAL.fullmatch(text):
             self.report.add(
                 "missing label" if not text else "wrong label", f"{place}: {text[:20]!r} is no decimal number"
             )

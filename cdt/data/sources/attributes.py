@@ -10,14 +10,15 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from cdt.data.format.names import MAX_WHOLE, name_problem
 from cdt.data.sources.source import first_few
 from cdt.errors import InputError
 
-WHOLE = re.compile(r"[+-]?\d{1,10}")
+WHOLE = re.compile(r"[+-]?[0-9]{1,30}")
 
 
 def read_attributes(path: Path, files: list[str]) -> dict[str, np.ndarray]:
-    """The columns of a CSV file in the order of ``files`` [N]: int32 if all values are whole, otherwise float32.
+    """The columns of a CSV file in the order of ``files`` [N]: int64 if all values are whole, otherwise float64.
 
     The first column, ``file``, has paths as in ``files``, or only names if no two images share one. Raises
     InputError unless there is exactly one row for each image, with a number in every cell.
@@ -65,26 +66,30 @@ def _table(path: Path) -> tuple[list[str], list[list[str]]]:
         raise InputError(f"{path} begins with {','.join(header)!r}; expected the columns file,<attribute>,...")
     if len(set(names)) < len(names) or "" in names:
         raise InputError(f"{path}: the columns {', '.join(names)} need names that differ")
+    for name in names:
+        if problem := name_problem(name):
+            raise InputError(f"{path}: the name of the column {name[:40]!r} {problem}")
     if ragged := [row[0] for row in rows if len(row) != len(header)]:
         raise InputError(f"{path}: rows with other than {len(header)} cells ({len(ragged)}): {first_few(ragged)}")
     return names, rows
 
 
 def _numbers(path: Path, name: str, cells: tuple[str, ...], files: list[str]) -> np.ndarray:
-    whole = all(WHOLE.fullmatch(cell) for cell in cells)
-    values = np.array([_number(cell) for cell in cells])
-    bad = ~np.isfinite(values) | (np.abs(values) > (np.iinfo(np.int32).max if whole else np.finfo(np.float32).max))
-    if bad.any():
-        first = int(np.argmax(bad))
+    values = [_number(cell) for cell in cells]
+    if bad := [position for position, value in enumerate(values) if value is None]:
         raise InputError(
-            f"{path}: column {name!r} has {cells[first]!r} for {files[first]} (such cells: {bad.sum()}); "
-            "expected numbers, whole ones below 2**31: code categories as 0, 1, 2, ..."
+            f"{path}: column {name!r} has {cells[bad[0]][:40]!r} for {files[bad[0]]} (such cells: {len(bad)}); "
+            "expected numbers, whole ones below 2**53: code categories as 0, 1, 2, ..."
         )
-    return values.astype(np.int32 if whole else np.float32)
+    return np.array(values, np.int64 if all(isinstance(value, int) for value in values) else np.float64)
 
 
-def _number(cell: str) -> float:
+def _number(cell: str) -> int | float | None:
+    """The number as it was written; None if it is none, or cannot be kept exactly."""
+    if WHOLE.fullmatch(cell):
+        return int(cell) if abs(int(cell)) <= MAX_WHOLE else None
     try:
-        return float(cell)
+        value = float(cell)
     except ValueError:
-        return math.nan
+        return None
+    return value if math.isfinite(value) and "_" not in cell else None

@@ -5,85 +5,146 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from cdt.data.format.decode import check_pixels, pixels, reason
+from cdt.data.format.damage import BadDataError
+from cdt.data.format.names import is_hidden, name_problem
+from cdt.data.format.picture import MAX_PICTURE_BYTES, PictureFacts, picture_facts, read_picture
+from cdt.data.format.problems import Problems, printable
 from cdt.data.sources.attributes import read_attributes
 from cdt.data.sources.source import Source, first_few
 from cdt.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test"}
-ORIENTATION = 0x0112
+
+
+@dataclass
+class _Listing:
+    """The files below the class folders, as paths relative to the directory, and what was left out."""
+
+    images: list[str] = field(default_factory=list)
+    classes: list[int] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    """Files that are no images by their names."""
+    hidden: list[str] = field(default_factory=list)
+    """Hidden files and folders, and those of operating systems."""
+    repeated: list[str] = field(default_factory=list)
+    """Links to folders of the same class that were listed already."""
+
+    def notes(self) -> list[str]:
+        kinds = (
+            ("as no images by their names", self.others),
+            ("as hidden or of the operating system", self.hidden),
+            ("as links to folders that are read already", self.repeated),
+        )
+        return [f"left out, {why}: {first_few(list(map(printable, names)))}" for why, names in kinds if names]
 
 
 def open_folder(directory: str | Path, attributes: str | Path | None = None) -> Source:
     """The images below every class folder, [C, H, W] uint8; classes are sorted by name.
 
-    C is 1 if all images are grey, otherwise 3. Photographs are turned as their EXIF data say, transparency becomes
-    white. ``attributes`` is a CSV file (see ``read_attributes``). Every image is opened once here for its size and
-    mode; its pixels are read when its record is read. Raises InputError for any other layout and for
-    images that cannot be read or have more than 8 bits per channel.
+    C is 1 if all images are grey, otherwise 3. ``attributes`` is a CSV file (see ``read_attributes``). Links to folders
+    are followed. Every image is opened once here for its size and mode (``picture_facts``); its pixels are read when
+    its record is read. Images that cannot be used are in ``problems``. Raises InputError for any other layout, and for
+    folders that cannot be read.
     """
     directory = Path(directory)
     class_names = _class_names(directory)
-    files: list[str] = []
-    others: list[str] = []
-    classes: list[int] = []
+    listing = _Listing()
     for class_index, name in enumerate(class_names):
-        for file in _files(directory, name):
-            if file.lower().endswith(SUFFIXES):
-                files.append(file)
-                classes.append(class_index)
-            else:
-                others.append(file)
-    if not files:
+        _list_class(directory, name, class_index, listing)
+    if not listing.images:
         raise InputError(f"{directory} has no images; looked in its folders for {', '.join(SUFFIXES)}")
 
-    headers = _headers(directory, files)
-    channels = max(shape[0] for shape in headers)
-    shapes = np.array([(channels, height, width) for _, height, width in headers])
-    notes = []
-    if others:
-        notes.append(f"left out, as no images by their names: {first_few(others)}")
-    if channels == 3 and (greys := sum(shape[0] == 1 for shape in headers)):
+    usable, facts, problems = _headers(directory, listing.images)
+    files = [listing.images[number] for number in usable]
+    channels = max((fact.shape[0] for fact in facts), default=1)
+    notes = listing.notes()
+    counts = np.bincount(listing.classes, minlength=len(class_names))
+    if empty := [printable(name) for name, count in zip(class_names, counts, strict=True) if not count]:
+        notes.append(f"classes without images: {first_few(empty)}")
+    if channels == 3 and (greys := sum(fact.shape[0] == 1 for fact in facts)):
         notes.append(f"grey images that get three equal channels, as others are coloured: {greys}")
+    if transparent := sum(fact.transparent for fact in facts):
+        notes.append(f"images with transparency, which becomes white: {transparent}")
 
     def read(position: int) -> np.ndarray:
-        return read_image(directory / files[position], channels)
+        return in_channels(pixels_of(file_bytes(directory / files[position])), channels)
 
     return Source(
         class_names=class_names,
         keys=safe_keys(files),
-        classes=np.array(classes, np.int32),
-        shapes=shapes,
+        classes=np.array([listing.classes[number] for number in usable], np.int32),
+        shapes=np.array([(channels, *fact.shape[1:]) for fact in facts]).reshape(-1, 3),
         dtype="uint8",
         read=read,
         origin={"name": "folder", "directory": str(directory)}
         | ({"attributes": str(attributes)} if attributes else {}),
         splits=np.full(len(files), "train"),
-        attributes=read_attributes(Path(attributes), files) if attributes else {},
+        attributes=_of(usable, read_attributes(Path(attributes), listing.images)) if attributes else {},
         paths=files,
         notes=notes,
+        problems=problems,
     )
 
 
-def read_image(path: Path, channels: int) -> np.ndarray:
-    """One image file as [channels, H, W] uint8, upright, on white where it is transparent."""
+def file_bytes(path: Path) -> bytes:
+    """The bytes of an image file. Raises BadDataError."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            upright = ImageOps.exif_transpose(image) if _has_exif(image) else image.copy()
-        if upright.has_transparency_data:
-            white = Image.new("RGBA", upright.size, "white")
-            upright = Image.alpha_composite(white, upright.convert("RGBA"))
-        return pixels(upright.convert("L" if channels == 1 else "RGB"))
-    except Exception as error:  # PIL's decoders raise nearly any error for damaged files
-        raise InputError(f"{path} cannot be read: {reason(error)}") from error
+        _check_file(path)
+        return path.read_bytes()
+    except OSError as error:
+        raise BadDataError("unreadable file", error.strerror or str(error)) from error
+
+
+def pixels_of(payload: bytes) -> np.ndarray:
+    """As ``read_picture``. Raises BadDataError."""
+    try:
+        return read_picture(payload)
+    except ValueError as error:
+        raise BadDataError("damaged image", str(error)) from error
+
+
+def in_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """A grey image [1, H, W] as three equal channels if ``channels`` is 3; others stay."""
+    return image if len(image) == channels else np.repeat(image, channels, axis=0)
+
+
+def _of(positions: list[int], columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: values[positions] for name, values in columns.items()}
+
+
+def _headers(directory: Path, files: list[str]) -> tuple[list[int], list[PictureFacts], Problems]:
+    """Which files can be used, what their headers say, and why the others cannot."""
+    usable, facts, problems = [], [], Problems()
+    for number, file in enumerate(files):
+        try:
+            _check_file(directory / file)
+            with (directory / file).open("rb") as stream:
+                facts.append(picture_facts(stream))
+            usable.append(number)
+        except BadDataError as error:
+            problems.add(error.kind, f"{file}: {error}")
+        except OSError as error:
+            problems.add("unreadable file", f"{file}: {error.strerror or error}")
+        except ValueError as error:
+            problems.add("damaged image", f"{file}: {error}")
+    return usable, facts, problems
+
+
+def _check_file(path: Path) -> None:
+    """Raises OSError if there is no file, BadDataError if it is a pipe or a device, or too large."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise BadDataError("unreadable file", "it is no regular file")
+    if found.st_size > MAX_PICTURE_BYTES:
+        raise BadDataError("too large", f"{found.st_size} bytes; the limit is {MAX_PICTURE_BYTES}")
 
 
 def safe_keys(files: list[str]) -> list[str]:
@@ -104,7 +165,7 @@ def _digest(file: str) -> str:
 def _class_names(directory: Path) -> list[str]:
     if not directory.is_dir():
         raise InputError(f"no such directory: {directory}")
-    entries = sorted(entry for entry in directory.iterdir() if not entry.name.startswith("."))
+    entries = sorted(entry for entry in directory.iterdir() if not is_hidden(entry.name))
     class_names = [entry.name for entry in entries if entry.is_dir()]
     loose = [entry.name for entry in entries if entry.name.lower().endswith(SUFFIXES) and entry.is_file()]
     if loose:
@@ -116,43 +177,33 @@ def _class_names(directory: Path) -> list[str]:
             f"{directory} has the folders {', '.join(class_names)}, which are splits, not classes: give one of them "
             f"(`folder {directory / class_names[0]}`), and divide it with --split where needed"
         )
+    for name in class_names:
+        if problem := name_problem(name):
+            raise InputError(f"{directory}: the name of the class folder {name!r} {problem}; rename it")
     return class_names
 
 
-def _files(directory: Path, class_name: str) -> list[str]:
-    """Relative paths with / below one class folder, without hidden files and folders, sorted."""
-    found = []
-    for folder, folders, names in os.walk(directory / class_name):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+def _list_class(directory: Path, class_name: str, class_index: int, listing: _Listing) -> None:
+    """Adds the files with / below one class folder, sorted. Raises InputError for a folder that cannot be read."""
+    found, seen = [], set[tuple[int, int]]()
+    for folder, folders, names in os.walk(directory / class_name, onerror=_cannot_list, followlinks=True):
         relative = Path(folder).relative_to(directory)
-        found += [(relative / name).as_posix() for name in names if not name.startswith(".")]
-    return sorted(found)
+        here = Path(folder).stat()
+        if (place := (here.st_dev, here.st_ino)) in seen:
+            listing.repeated.append(relative.as_posix())
+            folders.clear()
+            continue
+        seen.add(place)
+        listing.hidden += [(relative / name).as_posix() for name in (*folders, *names) if is_hidden(name)]
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        found += [(relative / name).as_posix() for name in names if not is_hidden(name)]
+    for file in sorted(found):
+        if file.lower().endswith(SUFFIXES):
+            listing.images.append(file)
+            listing.classes.append(class_index)
+        else:
+            listing.others.append(file)
 
 
-def _headers(directory: Path, files: list[str]) -> list[tuple[int, int, int]]:
-    """C, H, W of every image from its header, upright."""
-    headers, problems = [], []
-    for file in files:
-        try:
-            headers.append(_header(directory / file))
-        except Exception as error:  # as in read_image
-            problems.append(f"{file} ({reason(error)})")
-    if problems:
-        raise InputError(f"{directory}: {len(problems)} of {len(files)} images cannot be used: {first_few(problems)}")
-    return headers
-
-
-def _header(path: Path) -> tuple[int, int, int]:
-    with Image.open(path, formats=FORMATS) as image:
-        check_pixels(image.width, image.height)
-        if image.mode.startswith(("I", "F")):
-            raise ValueError("more than 8 bits per channel; convert it to 8 bits first")
-        width, height = image.size
-        if _has_exif(image) and image.getexif().get(ORIENTATION, 1) >= 5:
-            width, height = height, width
-        return (1 if image.mode in ("1", "L", "LA") else 3), height, width
-
-
-def _has_exif(image: Image.Image) -> bool:
-    # If the header has no EXIF data, Pillow would decode a whole PNG to search behind its pixels.
-    return "exif" in image.info or image.format == "TIFF"
+def _cannot_list(error: OSError) -> None:
+    raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from cdt.data.format.decode import check_pixels, pixels
+from cdt.data.format.damage import BadDataError
+from cdt.data.format.names import name_problem
+from cdt.data.format.picture import MAX_PICTURE_BYTES, PictureFacts, picture_facts
+from cdt.data.format.problems import Problems
+from cdt.data.sources.folder import file_bytes, in_channels, pixels_of
 from cdt.data.sources.source import Source
 from cdt.errors import InputError
+
+
+class _Place(NamedTuple):
+    split: str
+    row: int
+
+    def __str__(self) -> str:
+        return f"split {self.split}, row {self.row}"
 
 
 def open_hf(name: str | Path, image: str | None = None, label: str | None = None) -> Source:
@@ -19,45 +31,79 @@ def open_hf(name: str | Path, image: str | None = None, label: str | None = None
 
     ``name``: a data set of the hub, or a directory written by ``save_to_disk`` or with files that ``load_dataset``
     reads. ``image``, ``label``: columns; by default the only ones of type Image and ClassLabel. No code from a data set
-    is run. Raises InputError: no `datasets` package, no such data set, no such columns.
+    is run. Images are those of ``read_picture``; rows that cannot be used are in ``problems``. Raises InputError: no
+    `datasets` package, no such data set, no such columns.
     """
     splits = _load(str(name))
     first = next(iter(splits.values()))
     image = _column(first.features, image, "Image", "--image")
     label = _column(first.features, label, "ClassLabel", "--label")
     class_names = list(first.features[label].names)
-    keys, classes, names, places = [], [], [], []
+    for class_name in class_names:
+        if problem := name_problem(class_name):
+            raise InputError(f"hf {name}: the name of the class {class_name!r} {problem}")
+    encoded = {split: _undecoded(data, image) for split, data in splits.items()}
+    places, classes, facts, problems = [], [], [], Problems()
     for split, data in splits.items():
-        labels = np.asarray(data[label])
-        if len(labels) and not (labels.min() >= 0 and labels.max() < len(class_names)):
-            raise InputError(f"{name}: split {split} has samples without a label")
-        classes.append(labels)
-        names += [split] * len(data)
-        keys += [f"hf-{split}-{row:08d}" for row in range(len(data))]
-        places += [(split, row) for row in range(len(data))]
-    shapes, grey = [], True
-    for split, row in places:
-        found = splits[split][row][image]
-        check_pixels(found.width, found.height)
-        grey = grey and found.mode in ("1", "L")
-        shapes.append((found.height, found.width))
-    channels = 1 if grey else 3
+        for row, number in enumerate(data[label]):
+            place = _Place(split, row)
+            try:
+                if number is None or not 0 <= number < len(class_names):
+                    raise BadDataError("missing label", f"its {label} is {number}")
+                facts.append(_facts(encoded[split][row]))
+            except BadDataError as error:
+                problems.add(error.kind, f"{place}: {error}")
+                continue
+            places.append(place)
+            classes.append(number)
+    channels = max((fact.shape[0] for fact in facts), default=1)
+    transparent = sum(fact.transparent for fact in facts)
 
     def read(position: int) -> np.ndarray:
         split, row = places[position]
-        found: Image.Image = splits[split][row][image]
-        return pixels(found.convert("L" if grey else "RGB"))
+        return in_channels(pixels_of(_payload(encoded[split][row])), channels)
 
     return Source(
         class_names=class_names,
-        keys=keys,
-        classes=np.concatenate(classes).astype(np.int32),
-        shapes=np.array([(channels, *shape) for shape in shapes]),
+        keys=[f"hf-{split}-{row:08d}" for split, row in places],
+        classes=np.array(classes, np.int32),
+        shapes=np.array([(channels, *fact.shape[1:]) for fact in facts]).reshape(-1, 3),
         dtype="uint8",
         read=read,
         origin={"name": "hf", "data_set": str(name)},
-        splits=np.array(names),
+        splits=np.array([split for split, _ in places], dtype=str),
+        paths=[str(place) for place in places],
+        notes=[f"images with transparency, which becomes white: {transparent}"] if transparent else [],
+        problems=problems,
     )
+
+
+def _undecoded(data: Any, image: str) -> Any:
+    """The rows' images as ``{"bytes", "path"}``: the library would decode them by other rules."""
+    import datasets
+
+    return data.select_columns([image]).cast_column(image, datasets.Image(decode=False))[image]
+
+
+def _facts(cell: Mapping[str, Any] | None) -> PictureFacts:
+    """Raises BadDataError."""
+    payload = _payload(cell)
+    try:
+        return picture_facts(io.BytesIO(payload))
+    except ValueError as error:
+        raise BadDataError("damaged image", str(error)) from error
+
+
+def _payload(cell: Mapping[str, Any] | None) -> bytes:
+    """Raises BadDataError."""
+    payload = cell["bytes"] if cell else None
+    if payload is None and cell and cell["path"]:
+        return file_bytes(Path(cell["path"]))
+    if payload is None:
+        raise BadDataError("missing image", "it has none")
+    if len(payload) > MAX_PICTURE_BYTES:
+        raise BadDataError("too large", f"{len(payload)} bytes; the limit is {MAX_PICTURE_BYTES}")
+    return payload
 
 
 def _load(name: str) -> Mapping[str, Any]:

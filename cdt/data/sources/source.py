@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cdt.data.format.header import Dtype
+from cdt.data.format.problems import Problems
 
 
 class Record(NamedTuple):
@@ -33,7 +34,7 @@ class Source:
     """[N, 3] integers: C, H, W of every image."""
     dtype: Dtype
     read: Callable[[int], np.ndarray]
-    """Position -> image [C, H, W]; raises InputError that names the image if it cannot be read."""
+    """Position -> image [C, H, W]; raises BadDataError if it is unusable."""
     origin: dict[str, Any]
     """Where the records come from, as stored in index.json."""
     splits: np.ndarray
@@ -44,6 +45,8 @@ class Source:
     """[N] names of the images in messages; the keys by default."""
     notes: list[str] = field(default_factory=list)
     """Sentences that the user should read: what was left out or converted."""
+    problems: Problems = field(default_factory=Problems)
+    """Samples that are unusable already by what is known beforehand; they are not among the N."""
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import math
 import os
 import shutil
@@ -16,9 +17,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from cdt.data.format.damage import BadDataError
 from cdt.data.format.header import MAX_VALUES, SAFE_NAME, Header, ShardInfo
 from cdt.data.format.index import Row, write_index
 from cdt.data.format.pack import PACK_BELOW, Sample, bundled, by_size, encoded, packed, resized
+from cdt.data.format.problems import MAX_BAD, Problems, check_max_bad
 from cdt.data.sources import Record, Source
 from cdt.data.write.select import choose
 from cdt.errors import InputError, RunError
@@ -50,6 +53,7 @@ def shard(
     seed: int = 0,
     shard_mb: float = 64,
     pack: bool | None = False,
+    max_bad: float = MAX_BAD,
     progress: Progress | None = None,
 ) -> Summary:
     """Write ``OUT/<split>/000000.tar``, ..., index.arrow and index.json; ``out`` appears when it is complete.
@@ -58,13 +62,16 @@ def shard(
     class indices stay those of the source. ``resize``: pixels of the shorter side, then the central square is taken.
     ``split``: fractions by which each class of the split "train" is divided. ``shard_mb``: the size in 10^6 bytes that
     no tar exceeds, unless one sample does; one tar at a time is held in memory. ``pack``: many images in one array,
-    for tiny ones; None: if they have less than ``PACK_BELOW`` bytes. ``progress(done, total)`` per sample.
+    for tiny ones; None: if they have less than ``PACK_BELOW`` bytes. ``max_bad``: the share of unusable samples up to
+    which they are left out, counted and named in the notes. ``progress(done, total)`` per sample.
 
-    Raises InputError for wrong options, images that cannot be read or have mixed shapes, and an ``out`` that is not
+    Raises InputError for wrong options, more unusable samples, images of mixed shapes, and an ``out`` that is not
     empty; RunError if writing fails. Nothing is left behind in either case.
     """
     out = Path(out).resolve()
     check_new(out)
+    check_max_bad(max_bad)
+    source.problems.judge(len(source), max_bad)
     _check_numbers(resize, seed, shard_mb)
     _check_keys(source)
     keep, split = dict(keep or {}), dict(split or {})
@@ -82,11 +89,20 @@ def shard(
         image = record.image if resize is None else resized(record.image, resize)
         if image.shape != shape or image.dtype != source.dtype:
             found = f"{image.dtype} {list(image.shape)} instead of {source.dtype} {list(shape)}"
-            raise InputError(f"{source.path(position)} was read as {found}: did it change meanwhile?")
+            raise BadDataError("wrong shape or type", f"it was read as {found}: did it change meanwhile?")
         return record._replace(image=image)
 
     shards: dict[str, list[ShardInfo]] = {name: [] for name in chosen}
     rows: list[Row] = []
+    kept: list[int] = []
+    problems = Problems()
+    problems.update(source.problems)
+    done = itertools.count(1)
+
+    def count() -> None:
+        if progress:
+            progress(next(done), len(positions))
+
     bytes_per_sample = 0.0
     try:
         with written_aside(out, unique=True) as root:
@@ -94,20 +110,22 @@ def shard(
             for name in chosen:
                 (root / name).mkdir()
                 encode: Callable[[int], Any] = read if pack else lambda position: encoded(read(position))
-                records: Iterator[Any] = _in_threads(encode, chosen[name].tolist())
-                counted: Iterator[Any] = _counted(records, len(rows), len(positions), progress)
-                samples: Iterator[Sample] = bundled(counted, f"bundle-{name}") if pack else counted
+                results: Iterator[Any] = _in_threads(_attempt(encode), chosen[name].tolist())
+                numbered = zip(chosen[name].tolist(), results, strict=True)
+                usable: Iterator[Any] = _usable(_counted(numbered, count), source, kept, problems)
+                samples: Iterator[Sample] = bundled(usable, f"bundle-{name}") if pack else usable
                 for group in by_size(samples, int(shard_mb * MEGABYTE)):
                     tar, images = packed(group)
                     bytes_per_sample = len(tar) / len(images)
                     number = len(shards[name])
                     shards[name].append(_write_tar(root, f"{name}/{number:06d}.tar", tar, len(images)))
                     rows += [Row(name, number, *image) for image in images]
+            left_out = problems.judge(len(kept), max_bad)
             header = write_index(
                 root,
                 rows,
                 shards,
-                attributes={name: values[positions] for name, values in source.attributes.items()},
+                attributes={name: values[kept] for name, values in source.attributes.items()},
                 shape=shape,
                 dtype=source.dtype,
                 class_names=source.class_names,
@@ -115,12 +133,34 @@ def shard(
             )
     except OSError as error:
         raise _write_error(error, out, needed=bytes_per_sample * len(positions)) from error
-    return Summary(out, header, source.notes)
+    return Summary(out, header, [*source.notes, *left_out])
 
 
 def _write_tar(root: Path, name: str, tar: memoryview, count: int) -> ShardInfo:
     (root / name).write_bytes(tar)
     return ShardInfo(name, count, len(tar), hashlib.sha256(tar).hexdigest())
+
+
+def _attempt(encode: Callable[[int], T]) -> Callable[[int], T | BadDataError]:
+    def attempt(position: int) -> T | BadDataError:
+        try:
+            return encode(position)
+        except BadDataError as error:
+            return error
+
+    return attempt
+
+
+def _usable(
+    results: Iterable[tuple[int, T | BadDataError]], source: Source, kept: list[int], problems: Problems
+) -> Iterator[T]:
+    """Those that could be read, their positions in ``kept``; the others are added to ``problems``."""
+    for position, result in results:
+        if isinstance(result, BadDataError):
+            problems.add(result.kind, f"{source.path(position)}: {result}")
+        else:
+            kept.append(position)
+            yield result
 
 
 def _in_threads(encode: Callable[[int], T], positions: Iterable[int]) -> Iterator[T]:
@@ -136,11 +176,10 @@ def _in_threads(encode: Callable[[int], T], positions: Iterable[int]) -> Iterato
             yield waiting.popleft().result()
 
 
-def _counted(samples: Iterable[T], before: int, total: int, progress: Progress | None) -> Iterator[T]:
-    for done, sample in enumerate(samples, before + 1):
-        yield sample
-        if progress:
-            progress(done, total)
+def _counted(results: Iterable[T], count: Callable[[], None]) -> Iterator[T]:
+    for result in results:
+        yield result
+        count()
 
 
 def check_new(out: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import os
 import tarfile
 from collections.abc import Callable
@@ -16,7 +19,9 @@ from PIL import Image
 from tars import member, npy, png, sample, write_tar
 
 from cdt.data.format.index import Index
+from cdt.data.format.problems import NOT_SAMPLES
 from cdt.data.inspect.foreign import index_shards
+from cdt.data.inspect.verify import verify
 from cdt.data.read.reader import ImageReader
 from cdt.errors import InputError
 
@@ -129,6 +134,9 @@ def test_a_hostile_shard_costs_what_is_hostile_and_no_more(
     assert {path.name for path in after} == {"index.json", "index.arrow"}
     assert not Path("/tmp/owned").exists()
     (tmp_path / "in/index.json").unlink()
+    if kind in NOT_SAMPLES:
+        assert any(kind in line for line in index_shards([str(tmp_path / "in" / "a.tar")], tmp_path / "in")[1])
+        return
     with pytest.raises(InputError, match=r"are more than --max-bad 0\.001 allows") as caught:
         index_shards([str(tmp_path / "in" / "a.tar")], tmp_path / "in")
     assert kind in str(caught.value)
@@ -139,7 +147,10 @@ def test_a_key_in_two_shards_and_an_empty_shard(tmp_path: Path) -> None:
     write_tar(tmp_path / "b.tar", [*sample("g1"), *sample("other")])
     write_tar(tmp_path / "c.tar", [])
     _, notes = index_shards([str(tmp_path / "{a,b,c}.tar")], tmp_path, max_bad=0.5)
-    assert notes == ["duplicate key: 1, as b.tar: g1", f"empty shard: 1, as {tmp_path}/c.tar"]
+    assert notes == [
+        "duplicate key: 1, as b.tar: g1 (--keys-by-shard makes keys unique)",
+        f"empty shard: 1, as {tmp_path}/c.tar",
+    ]
     index = Index.load(tmp_path)
     assert [info.count for info in index.shards] == [4, 1, 0]
     assert len(images_by_key(index)) == 5
@@ -164,12 +175,106 @@ def test_a_header_without_data_hides_nothing(tmp_path: Path, kind: bytes) -> Non
     assert Index.load(tmp_path / "out").keys() == ["a", "b"]
 
 
-def test_images_that_cannot_be_used_are_told_by_the_scan(tmp_path: Path) -> None:
-    buffer = io.BytesIO()
-    Image.new("RGBA", (5, 6)).save(buffer, "PNG")
-    tar = write_tar(tmp_path / "a.tar", [("a.cls", b"0"), ("a.png", buffer.getvalue())])
-    with pytest.raises(InputError, match=r"damaged image: 1, as .*the image has transparency"):
+@pytest.mark.parametrize(
+    ("members", "names"),
+    [
+        ([("a.cls", b"\xef\xbb\xbf7"), ("a.png", png())], list("01234567")),
+        ([("a.cls", "\uff17".encode()), ("a.png", png())], list("01234567")),
+        ([("a.cls", b" 07\r\n"), ("a.png", png())], list("01234567")),
+        ([("a.cls", "café".encode()), ("a.png", png())], ["café"]),
+    ],
+)
+def test_labels_as_people_write_them(tmp_path: Path, members: list[tuple[str, bytes]], names: list[str]) -> None:
+    index_shards([str(write_tar(tmp_path / "a.tar", members))], tmp_path / "out")
+    index = Index.load(tmp_path / "out")
+    assert index.class_names == names
+    assert index.class_names[index.classes[0]] == names[-1]
+    assert verify(tmp_path / "out").problems == []
+
+
+@pytest.mark.parametrize(("label", "named"), [(b"1.0", "1"), (b"1", "1"), (b'"1"', "1")])
+def test_labels_in_json_are_whole_numbers_or_words(tmp_path: Path, label: bytes, named: str) -> None:
+    tar = write_tar(tmp_path / "a.tar", [("a.json", b'{"y": ' + label + b"}"), ("a.png", png())])
+    index_shards([str(tar)], tmp_path / "out", class_field="y")
+    index = Index.load(tmp_path / "out")
+    assert index.class_names[index.classes[0]] == named
+    assert verify(tmp_path / "out").problems == []
+
+
+@pytest.mark.parametrize("label", [b"1.5", b"NaN", b"1e300", b"true", b"null", b"[1]"])
+def test_other_labels_in_json_are_none(tmp_path: Path, label: bytes) -> None:
+    tar = write_tar(tmp_path / "a.tar", [("a.json", b'{"y": ' + label + b"}"), ("a.png", png())])
+    with pytest.raises(InputError, match=r"missing label: 1, as .*its json has no word or whole number 'y'"):
+        index_shards([str(tar)], tmp_path / "out", class_field="y")
+
+
+def test_a_key_ends_at_the_first_dot_and_the_message_says_so(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", [("a.b.cls", b"0"), ("a.b.png", png())])
+    with pytest.raises(
+        InputError, match=r"missing label: .*it has no cls; note that a key ends at the first dot .*a\.b\."
+    ):
         index_shards([str(tar)], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "name", ["._g0.png", "x/._g0.png", ".DS_Store", "__MACOSX/x/._g0.png", "README", "x/.hidden/a.png"]
+)
+def test_files_beside_the_samples_are_named_and_cost_nothing(tmp_path: Path, name: str) -> None:
+    tar = write_tar(tmp_path / "a.tar", [(name, b"?"), *GOOD])
+    _, notes = index_shards([str(tar)], tmp_path / "out")
+    assert Index.load(tmp_path / "out").count == 4
+    assert any(name in note for note in notes)
+    assert verify(tmp_path / "out").problems == []
+
+
+@pytest.mark.parametrize(
+    ("compress", "remedy"), [(gzip.compress, "gunzip"), (bz2.compress, "bunzip2"), (lzma.compress, "unxz")]
+)
+def test_compressed_tars_are_refused_with_the_remedy(
+    tmp_path: Path, compress: Callable[[bytes], bytes], remedy: str
+) -> None:
+    tar = write_tar(tmp_path / "a.tar", GOOD)
+    tar.write_bytes(compress(tar.read_bytes()))
+    with pytest.raises(InputError, match=rf"a\.tar is compressed \(\w+\), .*: `{remedy}` it first"):
+        index_shards([str(tar)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_attributes_that_are_not_everywhere_are_left_out_and_named(tmp_path: Path) -> None:
+    records = [
+        {"whole": 1, "nan": 1.5, "big": 1, "rare": 1, "word": "x", "mixed": 1},
+        {"whole": 2, "nan": float("nan"), "big": 2**60, "word": "y", "mixed": "two"},
+    ]
+    members = [
+        entry
+        for number, record in enumerate(records)
+        for entry in (
+            (f"k{number}.cls", b"0"),
+            (f"k{number}.png", png()),
+            (f"k{number}.json", json.dumps(record).encode()),
+        )
+    ]
+    _, notes = index_shards([str(write_tar(tmp_path / "a.tar", members))], tmp_path / "out")
+    assert list(Index.load(tmp_path / "out").attributes) == ["whole"]
+    assert notes == [
+        "attribute big is left out: 1 of 2 samples have no number there, as k1 has 1152921504606846976",
+        "attribute mixed is left out: 1 of 2 samples have no number there, as k1 has no number there",
+        "attribute nan is left out: 1 of 2 samples have no number there, as k1 has nan",
+        "attribute rare is left out: 1 of 2 samples have no number there",
+        "fields of json that are left out, as they are no numbers: word",
+    ]
+
+
+def test_an_array_whose_shape_is_no_numbers_is_one_bad_sample(tmp_path: Path) -> None:
+    """`True` passes for 1 until numpy reshapes."""
+    array = npy(np.zeros((1, 6, 5), np.uint8))
+    odd = array.replace(b"(1, 6, 5), }   ", b"(True, 6, 5), }")
+    assert len(odd) == len(array)
+    assert odd != array
+    tar = write_tar(tmp_path / "a.tar", [("a.cls", b"0"), ("a.npy", odd), ("b.cls", b"0"), ("b.npy", array)])
+    _, notes = index_shards([str(tar)], tmp_path / "out", max_bad=0.5)
+    assert "expected [C, H, W]" in notes[0]
+    assert Index.load(tmp_path / "out").keys() == ["b"]
 
 
 def test_what_pillow_calls_a_palette_is_colour(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cdt.data.format.tar import LISTED
+from cdt.data.format.problems import LISTED
 from cdt.data.inspect.verify import verify
 from cdt.data.sources import Source
 from cdt.data.write.shard import shard
@@ -66,7 +66,7 @@ def test_a_split_without_a_shard_is_no_trouble(root: Path) -> None:
 
 def test_a_class_field_that_is_no_name(root: Path) -> None:
     about = json.loads((root / "index.json").read_text())
-    about["source"]["class_field"] = ["a"]
+    about["source"] |= {"name": "index", "class_field": ["a"]}
     (root / "index.json").write_text(json.dumps(about))
     assert list(verify(root).counts) == ["missing label"]
 

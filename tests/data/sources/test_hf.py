@@ -12,6 +12,7 @@ from cdt.cli.command import main
 from cdt.data.format.index import Index
 from cdt.data.read.reader import ImageReader
 from cdt.data.sources import SOURCES
+from cdt.data.write.shard import shard
 from cdt.errors import InputError
 
 datasets = pytest.importorskip("datasets")
@@ -49,6 +50,26 @@ def test_a_data_set_becomes_shards(saved: Path, tmp_path: Path) -> None:
             number = first + int(key.rpartition("-")[2])
             assert (image == number).all()
             assert label == number % 2
+
+
+def test_rows_without_image_or_label_are_left_out_as_bad_samples_are_everywhere(tmp_path: Path) -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    good = Image.fromarray(np.full((6, 5), 7, np.uint8))
+    images = [good, None, good, {"bytes": b"MZ", "path": None}]
+    columns = {"image": images, "label": [0, 0, None, 1]}
+    datasets.DatasetDict({"train": datasets.Dataset.from_dict(columns, features=features)}).save_to_disk(
+        tmp_path / "in"
+    )
+    source = SOURCES["hf"](tmp_path / "in")
+    assert source.problems.places == {
+        "missing image": ["split train, row 1: it has none"],
+        "missing label": ["split train, row 2: its label is None"],
+        "damaged image": ["split train, row 3: it is no or a damaged PNG, JPEG, WEBP, BMP or TIFF"],
+    }
+    with pytest.raises(InputError, match="3 problems beside 1 usable samples are more than --max-bad"):
+        shard(source, tmp_path / "out")
+    assert main(["shard", "hf", str(tmp_path / "in"), str(tmp_path / "out"), "--max-bad", "0.8"]) == 0
+    assert Index.load(tmp_path / "out").count == 1
 
 
 def test_wrong_names_are_one_line(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from cdt.data.format.damage import BadDataError
 from cdt.data.format.header import SAFE_NAME
+from cdt.data.format.index import Index
+from cdt.data.inspect.verify import verify
 from cdt.data.sources import SOURCES, Source
 from cdt.data.sources.attributes import read_attributes
 from cdt.data.sources.folder import open_folder, safe_keys
 from cdt.data.sources.idx import open_idx
+from cdt.data.write.shard import shard
 from cdt.errors import InputError
 
 
@@ -169,7 +174,11 @@ def test_a_folder_per_class(tmp_path: Path) -> None:
     assert source.paths == ["a/1.tiff", "a/ü.bmp", "b/10.JPG", "b/2.png", "b/deep/er/x y.webp"]
     assert source.classes.tolist() == [0, 0, 1, 1, 1]
     assert source.shapes.tolist() == [[3, 4, 6]] * 5
-    assert source.notes == ["left out, as no images by their names: a/readme.txt"]
+    assert source.notes == [
+        "left out, as no images by their names: a/readme.txt",
+        "left out, as hidden or of the operating system: empty/.hidden.png",
+        "classes without images: empty",
+    ]
 
 
 def test_grey_pictures_stay_grey_until_one_is_coloured(tmp_path: Path) -> None:
@@ -183,7 +192,10 @@ def test_grey_pictures_stay_grey_until_one_is_coloured(tmp_path: Path) -> None:
     coloured = open_folder(tmp_path)
     check_protocol(coloured)
     assert [coloured.read(position)[:, 0, 0].tolist() for position in (0, 3)] == [[7, 7, 7], [1, 2, 3]]
-    assert coloured.notes == ["grey images that get three equal channels, as others are coloured: 3"]
+    assert coloured.notes == [
+        "grey images that get three equal channels, as others are coloured: 3",
+        "images with transparency, which becomes white: 1",
+    ]
 
 
 @pytest.mark.parametrize(("mode", "clear"), [("RGBA", (9, 9, 9, 0)), ("LA", (9, 0))])
@@ -221,8 +233,6 @@ def test_photographs_stand_upright(tmp_path: Path, orientation: int) -> None:
             lambda root: [save(root / split / "a/1.png") for split in ("train", "test")],
             "folders test, train, which are spl",
         ),
-        (lambda root: save(root / "a/1.png", "I;16"), "1 of 1 images cannot be used: a/1.png .more than 8 bits"),
-        (lambda root: save(root / "a/1.gif").rename(root / "a/1.png"), "a/1.png .another or a damaged format"),
     ],
 )
 def test_other_layouts_and_images_are_told(tmp_path: Path, build: Callable[[Path], object], told: str) -> None:
@@ -241,7 +251,100 @@ def test_unreadable_images_are_counted_and_the_first_named(tmp_path: Path) -> No
     save(tmp_path / "a/0.png")
     for number in range(1, 6):
         (tmp_path / f"a/{number}.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"5 of 6 images cannot be used: a/1.png \(.*a/3.png \(.*\) and 2 more"):
+    source = open_folder(tmp_path)
+    assert source.paths == ["a/0.png"]
+    assert source.problems.counts == {"damaged image": 5}
+    refused = (
+        r"5 problems beside 1 usable samples are more than --max-bad 0.001 allows:\n  damaged image: 5, as a/1.png: "
+    )
+    with pytest.raises(InputError, match=refused):
+        shard(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    summary = shard(source, tmp_path / "out", max_bad=0.9)
+    assert summary.notes[0].startswith(
+        "damaged image: 5, as a/1.png: it is no or a damaged PNG, JPEG, WEBP, BMP or TIFF"
+    )
+    assert summary.header.splits["train"].count == 1
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    save(tmp_path / "in/a/1.png")
+    save(tmp_path / "elsewhere/2.png")
+    save(tmp_path / "elsewhere/deep/3.png")
+    (tmp_path / "in/a/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in/a/another").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/deep/loop").symlink_to(tmp_path / "in/a")
+    (tmp_path / "in/b").symlink_to(tmp_path / "elsewhere/deep")
+    source = open_folder(tmp_path / "in")
+    check_protocol(source)
+    assert source.paths == ["a/1.png", "a/another/2.png", "a/another/deep/3.png", "b/3.png", "b/loop/1.png", *B_AGAIN]
+    (note,) = source.notes
+    repeated = "a/another/deep/loop, a/link, b/loop/another/deep and 1 more"
+    assert note == f"left out, as links to folders that are read already: {repeated}"
+
+
+B_AGAIN = ["b/loop/another/2.png"]
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda path: path.symlink_to("nowhere"), "unreadable file: 1, as a/2.png: No such file or directory"),
+        (lambda path: path.symlink_to(path), "unreadable file: 1, as a/2.png: Too many levels of symbolic links"),
+        (os.mkfifo, "unreadable file: 1, as a/2.png: it is no regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "unreadable file: 1, as a/2.png: it is no regular file"),
+        (lambda path: path.touch() or os.truncate(path, 1 << 27), "too large: 1, as a/2.png: 134217728 bytes"),
+    ],
+)
+def test_what_is_no_file_is_named(tmp_path: Path, make: Callable[[Path], object], told: str) -> None:
+    save(tmp_path / "in/a/1.png")
+    make(tmp_path / "in/a/2.png")
+    with pytest.raises(InputError, match=told):
+        shard(open_folder(tmp_path / "in"), tmp_path / "out")
+    assert shard(open_folder(tmp_path / "in"), tmp_path / "out", max_bad=0.5).header.splits["train"].count == 1
+
+
+def test_a_folder_that_may_not_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may read everything, so the operating system is replaced here."""
+    save(tmp_path / "a/1.png")
+    save(tmp_path / "a/deep/2.png")
+    true = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return true(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InputError, match=r"a/deep cannot be read: Permission denied"):
+        open_folder(tmp_path)
+
+
+def test_what_operating_systems_leave_is_no_class(tmp_path: Path) -> None:
+    for name in ("a/1.png", "a/._1.png", "a/.DS_Store/x.png", "a/__MACOSX/2.png", "__MACOSX/a/1.png", "b/1.png"):
+        save(tmp_path / name) if name.endswith("png") else None
+    source = open_folder(tmp_path)
+    assert source.class_names == ["a", "b"]
+    assert source.paths == ["a/1.png", "b/1.png"]
+    (note,) = source.notes
+    assert note == "left out, as hidden or of the operating system: a/.DS_Store, a/__MACOSX, a/._1.png"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (b"caf\xe9", "is not UTF-8; rename it"),
+        (b"a\x1b[2J", "has control characters"),
+        (b"a\nb", "has control characters"),
+        (b" ", "is empty"),
+    ],
+)
+def test_names_of_classes_are_checked_at_the_door(tmp_path: Path, name: bytes, told: str) -> None:
+    """All that comes later can print and store them: cards, exports, TensorBoard, YAML."""
+    folder = os.path.join(os.fsencode(tmp_path), name)  # noqa: PTH118
+    os.mkdir(folder)  # noqa: PTH102
+    save(tmp_path / "plain/1.png")
+    with pytest.raises(InputError, match=told):
         open_folder(tmp_path)
 
 
@@ -251,7 +354,7 @@ def test_an_image_that_ends_early_is_named_when_it_is_read(tmp_path: Path) -> No
     Image.effect_noise((64, 64), 50).save(path)
     path.write_bytes(path.read_bytes()[:600])
     source = open_folder(tmp_path)
-    with pytest.raises(InputError, match=r"a/1\.png cannot be read"):
+    with pytest.raises(BadDataError, match="the chunk at byte 33 is damaged"):
         source.read(0)
 
 
@@ -286,9 +389,22 @@ def test_attributes_take_the_order_of_the_files(tmp_path: Path) -> None:
     csv = write_csv(tmp_path / "t.csv", "\ufefffile,male, age\nb/1.png,-1,0.5\n2.png,1,7\n\n./a/1.png,0,1e3\n")
     attributes = read_attributes(csv, FILES)
     assert {name: (str(values.dtype), values.tolist()) for name, values in attributes.items()} == {
-        "male": ("int32", [0, 1, -1]),
-        "age": ("float32", [1000.0, 7.0, 0.5]),
+        "male": ("int64", [0, 1, -1]),
+        "age": ("float64", [1000.0, 7.0, 0.5]),
     }
+
+
+def test_attributes_are_kept_exactly(tmp_path: Path) -> None:
+    """Ids that float32 would round, beside fractions that it would round, too."""
+    for number, file in enumerate(FILES):
+        save(tmp_path / "in" / file, colour=number)
+    rows = ["file,id,x", "a/1.png,16777217,0.1", f"a/2.png,{2**53},1e-9", "b/1.png,-3,16777217"]
+    csv = write_csv(tmp_path / "t.csv", "\n".join(rows))
+    shard(open_folder(tmp_path / "in", csv), tmp_path / "out")
+    index = Index.load(tmp_path / "out")
+    by_key = {key: [values[row].item() for values in index.attributes.values()] for row, key in enumerate(index.keys())}
+    assert by_key == {"a-1": [16777217, 0.1], "a-2": [2**53, 1e-9], "b-1": [-3, 16777217.0]}
+    assert verify(tmp_path / "out").problems == []
 
 
 @pytest.mark.parametrize(
@@ -313,8 +429,10 @@ def test_attributes_take_the_order_of_the_files(tmp_path: Path) -> None:
         ),
         ("file,x\na/1.png,1\na/2.png,\nb/1.png,1\n", "column 'x' has '' for a/2.png .such cells: 1"),
         ("file,x\na/1.png,nan\na/2.png,1\nb/1.png,1\n", "column 'x' has 'nan' for a/1.png"),
-        ("file,x\na/1.png,1e39\na/2.png,1\nb/1.png,1\n", "column 'x' has '1e39'"),
-        ("file,x\na/1.png,2147483648\na/2.png,1\nb/1.png,1\n", "column 'x' has '2147483648'"),
+        ("file,x\na/1.png,1e309\na/2.png,1\nb/1.png,1\n", "column 'x' has '1e309'"),
+        ("file,x\na/1.png,1_000\na/2.png,1\nb/1.png,1\n", "column 'x' has '1_000'"),
+        (f"file,x\na/1.png,{2**53 + 1}\na/2.png,1\nb/1.png,1\n", f"column 'x' has '{2**53 + 1}'"),
+        ("file,x\x07\na/1.png,1\n", "the name of the column 'x.x07' has control characters"),
     ],
 )
 def test_wrong_attributes_are_told(tmp_path: Path, text: str, told: str) -> None:

@@ -1,0 +1,31 @@
+"""Names of classes and attributes, and numbers: what all that comes later can print, store and find again."""
+
+from __future__ import annotations
+
+MAX_NAME = 200
+"""Characters of a name."""
+MAX_WHOLE = 2**53
+"""Whole numbers up to this stay exact beside fractions, as float64."""
+
+OF_SYSTEMS = ("__MACOSX", "Thumbs.db", "desktop.ini")
+"""Folders and files that operating systems leave beside images, besides hidden ones."""
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or of the operating system."""
+    return name.startswith(".") or name in OF_SYSTEMS
+
+
+def name_problem(name: str) -> str | None:
+    """Why a name cannot be used; None if it can."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "is not UTF-8"
+    if not name.strip():
+        return "is empty"
+    if len(name) > MAX_NAME:
+        return f"has {len(name)} characters; at most {MAX_NAME}"
+    if not name.isprintable():
+        return "has control characters"
+    return None

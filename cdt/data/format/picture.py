@@ -1,0 +1,210 @@
+"""The one rule for pictures, whatever way they come in: from the bytes of a file to upright 8-bit pixels.
+
+The format is that of the bytes, not of the name. The picture stands upright as its EXIF data say. What is transparent
+becomes white. Palettes, CMYK and YCbCr become RGB; grey stays grey. More than 8 bits per channel and several frames are
+refused, as either would change the picture silently.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import IO, NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+SHARD_FORMATS = ("PNG", "JPEG", "WEBP")
+"""Formats that are decoded from shards."""
+FILE_FORMATS = (*SHARD_FORMATS, "BMP", "TIFF")
+"""Formats that are read from files of the user's own."""
+MAX_PIXELS = 1 << 26
+MAX_PICTURE_BYTES = 1 << 26
+"""Limit of the size of an encoded picture."""
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+GREY = ("1", "L", "LA", "La")
+COLOUR = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
+ORIENTATION = 0x0112
+BITS_PER_SAMPLE = 0x0102
+METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+"""Chunks of a PNG in which an orientation may be."""
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes an orientation. EXIF 2.32, section 4.6.4."""
+
+
+class ShapeError(ValueError):
+    """A picture of another size or type than expected."""
+
+
+class PictureFacts(NamedTuple):
+    """What a picture's header says of its pixels."""
+
+    shape: tuple[int, int, int]
+    """C, H, W; C is 1 (grey) or 3."""
+    transparent: bool
+    """Whether it may have transparent pixels."""
+
+
+def picture_facts(file: IO[bytes], formats: Sequence[str] = FILE_FORMATS) -> PictureFacts:
+    """What ``read_picture`` will return, without decoding the pixels. Raises ValueError as it does.
+
+    Only the pixels themselves, and the checksums of a PNG, are not checked.
+    """
+    with _opened(file, formats) as image:
+        height, width = _size(image, _orientation(image, file))
+        return PictureFacts((1 if image.mode in GREY else 3, height, width), image.has_transparency_data)
+
+
+def read_picture(
+    payload: bytes,
+    formats: Sequence[str] = FILE_FORMATS,
+    *,
+    size: tuple[int, int] | None = None,
+    upright: bool = True,
+) -> np.ndarray:
+    """The pixels [C, H, W] uint8 of a grey (C = 1) or colour (C = 3) picture; writable.
+
+    ``upright=False`` leaves it as it is stored: indexes of earlier versions were written for that.
+
+    Raises ValueError (a plain sentence): bytes of no or another format, damage, more than ``MAX_PIXELS`` pixels, more
+    than 8 bits per channel, several frames; ShapeError if height and width are not ``size`` (before it is decoded).
+    """
+    file = io.BytesIO(payload)
+    with _opened(file, formats) as image:
+        orientation = _orientation(image, file) if upright else 1
+        found = _size(image, orientation)
+        if size is not None and found != size:
+            raise ShapeError(f"{found[0]} x {found[1]} pixels, expected {size[0]} x {size[1]}")
+        check_chunks(payload)
+        return _pixels(image, orientation)
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error's message."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Raises ValueError if an image of this size is larger than ``MAX_PIXELS``."""
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are more than the limit of {MAX_PIXELS}")
+
+
+@contextmanager
+def _opened(file: IO[bytes], formats: Sequence[str]) -> Iterator[Image.Image]:
+    """The picture, if its header promises one that can be used. Raises ValueError, also for what fails within."""
+    try:
+        with Image.open(file, formats=tuple(formats)) as image:
+            check_pixels(image.width, image.height)
+            _check_depth(image, file)
+            if image.mode not in (*GREY, *COLOUR):
+                raise ValueError(f"it has mode {image.mode}; expected grey or colour with 8 bits per channel")
+            if _has_more_frames(image):
+                raise ValueError("it has several frames or pages; expected one picture")
+            yield image
+    except UnidentifiedImageError as error:
+        raise ValueError(f"it is no or a damaged {', '.join(formats[:-1])} or {formats[-1]}") from error
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly any error for damaged bytes
+        raise ValueError(reason(error)) from error
+
+
+def _check_depth(image: Image.Image, file: IO[bytes]) -> None:
+    """Pillow shows 16 bits of grey as mode I;16, but those of colour as 8 bits."""
+    bits = 8
+    if image.format == "PNG":
+        bits = int(_at(file, 24, 1)[0])
+    elif image.format == "TIFF":
+        found = image.tag_v2.get(BITS_PER_SAMPLE, 1)  # pyright: ignore[reportAttributeAccessIssue]
+        bits = max(found) if isinstance(found, tuple) else found
+    if bits > 8 or image.mode.startswith(("I", "F")):
+        raise ValueError("it has more than 8 bits per channel; convert it to 8 bits first")
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    # A phone's JPEG may hold a preview or a depth map beside the picture, as format MPO.
+    if image.format == "TIFF":
+        return _second_page(image)
+    return image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1
+
+
+def _second_page(image: Image.Image) -> bool:
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    return True
+
+
+def _orientation(image: Image.Image, file: IO[bytes]) -> int:
+    """1 to 8, as in EXIF; 1 is upright, as is every TIFF: Pillow turns those itself."""
+    if image.format == "PNG" and _metadata_behind_pixels(file):
+        image.load()
+    if image.format != "TIFF" and {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"} & image.info.keys():
+        with suppress(Exception):  # as in _opened; viewers pass over damaged EXIF data, too
+            return int(image.getexif().get(ORIENTATION, 1))
+    return 1
+
+
+def _size(image: Image.Image, orientation: int) -> tuple[int, int]:
+    """Height and width once it is upright."""
+    return (image.width, image.height) if 5 <= orientation <= 8 else (image.height, image.width)
+
+
+def _pixels(image: Image.Image, orientation: int) -> np.ndarray:
+    grey, turn = image.mode in GREY, UPRIGHT.get(orientation)
+    picture = image if turn is None else image.transpose(turn)
+    if picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA"))
+    array = np.array(picture.convert("L" if grey else "RGB"))
+    return array[None] if grey else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def check_chunks(payload: bytes) -> None:
+    """Raises ValueError if the CRC of a PNG's chunk is wrong; Pillow does not check it for pixels.
+
+    PNG specification (third edition), section 5.3. Other formats have no checksums.
+    """
+    if not payload.startswith(PNG_SIGNATURE):
+        return
+    place = len(PNG_SIGNATURE)
+    while place + 12 <= len(payload):
+        end = place + 8 + int.from_bytes(payload[place : place + 4])
+        if zlib.crc32(payload[place + 4 : end]) != int.from_bytes(payload[end : end + 4]):
+            raise ValueError(f"the chunk at byte {place} is damaged")
+        if payload[place + 4 : place + 8] == b"IEND":
+            return
+        place = end + 4
+    raise ValueError("it ends early")
+
+
+def _metadata_behind_pixels(file: IO[bytes]) -> bool:
+    """Whether a PNG has chunks of metadata that Pillow reads only together with the pixels."""
+    place, seen_pixels = len(PNG_SIGNATURE), False
+    while len(start := _at(file, place, 8)) == 8 and start[4:] != b"IEND":
+        seen_pixels = seen_pixels or start[4:] == b"IDAT"
+        if seen_pixels and start[4:] in METADATA:
+            return True
+        place += 12 + int.from_bytes(start[:4])
+    return False
+
+
+def _at(file: IO[bytes], place: int, count: int) -> bytes:
+    """Bytes of the file; its position stays as it was."""
+    before = file.tell()
+    file.seek(place)
+    found = file.read(count)
+    file.seek(before)
+    return found
