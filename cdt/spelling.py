@@ -1,9 +1,10 @@
-"""Did you mean: the nearest of the names that are known."""
+"""Names that are known: the one that is meant, else the nearest one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from unicodedata import normalize
 
 SHOWN = 20
 """Names that a message lists."""
@@ -21,3 +22,15 @@ def did_you_mean(word: str, known: Iterable[str], listed: str) -> str:
     known = list(known)
     near = nearest(word, known)
     return f"did you mean {near!r}?" if near else f"{listed}: {', '.join(known[:SHOWN]) or 'none'}"
+
+
+def place_of(name: str, known: Sequence[str]) -> int | None:
+    """The place of a name; None if it is not known.
+
+    An accent may be a letter's part or a character of its own (NFC, NFD): file systems and editors differ in that, and
+    nobody sees it. So such a name is found if no other one looks the same.
+    """
+    if name in known:
+        return known.index(name)
+    alike = [number for number, other in enumerate(known) if normalize("NFC", other) == normalize("NFC", name)]
+    return alike[0] if len(alike) == 1 else None

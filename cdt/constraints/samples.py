@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from cdt.errors import InputError
-from cdt.spelling import did_you_mean
+from cdt.spelling import did_you_mean, place_of
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,6 @@ class Replayed:
 
 
 def _lookup(where: str, name: str, known: list[str]) -> int:
-    if name in known:
-        return known.index(name)
+    if (place := place_of(name, known)) is not None:
+        return place
     raise InputError(f"{where}: {name!r} is not in the data; {did_you_mean(name, known, 'known are')}")

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from cdt.errors import InputError
-from cdt.spelling import did_you_mean
+from cdt.spelling import did_you_mean, place_of
 
 
 class Judge(Protocol):
@@ -36,11 +36,13 @@ def columns(judge: Judge, labels: Sequence[str], where: str) -> list[int]:
     Raises InputError for a label that the judge does not know; ``where`` names the setting that uses it, as in
     "constraints.cats.class".
     """
+    places = []
     for label in labels:
-        if label not in judge.labels:
+        if (place := place_of(label, judge.labels)) is None:
             remedy = did_you_mean(label, judge.labels, "it knows")
             raise InputError(f"{where}: the judge does not know {label!r}; {remedy}")
-    return [judge.labels.index(label) for label in labels]
+        places.append(place)
+    return places
 
 
 def attribute_label(name: str, value: float) -> str:

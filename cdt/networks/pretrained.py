@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
 from cdt.errors import InputError
@@ -22,13 +23,17 @@ def load_pretrained(config: PretrainedConfig, shape: tuple[int, int, int], *, ch
     """
     directory = find_unet(config.path)
     check_settings(read_settings(directory), shape, directory)
-    if not any((directory / name).is_file() for name in (WEIGHTS, f"{WEIGHTS}.index.json")):
-        raise InputError(f"network.path: no {WEIGHTS} in {directory}; weights are read from safetensors only")
+    variant = _variant(directory)
     from diffusers.models.unets.unet_2d import UNet2DModel  # seconds to import: configurations are read without it
 
     try:
         loaded: Any = UNet2DModel.from_pretrained(
-            directory, use_safetensors=True, local_files_only=True, output_loading_info=True
+            directory,
+            variant=variant,
+            torch_dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).split(". ")[0]  # diffusers adds advice that does not apply here
@@ -42,6 +47,19 @@ def load_pretrained(config: PretrainedConfig, shape: tuple[int, int, int], *, ch
         )
     unet.register_to_config(sample_size=shape[1] if shape[1] == shape[2] else shape[1:])
     return UNet(unet.train(), checkpointing=checkpointing)
+
+
+def _variant(directory: Path) -> str | None:
+    """The variant of the weights to read, such as fp16; None if they are there without one. Raises InputError."""
+    if any((directory / name).is_file() for name in (WEIGHTS, f"{WEIGHTS}.index.json")):
+        return None
+    stem = WEIGHTS.removesuffix("safetensors")
+    files = [path.name.removeprefix(stem) for path in directory.glob(f"{stem}*safetensors*")]
+    found = sorted({name.partition(".")[0].partition("-")[0] for name in files})
+    if len(found) == 1:
+        return found[0]
+    others = f" alone, but of the variants {', '.join(found)}: keep one" if found else ""
+    raise InputError(f"network.path: no {WEIGHTS} in {directory}{others}; weights are read from safetensors only")
 
 
 def find_unet(path: Path) -> Path:

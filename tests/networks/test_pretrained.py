@@ -39,6 +39,21 @@ def test_loads_the_network_of_a_pipeline_or_itself(saved: tuple[UNet, Path], sub
     assert loaded.unet.training
 
 
+def test_a_variant_is_read_in_full_precision(saved: tuple[UNet, Path]) -> None:
+    """As pipelines are published that are for sampling in half precision."""
+    _, directory = saved
+    half = {name: weight.half() for name, weight in load_file(directory / "unet" / WEIGHTS).items()}
+    (directory / "unet" / WEIGHTS).unlink()
+    save_file(half, directory / "unet" / "diffusion_pytorch_model.fp16.safetensors", {"format": "pt"})
+    loaded = load_pretrained(PretrainedConfig(path=directory), SHAPE)
+    weights = dict(loaded.unet.named_parameters())
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert all(torch.equal(weights[name], weight.float()) for name, weight in half.items())
+    save_file(half, directory / "unet" / "diffusion_pytorch_model.ema.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"no diffusion_pytorch_model.safetensors in .*variants ema, fp16: keep one"):
+        load_pretrained(PretrainedConfig(path=directory), SHAPE)
+
+
 def test_a_network_for_any_size_takes_that_of_the_data(saved: tuple[UNet, Path]) -> None:
     edit(saved[1], sample_size=None)
     assert load_pretrained(PretrainedConfig(path=saved[1]), (3, 16, 16)).unet.config["sample_size"] == 16

@@ -8,7 +8,7 @@ import numpy as np
 
 from cdt.data.format.header import SAFE_NAME
 from cdt.errors import InputError
-from cdt.spelling import SHOWN, nearest
+from cdt.spelling import SHOWN, nearest, place_of
 
 SPLIT, KEEP, ORDER = range(3)
 """Each use of the seed has its own random generators, so that one choice never changes another."""
@@ -50,13 +50,15 @@ def _no_fraction(found: str, option: str) -> InputError:
 
 def class_indices(names: Sequence[str], class_names: Sequence[str], option: str) -> list[int]:
     """Positions of classes given by name. Raises InputError with the nearest name and a list for an unknown one."""
+    places = []
     for name in names:
-        if name not in class_names:
+        if (place := place_of(name, class_names)) is None:
             near = nearest(name, class_names)
             hint = f" (did you mean {near!r}?)" if near else ""
             known = ", ".join(class_names[:SHOWN]) + (", ..." if len(class_names) > SHOWN else "")
             raise InputError(f"{option}: there is no class {name!r}{hint}; the classes are {known}")
-    return [class_names.index(name) for name in names]
+        places.append(place)
+    return places
 
 
 def choose(
