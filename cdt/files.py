@@ -1,13 +1,60 @@
-"""Files and folders that are there whole or not at all: written under another name, then renamed."""
+"""Files of bounded size, read whole; files and folders that are there whole or not at all: written, then renamed."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from cdt.errors import InputError
+
+
+def read_bytes(path: str | Path, limit: int) -> bytes:
+    """The content of a regular file of at most ``limit`` bytes.
+
+    Only regular files are read: a pipe may never end, and neither may a device. No more than ``limit`` bytes and one
+    are ever in memory.
+
+    Raises InputError, which names the file and the reason: it is not there, may not be read, is a directory or
+    something else that is no regular file, or is too large. Where the system gave the reason, that OSError is the
+    cause, so FileNotFoundError can be told apart.
+    """
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            content = file.read(limit + 1) if regular else b""
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except ValueError:  # a NUL or a lone surrogate, which no name of a file has
+        raise InputError(f"{str(path)!r}: no file can have this name") from None
+    if not regular:
+        raise InputError(f"{path}: it is not a regular file")
+    if len(content) > limit:
+        raise InputError(f"{path}: it is larger than {limit:,} bytes, the most that are read of such a file")
+    return content
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens a pipe at once: otherwise that waits until something writes into it."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def read_text(path: str | Path, limit: int) -> str:
+    """The text of a regular file of at most ``limit`` bytes, which is UTF-8; a byte order mark is left out.
+
+    Raises InputError as ``read_bytes`` does, and for what is not UTF-8.
+    """
+    content = read_bytes(path, limit)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: it is not text in UTF-8: byte {error.start} is {content[error.start]:#04x}"
+        ) from None
 
 
 @contextmanager

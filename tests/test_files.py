@@ -1,11 +1,99 @@
 from __future__ import annotations
 
+import os
+import socket
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cdt.files import remove, write_text, written_aside
+from cdt.errors import InputError
+from cdt.files import read_bytes, read_text, remove, write_text, written_aside
+
+
+def refused(path: str | Path, limit: int = 1000) -> str:
+    """The reason, told after the name, in one line."""
+    with pytest.raises(InputError) as error:
+        read_text(path, limit)
+    message = str(error.value)
+    assert "\n" not in message
+    return message.removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize("size", [0, 1, 999, 1000])
+def test_a_file_up_to_the_limit_is_read_whole(tmp_path: Path, size: int) -> None:
+    (tmp_path / "a").write_bytes(b"x" * size)
+    assert read_bytes(tmp_path / "a", 1000) == b"x" * size
+    assert read_text(str(tmp_path / "a"), 1000) == "x" * size
+
+
+def test_a_link_to_a_file_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    (tmp_path / "link").symlink_to("a")
+    assert read_text(tmp_path / "link", 1000) == "x"
+
+
+def test_a_byte_order_mark_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"\xef\xbb\xbf\xc3\xa9")
+    assert read_text(tmp_path / "a", 1000) == "é"
+
+
+def test_why_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(b"x" * 1001)
+    (tmp_path / "latin").write_bytes(b"ab\xe9")
+    (tmp_path / "wide").write_text("a", encoding="utf-16")
+    (tmp_path / "round").symlink_to("round")
+    assert refused(tmp_path / "none") == "No such file or directory"
+    assert refused(tmp_path / "large" / "none") == "Not a directory"
+    assert refused(tmp_path / "round") == "Too many levels of symbolic links"
+    assert refused(tmp_path / ("x" * 300)) == "File name too long"
+    assert refused(tmp_path) == "Is a directory"
+    assert refused(tmp_path / "large") == "it is larger than 1,000 bytes, the most that are read of such a file"
+    assert refused(tmp_path / "latin") == "it is not text in UTF-8: byte 2 is 0xe9"
+    assert refused(tmp_path / "wide") == "it is not text in UTF-8: byte 0 is 0xff"
+    assert refused("a\0b") == "'a\\x00b': no file can have this name"
+    assert refused("a\udc00") == "'a\\udc00': no file can have this name"
+
+
+def test_what_is_missing_can_be_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        read_bytes(tmp_path / "none", 1)
+    assert isinstance(error.value.__cause__, FileNotFoundError)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a").touch(mode=0)
+    assert refused(tmp_path / "a") == "Permission denied"
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null", "/dev/full"])
+def test_a_device_is_not_read(device: str) -> None:
+    assert refused(device) == "it is not a regular file"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert refused(tmp_path / "pipe") == "it is not a regular file"
+
+
+def test_a_socket_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind("socket")
+    assert refused("socket") == "No such device or address"
+
+
+def test_no_more_than_the_limit_is_held(tmp_path: Path) -> None:
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(10**12)
+    tracemalloc.start()
+    try:
+        assert "larger than 1,000 bytes" in refused(tmp_path / "sparse")
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("unique", [False, True])
