@@ -28,6 +28,10 @@ class InputError(CdtError):
     exit_status = 2
 
 
+class DamagedWarning(UserWarning):
+    """Something that is damaged was passed over: names it, and what was taken in its place."""
+
+
 @contextlib.contextmanager
 def at(setting: str) -> Iterator[None]:
     """Says where in the configuration what is wrong meanwhile was asked for."""

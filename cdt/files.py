@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 from cdt.errors import InputError
@@ -36,6 +38,15 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
     if len(content) > limit:
         raise InputError(f"{path}: it is larger than {limit:,} bytes, the most that are read of such a file")
     return content
+
+
+def open_regular(path: str | Path) -> BufferedReader:
+    """Opens a regular file of any size, to be read in parts. Raises OSError, also for what is no regular file."""
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller's to close
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return file
 
 
 def _without_waiting(path: str, flags: int) -> int:

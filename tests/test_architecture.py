@@ -20,6 +20,7 @@ ARROWS: dict[str, set[str]] = {
     "condition": set(),
     "files": set(),
     "filenames": set(),
+    "records": set(),
     "retry": set(),
     "spelling": set(),
     "explain": set(),
@@ -27,12 +28,13 @@ ARROWS: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
     "engine": set(),
     "evaluate": {"diffusion", "judges"},
-    "checkpoints": {"engine", "networks.adapter", "data.stream"},
+    "checkpoints": {"engine", "networks.adapter", "data.plan.state"},
     "origin": {"checkpoints", "engine", "data", "diffusion", "networks", "config", "settings"},
     "measure": {"origin", "engine", "data", "diffusion", "judges", "constraints", "dual"},
     "training": LEAVES | {"measure", "origin", "checkpoints", "engine", "config"},
     "cluster": {"training", "checkpoints", "engine", "dual", "monitor", "config", "settings"},
-    "runs": LEAVES | {"cluster", "training", "origin", "checkpoints", "engine", "evaluate", "config", "settings"},
+    "runs": LEAVES
+    | {"cluster", "training", "measure", "origin", "checkpoints", "engine", "evaluate", "config", "settings"},
     "cli": {"runs", "cluster", "data", "evaluate", "judges", "config", "diffusion.samplers"},
     "config": {
         *("data.config", "data.urls", "diffusion.config", "networks.config", "constraints", "dual", "measure.config"),
@@ -43,7 +45,7 @@ ARROWS: dict[str, set[str]] = {
 }
 """What each part of cdt may import besides itself."""
 
-SHARED = {"errors", "schema", "condition", "files", "filenames", "retry", "spelling"}
+SHARED = {"errors", "schema", "condition", "files", "filenames", "records", "retry", "spelling"}
 """What every part may import."""
 
 OUTSIDE: dict[str, set[str]] = {

@@ -1,4 +1,8 @@
-"""Checkpoints: complete or invisible. The manifest is written last; readers trust only the files that it lists."""
+"""Checkpoints: complete or invisible. The manifest is written last; readers trust only the files that it lists.
+
+Whoever reads weights gets their checkpoint from ``open_checkpoint``, ``newest_sound`` or ``sound``: these compare it
+with its digests and pass over what is damaged.
+"""
 
 from __future__ import annotations
 
@@ -6,59 +10,29 @@ import contextlib
 import errno
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection
+import warnings
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from cdt import filenames
-from cdt.data.stream import StreamState
-from cdt.errors import InputError, RunError
+from cdt.checkpoints.manifest import EMA, FORMAT, STATE, WEIGHTS, Manifest, lacking, read_manifest
+from cdt.checkpoints.state import LIMIT, TrainState, parse_state
+from cdt.errors import DamagedWarning, InputError, RunError
+from cdt.files import open_regular, read_bytes
 from cdt.networks.adapter import merged
 
-FORMAT = 2
 CHECKPOINT = r"step-\d{9}"
 """The pattern of a checkpoint's name."""
-
-
-@dataclass(frozen=True)
-class TrainState:
-    """The whole state of a run except weights and optimiser; JSON."""
-
-    step: int
-    """Steps done."""
-    world: int
-    """Number of workers that wrote it."""
-    dual_steps: int
-    """Length of dual training: as configured, or less once it was ended early."""
-    stream: StreamState
-    dual: dict[str, Any] | None = None
-    """Calibration and dual state, once calibrated."""
-    loss: float | None = None
-    """loss(q) on the training batches of the last period, nats; None before the first."""
-    sums: list[list[list[float]]] | None = None
-    """Sums from training batches in the unfinished period, [workers, K + 1, 3]; None at its beginning."""
-
-    def quality(self) -> tuple[bool, float]:
-        """Sorts checkpoints, the best last: with all requirements met the lower loss, else the smaller violation."""
-        slack = [-math.inf if gap is None else gap for gap in (self.dual or {}).get("slack", [])]
-        worst = min(slack, default=-math.inf)
-        return worst >= 0, (-math.inf if self.loss is None else -self.loss) if worst >= 0 else worst
-
-    @classmethod
-    def from_json(cls, tree: dict[str, Any]) -> TrainState:
-        stream = tree["stream"]
-        history = [(first, lambdas) for first, lambdas in stream["history"]]
-        return cls(**{**tree, "stream": StreamState(stream["batch"], stream["counters"], history)})
 
 
 def checkpoint_name(step: int) -> str:
@@ -120,8 +94,7 @@ def prune(directory: Path, keep: int, milestones: Collection[int]) -> None:
     """
     found = complete_checkpoints(directory)
     spared = {checkpoint_name(step) for step in milestones} | {path.name for path in found[-keep:]}
-    if found:
-        spared.add(max(found, key=lambda path: read_state(path).quality()).name)
+    spared |= {path.name for path in _by_quality(found)[1][:1]}
     for path in found:
         if path.name not in spared:
             with contextlib.suppress(OSError):
@@ -131,73 +104,199 @@ def prune(directory: Path, keep: int, milestones: Collection[int]) -> None:
 
 
 def sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether all files in the manifest exist with their sizes."""
+    """Whether its manifest can be read, and all files in it exist with their sizes."""
     try:
-        files = json.loads((checkpoint / filenames.MANIFEST).read_text())["files"]
-        return all((checkpoint / name).stat().st_size == entry["bytes"] for name, entry in files.items())
-    except (OSError, ValueError, KeyError):
+        return not lacking(checkpoint, read_manifest(checkpoint))
+    except InputError:
         return False
 
 
 def complete_checkpoints(directory: Path) -> list[Path]:
-    """Oldest first."""
-    return [path for path in _named(directory) if is_complete(path)]
+    """Oldest first. Their contents may be damaged."""
+    return [path for path in named_checkpoints(directory) if is_complete(path)]
 
 
-def _named(directory: Path) -> list[Path]:
-    """The paths with a checkpoint's name, oldest first."""
+def named_checkpoints(directory: Path) -> list[Path]:
+    """The paths with a checkpoint's name, oldest first; a save that was not finished has none."""
     found = directory.iterdir() if directory.is_dir() else []
     return sorted(path for path in found if re.fullmatch(CHECKPOINT, path.name))
 
 
-def damage(checkpoint: Path) -> str | None:
-    """A message if the contents differ from the manifest, else None; reads everything."""
-    if not is_complete(checkpoint):
-        return "files are missing or have other sizes than its manifest says"
-    files = json.loads((checkpoint / filenames.MANIFEST).read_text())["files"]
+def damage(checkpoint: Path, read: Collection[str] | None = None) -> str | None:
+    """A message if a checkpoint is not what its manifest says, else None.
+
+    Compares the contents of all files, or of those in ``read`` and of the state.
+    """
     try:
+        manifest = read_manifest(checkpoint)
+        if missing := lacking(checkpoint, manifest):
+            return f"{_some(missing)}: missing, or of another size than its manifest says"
+        chosen = [name for name in manifest.files if read is None or name in read or name == STATE]
         with ThreadPoolExecutor() as pool:
-            digests = pool.map(lambda name: sha256(checkpoint / name), files)
-            wrong = [name for name, found in zip(files, digests, strict=True) if found != files[name]["sha256"]]
+            digests = pool.map(lambda name: sha256(checkpoint / name), chosen)
+            wrong = [n for n, found in zip(chosen, digests, strict=True) if found != manifest.files[n]["sha256"]]
+        if wrong:
+            return f"{_some(wrong)}: contents differ from its manifest"
+        _state_of(checkpoint, manifest)
+    except InputError as error:
+        return str(error).removeprefix(f"{checkpoint}/").removeprefix(f"{checkpoint} ")
     except OSError as error:
         return f"cannot be read ({error})"
-    return f"{', '.join(wrong)}: contents differ from its manifest" if wrong else None
+    return None
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+class Opened(NamedTuple):
+    """A checkpoint that was compared with its digests."""
+
+    path: Path
+    state: TrainState
+
+
+def open_checkpoint(directory: Path, which: str = "last", *, check: bool = True) -> Opened:
+    """The checkpoint of ``directory`` to take weights from, for a run that does not continue.
+
+    ``which``: ``last``, ``best`` (all requirements met, then the lowest loss) or its step. Of ``last`` and ``best``,
+    damaged ones are passed over, and a DamagedWarning names them and the one that is taken. ``check``: whether both
+    weights are compared with their digests; without, only the manifest, the sizes and the state are.
+
+    Raises InputError if there is none, or the one at a step is damaged; RunError if none is intact.
+    """
+    there = named_checkpoints(directory)
+    if not there:
+        raise InputError(f"{directory.parent} has no complete checkpoint yet")
+    read = (EMA, WEIGHTS) if check else ()
+    if which not in ("last", "best"):
+        return sound(_of_step(there, which), read)
+    candidates = there[::-1]
+    if which == "best":
+        unreadable, readable = _by_quality(there)
+        candidates = unreadable + readable  # one of the first may have been the best, so they are named
+    path, passed_over = _first_sound(candidates, read)
+    if path is None:
+        raise _none_intact(directory, passed_over)
+    if passed_over:
+        warnings.warn(f"{directory.parent}: {_told(passed_over, path)}", DamagedWarning, stacklevel=2)
+    return Opened(path, read_state(path))
 
 
 def newest_sound(directory: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint whose contents match its manifest, and messages about the damaged newer ones.
+    """The newest checkpoint all of whose contents match its manifest, and messages about the damaged newer ones.
 
     Raises RunError if there are checkpoints and none is intact.
     """
+    there = named_checkpoints(directory)
+    path, passed_over = _first_sound(there[::-1], None)
+    if there and path is None:
+        raise _none_intact(directory, passed_over)
+    return path, passed_over
+
+
+def sound(path: Path, read: Collection[str] | None = (EMA, WEIGHTS)) -> Opened:
+    """One checkpoint, of which all files or those in ``read`` are compared. Raises InputError if it is damaged."""
+    if problem := damage(path, read):
+        raise InputError(f"{path} is damaged: {problem}")
+    return Opened(path, read_state(path))
+
+
+def _first_sound(candidates: Sequence[Path], read: Collection[str] | None) -> tuple[Path | None, list[str]]:
     passed_over: list[str] = []
-    for path in reversed(_named(directory)):
-        problem = damage(path)
-        if problem is None:
+    for path in candidates:
+        if (problem := damage(path, read)) is None:
             return path, passed_over
         passed_over.append(f"{path.name} is damaged: {problem}")
-    if passed_over:
-        raise RunError(f"{directory}: no checkpoint is intact; {'; '.join(passed_over)}")
-    return None, []
+    return None, passed_over
+
+
+def _none_intact(directory: Path, passed_over: Sequence[str]) -> RunError:
+    more = f"; and {len(passed_over) - 3} more" if len(passed_over) > 3 else ""
+    return RunError(f"{directory}: no checkpoint is intact; {'; '.join(passed_over[:3])}{more}")
+
+
+def _told(passed_over: Sequence[str], taken: Path) -> str:
+    them = "they are" if len(passed_over) > 1 else "it is"
+    return f"{'; '.join(passed_over)}; {them} passed over, {taken.name} is taken"
+
+
+def _of_step(there: Sequence[Path], which: str) -> Path:
+    steps = {str(int(path.name.removeprefix("step-"))): path for path in there}
+    step = which.lstrip("0") or "0"
+    if step not in steps:
+        shown = which if len(which) <= 40 else f"{which[:40]}…"
+        raise InputError(
+            f"{there[0].parent.parent} has no checkpoint {shown}: there are last, best, {', '.join(steps)}"
+        )
+    return steps[step]
+
+
+def _by_quality(there: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Those whose state cannot be read, and the others, the best first; of equals the older one."""
+    unreadable, qualities = list[Path](), dict[Path, tuple[bool, float]]()
+    for path in there:
+        try:
+            qualities[path] = read_state(path).quality()
+        except InputError:
+            unreadable.append(path)
+    return unreadable, sorted(qualities, key=lambda path: qualities[path], reverse=True)
 
 
 def read_state(checkpoint: Path) -> TrainState:
-    """The state in a checkpoint. Raises InputError if another version of cdt wrote it."""
-    found = json.loads((checkpoint / filenames.MANIFEST).read_text())["format"]
-    if found != FORMAT:
-        raise InputError(f"{checkpoint} has format {found!r}; this version of cdt reads format {FORMAT}")
-    return TrainState.from_json(json.loads((checkpoint / "state.json").read_text()))
+    """The state in a checkpoint, compared with its digest.
+
+    Raises InputError if it is damaged, or if another version of cdt wrote it.
+    """
+    return _state_of(checkpoint, read_manifest(checkpoint))
+
+
+def _state_of(checkpoint: Path, manifest: Manifest) -> TrainState:
+    path = checkpoint / STATE
+    content = read_bytes(path, LIMIT)
+    if hashlib.sha256(content).hexdigest() != manifest.files[STATE]["sha256"]:
+        raise InputError(f"{path}: contents differ from its manifest")
+    state = parse_state(content, f"{path} cannot be read")
+    if re.fullmatch(CHECKPOINT, checkpoint.name) and checkpoint.name != checkpoint_name(manifest.step):
+        raise InputError(f"{checkpoint / filenames.MANIFEST} says step {manifest.step}")
+    if state.step != manifest.step:
+        raise InputError(f"{path} says step {state.step}, its manifest {manifest.step}")
+    return state
 
 
 def read_weights(checkpoint: Path, raw: bool = False) -> dict[str, Tensor]:
-    """EMA weights, or the raw ones, by name as they are trained: fp32 on the CPU."""
-    return safetensors.torch.load_file(checkpoint / ("weights.safetensors" if raw else "ema.safetensors"))
+    """EMA weights, or the raw ones, by name as they are trained: fp32 on the CPU.
+
+    Raises InputError if they cannot be read, are of another type or not finite.
+    """
+    path = checkpoint / (WEIGHTS if raw else EMA)
+    try:
+        open_regular(path).close()  # else a pipe would be waited for
+        weights = safetensors.torch.load_file(path)
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path} cannot be read: {_one_line(error)}") from error
+    for name, weight in weights.items():
+        if weight.dtype != torch.float32:
+            raise InputError(f"{path} cannot be used: {name} is {weight.dtype}, not float32")
+        if not weight.isfinite().all():
+            raise InputError(f"{path} cannot be used: {name} has values that are not finite")
+    return weights
 
 
 def network_weights(checkpoint: Path, raw: bool = False) -> dict[str, Tensor]:
     """The same, by name as in the plain network: adapters are merged into the other weights."""
-    return merged(read_weights(checkpoint, raw))
+    try:
+        return merged(read_weights(checkpoint, raw))
+    except (KeyError, RuntimeError) as error:
+        raise InputError(
+            f"{checkpoint} cannot be used: its adapters do not fit its weights ({_one_line(error)})"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from pathlib import Path
+
+from torch import Tensor
 
 from cdt import filenames
 from cdt.checkpoints.checkpoint import problem_of, read_state, read_weights, to_disk
-from cdt.engine.deepspeed_files import to_universal
+from cdt.engine.deepspeed_files import UNFIT, reason_in, to_universal
 from cdt.engine.ema import Ema
 from cdt.engine.engine import Engine
 from cdt.engine.ranks import Ranks
@@ -22,6 +23,7 @@ def load(checkpoint: Path, home: Path, engine: Engine, ema: Ema, ranks: Ranks) -
     A collective. A converted copy, if needed, is kept in ``home`` and reused. Raises RunError on every rank if one
     cannot read or write.
     """
+    averages = _weights(checkpoint, engine)
     if read_state(checkpoint).world == ranks.world or not engine.divides_state:
         engine.load(checkpoint)
     else:
@@ -29,10 +31,18 @@ def load(checkpoint: Path, home: Path, engine: Engine, ema: Ema, ranks: Ranks) -
         problem = problem_of(lambda: _convert(checkpoint, converted)) if ranks.first else None
         if problem := ranks.any_of(problem):
             raise RunError(
-                f"cannot reshard {checkpoint} for {ranks.world} workers: {problem}; the checkpoint is intact"
+                f"cannot reshard {checkpoint} for {ranks.world} workers: {problem}; the checkpoint is unchanged"
             )
-        engine.load_universal(converted, read_weights(checkpoint, raw=True))
-    ema.load(read_weights(checkpoint))
+        engine.load_universal(converted, _weights(checkpoint, engine, raw=True))
+    ema.load(averages)
+
+
+def _weights(checkpoint: Path, engine: Engine, raw: bool = False) -> dict[str, Tensor]:
+    """Each rank reads the same, so all raise alike. Raises RunError if they are not those of the network."""
+    weights = read_weights(checkpoint, raw)
+    if problem := engine.problem_with(weights):
+        raise RunError(f"{checkpoint} is not of this run's network: in its weights {problem}")
+    return weights
 
 
 def _digest(checkpoint: Path) -> str:
@@ -48,11 +58,13 @@ def _convert(checkpoint: Path, converted: Path) -> None:
         aside.mkdir(parents=True)
         try:
             to_universal(checkpoint / "engine", aside / "engine")
-        except pickle.UnpicklingError as error:
-            raise OSError("it holds more than weights and optimiser state, which was not run") from error
-        except RuntimeError as error:
-            # This is how torch's zip writer reports a failed write, without the reason.
-            raise OSError(f"{converted} could not be written, perhaps the disk is full ({error})") from error
+        except OSError:
+            raise
+        except UNFIT as error:
+            if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
+                # This is how torch's zip writer reports a failed write, without the reason.
+                raise OSError(f"{converted} could not be written, perhaps the disk is full ({error})") from error
+            raise OSError(f"its files cannot be loaded: {reason_in(error)}") from error
         for path in (*aside.rglob("*"), aside):
             to_disk(path)
     to_disk(converted.parent)

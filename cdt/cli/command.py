@@ -6,14 +6,15 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from rich.console import Console
 
 from cdt.cli import clusters, results, shards, training
 from cdt.cli.parser import build_parser, parse
 from cdt.cli.verb import printable
-from cdt.errors import CdtError, Terminated
+from cdt.errors import CdtError, DamagedWarning, Terminated
 
 VERBS = {verb.name: verb for verb in (*shards.VERBS, *training.VERBS, *results.VERBS, *clusters.VERBS)}
 
@@ -27,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(build_parser(VERBS.values()), argv)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+        warnings.simplefilter("default", DamagedWarning)
+        warnings.showwarning = _speaking_for(arguments.verb)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -43,6 +46,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         how = "terminated" if terminated else "interrupted"
         print(f"cdt {arguments.verb}: {how}{f'; {interrupt}' if interrupt.args else ''}", file=sys.stderr)
         return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
+
+
+def _speaking_for(verb: str) -> Callable[..., None]:
+    """What was passed over, in a line like an error's; other warnings as Python shows them."""
+    python = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, DamagedWarning):
+            print(f"cdt {verb}: {printable(str(message))}", file=sys.stderr)
+        else:
+            python(message, category, *where, **more)
+
+    return show
 
 
 def _terminated(number: int, frame: object) -> None:

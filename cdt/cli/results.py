@@ -30,14 +30,14 @@ def _sample(arguments: argparse.Namespace, console: Console) -> None:
     from cdt.runs.output import check_samples_file, save_samples
     from cdt.runs.run import load
 
-    run = load(arguments.run, arguments.checkpoint)
+    run = load(arguments.run, arguments.checkpoint, check=arguments.check)
     check_samples_file(arguments.out)
     images = run.sample(
         arguments.n, seed=arguments.seed, sampler=arguments.sampler, steps=arguments.steps, raw=arguments.raw
     )
     origin = {"name": f"samples of {run.config.run.name}", "model": run.checkpoint.name, "seed": arguments.seed}
     save_samples(images, arguments.out, origin, bounded=run.bounded)
-    say(console, f"{arguments.n} samples: {arguments.out}")
+    say(console, f"{arguments.n} samples of {run.checkpoint.name}: {arguments.out}")
 
 
 def _architecture(text: str) -> str:
@@ -108,7 +108,7 @@ def _evaluate(arguments: argparse.Namespace, console: Console) -> None:
     from cdt.runs.evaluation import evaluate_run, train_judge
     from cdt.runs.run import load
 
-    run = load(arguments.run, arguments.checkpoint)
+    run = load(arguments.run, arguments.checkpoint, check=arguments.check)
     data = run.config.data
     reference = Index.load(arguments.reference or data.shards, arguments.split, data.allow_pipe)
     with console.status("training the judge"):
@@ -116,6 +116,7 @@ def _evaluate(arguments: argparse.Namespace, console: Console) -> None:
     with console.status(f"drawing {arguments.n} samples"):
         samples = run.sample(arguments.n, seed=arguments.seed)
     evaluation = evaluate_run(run, reference, judge, samples)
+    say(console, f"samples of {run.checkpoint.name}:")
     console.print(evaluation_table({run.config.run.name: evaluation}, console))
 
 
@@ -127,9 +128,9 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 def _export(arguments: argparse.Namespace, console: Console) -> None:
     from cdt.runs.run import load
 
-    run = load(arguments.run, arguments.checkpoint)
+    run = load(arguments.run, arguments.checkpoint, check=arguments.check)
     run.export(arguments.directory, sampler=arguments.sampler, steps=arguments.steps, raw=arguments.raw)
-    say(console, f"exported to {arguments.directory}; its README.md says how to load it")
+    say(console, f"{run.checkpoint.name} is exported to {arguments.directory}; its README.md says how to load it")
 
 
 VERBS = (

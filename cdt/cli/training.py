@@ -7,13 +7,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cdt.cli.verb import Verb, add_address, add_overrides, add_run, say
+from cdt.cli.verb import Verb, add_accept_data, add_address, add_overrides, add_run, say
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file; see configs/")
     add_overrides(parser, "settings that replace those of the file")
     add_address(parser)
+    add_accept_data(parser, "let run.fork have been trained on other samples than these; it is recorded")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, write nothing")
 
 
@@ -28,10 +29,10 @@ def _train(arguments: argparse.Namespace, console: Console) -> None:
     config = RunConfig.load(arguments.config, arguments.overrides)
     if arguments.dry_run:
         with cluster(arguments.address):
-            say(console, describe_plan(config))
+            say(console, describe_plan(config, accept_data=arguments.accept_data))
         return
     with progress_bar(console, config.run.name) as show:
-        run = train(config, show, arguments.address)
+        run = train(config, show, arguments.address, accept_data=arguments.accept_data)
     console.print(end_of_training(run.directory, run.constraint_rows(), run.bad_samples()))
 
 
@@ -39,6 +40,7 @@ def _add_resume(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     add_overrides(parser, "settings that may change, as train.dual_steps")
     add_address(parser)
+    add_accept_data(parser, "go on with other samples than before, of the same classes and counts; it is recorded")
 
 
 def _resume(arguments: argparse.Namespace, console: Console) -> None:
@@ -47,7 +49,7 @@ def _resume(arguments: argparse.Namespace, console: Console) -> None:
     from cdt.runs.start import resume
 
     with progress_bar(console, arguments.run.resolve().name) as show:
-        run = resume(arguments.run, arguments.overrides, show, arguments.address)
+        run = resume(arguments.run, arguments.overrides, show, arguments.address, accept_data=arguments.accept_data)
     console.print(end_of_training(run.directory, run.constraint_rows(), run.bad_samples()))
 
 

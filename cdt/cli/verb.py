@@ -63,6 +63,13 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     text = "last, best (all requirements met, then the lowest loss) or a step (default: last)"
     parser.add_argument("--checkpoint", metavar="WHICH", default="last", help=text)
 
+    text = "do not compare the weights with their digests, which takes about a second for 2 GB"
+    parser.add_argument("--no-check", dest="check", action="store_false", help=text)
+
+
+def add_accept_data(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--accept-data", action="store_true", help=text)
+
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     add_run(parser)

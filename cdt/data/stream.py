@@ -19,6 +19,7 @@ from cdt.data.config import DataConfig
 from cdt.data.format.index import Index
 from cdt.data.plan.order import Order, stream_key
 from cdt.data.plan.planner import Mixture, PlannedBatch, Planner
+from cdt.data.plan.state import StreamState
 from cdt.data.plan.stratified import base_order, subset_order
 from cdt.data.read.bad import BadSample, Ledger
 from cdt.data.read.reader import ImageReader, TolerantReader, normalise
@@ -72,18 +73,6 @@ class Batch:
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         return {name: value for name, value in vars(self).items() if name not in ("condition", "penalties")}
-
-
-@dataclass(frozen=True)
-class StreamState:
-    """The position of a stream: small, and sufficient to continue it exactly."""
-
-    batch: int
-    """Batches consumed."""
-    counters: dict[str, int]
-    """Samples drawn so far, by stream."""
-    history: list[tuple[int, list[float]]]
-    """The present multipliers and the scheduled ones: (first batch, lambda)."""
 
 
 class Loaded(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from pydantic import ValidationError
 
 from cdt.diffusion.config import DiffusionConfig
 from cdt.errors import InputError
+from cdt.records import OBJECT, read_record
 
 SETTINGS = "scheduler_config.json"
 MAPPED = (
@@ -37,10 +37,12 @@ def read_scheduler(directory: Path) -> DiffusionConfig:
     """
     path = directory / SETTINGS
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        name = settings["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        settings = read_record(path, OBJECT)
+    except InputError as error:
         raise InputError(f"init: {path} is no scheduler of diffusers: {error}") from error
+    if "_class_name" not in settings:
+        raise InputError(f"init: {path} is no scheduler of diffusers: it has no _class_name")
+    name = settings["_class_name"]
     if reason := _unsuitable(name, settings):
         raise InputError(f"init: the scheduler in {directory} cannot be mapped: {reason}")
     names = ("beta_schedule", "beta_start", "beta_end", "trained_betas")
@@ -58,9 +60,9 @@ def read_scheduler(directory: Path) -> DiffusionConfig:
         raise InputError(f"init: the scheduler in {directory} cannot be mapped: {where}: {first['msg']}") from error
 
 
-def _unsuitable(name: str, settings: dict[str, Any]) -> str | None:
+def _unsuitable(name: object, settings: dict[str, Any]) -> str | None:
     if name not in MAPPED:
-        return f"it is a {name}; these can be: {', '.join(MAPPED)}"
+        return f"it is a {str(name)[:100]}; these can be: {', '.join(MAPPED)}"
     if settings.get("rescale_betas_zero_snr"):
         return "rescale_betas_zero_snr leaves no signal at the last timestep, where log-SNR is not finite"
     if settings.get("use_flow_sigmas"):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import pickle
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +38,20 @@ class _DataOnlyTorch(ModuleType):
 
 
 _one_at_a_time = threading.RLock()
+
+
+UNFIT = (
+    *(pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError),
+    *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError),
+)
+"""What torch and DeepSpeed raise for files that hold something else than they expect."""
+
+
+def reason_in(error: Exception) -> str:
+    """Why a file of DeepSpeed's could not be loaded, in one line and without torch's advice to run what is in it."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds more than weights and optimiser state; it was not run"
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 @contextlib.contextmanager

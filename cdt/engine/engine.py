@@ -7,9 +7,8 @@ import copy
 import io
 import logging
 import os
-import pickle
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from cdt.engine import deepspeed_private
 from cdt.engine.config import EngineConfig, deepspeed_options
-from cdt.engine.deepspeed_files import captured, data_only, load_data_only
+from cdt.engine.deepspeed_files import UNFIT, captured, data_only, load_data_only, reason_in
 from cdt.engine.host_copies import Copies
 from cdt.engine.ranks import Ranks
 from cdt.errors import RunError
@@ -110,6 +109,13 @@ class Engine:
             self._check_gradient()
         self._partitioned_network: Any = None
         self._bare_network: nn.Module | None = None
+
+    def problem_with(self, weights: Mapping[str, Tensor]) -> str | None:
+        """Why ``weights``, whole and by name, are not those of the network; None if they are."""
+        if odd := sorted(weights.keys() ^ self._shapes.keys()):
+            return f"{odd[0]} is {'surplus' if odd[0] in weights else 'missing'}"
+        shapes = ((name, tuple(weight.shape), self._shapes[name]) for name, weight in weights.items())
+        return next((f"{name} is {list(a)} and not {list(b)}" for name, a, b in shapes if a != b), None)
 
     def backward(self, loss: Tensor) -> None:
         self.network.backward(loss)
@@ -271,8 +277,10 @@ class Engine:
     def _load(self, directory: Path) -> None:
         try:
             loaded, _ = self.network.load_checkpoint(str(directory), tag="engine")
-        except pickle.UnpicklingError as error:
-            raise RunError(f"{directory}/engine holds more than weights and optimiser state; it was not run") from error
+        except torch.OutOfMemoryError:
+            raise
+        except UNFIT as error:
+            raise RunError(f"{directory}/engine cannot be loaded: {reason_in(error)}") from error
         if loaded is None:
             raise RunError(f"{directory} holds no weights that DeepSpeed can load")
 

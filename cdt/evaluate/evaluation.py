@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 from torch import Tensor
 
 from cdt.errors import InputError
@@ -16,6 +16,7 @@ from cdt.evaluate.divergence import Divergence
 from cdt.evaluate.frechet import frechet_distance
 from cdt.evaluate.memorisation import NearCopies, near_copies
 from cdt.judges import Classifier
+from cdt.records import parsed
 
 
 @dataclass(frozen=True)
@@ -71,18 +72,35 @@ class Evaluation:
     def to_json(self) -> str:
         return _ADAPTER.dump_json(self, indent=2, by_alias=True).decode()
 
+    def to_tree(self) -> dict[str, Any]:
+        """The object that ``to_json`` writes."""
+        return _ADAPTER.dump_python(self, mode="json", by_alias=True)
+
     @classmethod
     def from_json(cls, text: str) -> Evaluation:
-        """Reads what ``to_json`` wrote; InputError names the first entry that does not fit."""
-        try:
-            return _ADAPTER.validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the whole text"
-            raise InputError(f"not an evaluation: {where}: {first['msg']}") from error
+        """Reads what ``to_json`` wrote. InputError names the first entry that does not fit, or contradicts others."""
+        found = parsed(text, _ADAPTER, "not an evaluation")
+        if problem := next(_contradictions(found), None):
+            raise InputError(f"not an evaluation: {problem}")
+        return found
 
 
 _ADAPTER = TypeAdapter(Evaluation)
+
+
+def _contradictions(found: Evaluation) -> Iterator[str]:
+    K = len(found.class_names)
+    for name in ("class_counts", "shares", "intervals"):
+        if len(getattr(found, name)) != K:
+            yield f"{name} are {len(getattr(found, name))}, class_names {K}"
+    if not sum(found.class_counts):
+        yield "class_counts are all 0"
+    if min(found.samples, *found.class_counts) < 0:
+        yield "a count is negative"
+    if any(not 0 <= label < K for each in found.constraints for label in each.classes):
+        yield "a constraint is about a class that is not there"
+    if any(not 0 <= each.label < K for each in found.near_copies):
+        yield "near_copies are of a class that is not there"
 
 
 def evaluate_samples(

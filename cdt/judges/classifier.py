@@ -9,17 +9,18 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cdt.errors import InputError, RunError
-from cdt.files import written_aside
+from cdt.files import open_regular, read_bytes, written_aside
 from cdt.judges.judge import Labels, in_batches
 from cdt.judges.networks import ClassifierNetwork
+from cdt.records import LIMIT, parsed
 from cdt.schema import Config
 
 SUFFIX = ".safetensors"
@@ -115,8 +116,9 @@ class Classifier:
             raise InputError(f"{path}: not a classifier of cdt: {where}: {first['msg']}") from error
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-            raise InputError(f"{path}: not a classifier of cdt ({str(error).splitlines()[0]})") from error
+        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+            raise InputError(f"{path}: not a classifier of cdt ({reason})") from error
         return cls(network.eval(), description.labels, description.held_out_correct, description.held_out_count)
 
     def _in_batches(self, function: Callable[[Tensor], Tensor], images: Tensor, batch_size: int) -> Tensor:
@@ -125,6 +127,7 @@ class Classifier:
 
 
 def _read_file(path: Path) -> tuple[str, dict[str, Tensor]]:
+    open_regular(path).close()  # else a pipe would be waited for
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get("classifier")
         if text is None:
@@ -134,7 +137,7 @@ def _read_file(path: Path) -> tuple[str, dict[str, Tensor]]:
 
 def _read_directory(path: Path) -> tuple[str, dict[str, Tensor]]:
     """The description, without the keys that diffusers adds to its own, and the weights."""
-    settings = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    settings = parsed(read_bytes(path / "config.json", LIMIT), TypeAdapter(Any), "config.json cannot be read")
     name = settings.get("_class_name") if isinstance(settings, dict) else None
     if name != CLASS_NAME:
         raise InputError(
@@ -142,5 +145,6 @@ def _read_directory(path: Path) -> tuple[str, dict[str, Tensor]]:
             "give another network as TorchScript (.pt, .ts)"
         )
     file = next((path / name for name in WEIGHTS if (path / name).is_file()), path / WEIGHTS[0])
+    open_regular(file).close()
     text = json.dumps({key: value for key, value in settings.items() if not key.startswith("_")})
     return text, load_file(file)

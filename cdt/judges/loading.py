@@ -20,9 +20,9 @@ def load_judge(path: Path, shape: tuple[int, int, int]) -> Judge:
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or directory; a judge is {KNOWN}")
-    if path.suffix in SCRIPTS and path.is_file():
+    if path.suffix in SCRIPTS and not path.is_dir():
         return ScriptJudge.load(path, shape)
-    if path.suffix != SUFFIX and path.is_file():
+    if path.suffix != SUFFIX and not path.is_dir():
         raise InputError(f"{path}: a judge is {KNOWN}")
     judge = Classifier.load(path)
     if judge.network.shape != shape:

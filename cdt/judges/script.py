@@ -11,7 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from cdt.errors import InputError
+from cdt.files import open_regular, read_bytes
 from cdt.judges.judge import Labels, in_batches
+from cdt.records import LIMIT
 
 LABELS = "labels.json"
 
@@ -40,8 +42,9 @@ class ScriptJudge:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)  # nothing else is read without pickle
             try:
+                open_regular(path).close()  # else a pipe would be waited for
                 module = torch.jit.load(path, map_location="cpu", _extra_files=inside).eval()
-            except (RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 raise InputError(
                     f"{path}: not TorchScript ({_first_line(error)}); pickled files are not read"
                 ) from error
@@ -62,7 +65,7 @@ def _labels(path: Path, inside: str | bytes) -> tuple[str, ...]:
     if not inside and not beside.is_file():
         raise InputError(f"{path}: a judge needs labels: {LABELS} as an extra file inside, or {beside.name} beside it")
     try:
-        return TypeAdapter(Labels).validate_json(inside or beside.read_bytes())
+        return TypeAdapter(Labels).validate_json(inside or read_bytes(beside, LIMIT))
     except ValidationError as error:
         where = f"{path}: {LABELS} inside" if inside else str(beside)
         raise InputError(f"{where}: expected a JSON list of labels: {error.errors()[0]['msg']}") from error

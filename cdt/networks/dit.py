@@ -21,8 +21,10 @@ from torch.utils.checkpoint import checkpoint
 
 from cdt.condition import Condition
 from cdt.errors import InputError
+from cdt.files import open_regular
 from cdt.networks.config import DiTConfig
 from cdt.networks.network import Network
+from cdt.records import OBJECT, read_record
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "dit.safetensors"
 
@@ -134,9 +136,10 @@ network = cdt.networks.load_dit("{name}")
 def load_dit(directory: str | Path) -> DiT:
     """The DiT that an export wrote as ``config.json`` and ``dit.safetensors``; InputError if it is not one."""
     try:
-        settings = json.loads((Path(directory) / CONFIG_FILE).read_text(encoding="utf-8"))
+        settings = read_record(Path(directory) / CONFIG_FILE, OBJECT)
         network = DiT(DiTConfig(**settings["config"]), tuple(settings["shape"]))
+        open_regular(Path(directory) / WEIGHTS_FILE).close()  # else a pipe would be waited for
         network.load_state_dict(load_file(Path(directory) / WEIGHTS_FILE))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (InputError, OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{directory} is not a DiT exported by cdt: {error}") from error
     return network

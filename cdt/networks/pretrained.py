@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from cdt.errors import InputError
 from cdt.networks.config import PretrainedConfig
 from cdt.networks.unet import UNet
+from cdt.records import OBJECT, read_record
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -74,10 +74,10 @@ def find_unet(path: Path) -> Path:
 def read_settings(directory: Path) -> dict[str, Any]:
     """config.json of the network in ``directory``, checked to describe a UNet2DModel."""
     try:
-        settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        name = settings.get("_class_name")
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"network.path: {directory / 'config.json'} is not a JSON object: {error}") from error
+        settings = read_record(directory / "config.json", OBJECT)
+    except InputError as error:
+        raise InputError(f"network.path: {error}") from error
+    name = settings.get("_class_name")
     if name == "UNet2DConditionModel":
         raise InputError(
             f"network.path: {directory} holds a UNet2DConditionModel, which is conditioned on text or the like; "

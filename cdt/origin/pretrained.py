@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cdt import filenames
-from cdt.checkpoints.checkpoint import CHECKPOINT, complete_checkpoints, network_weights
+from cdt.checkpoints.checkpoint import CHECKPOINT, complete_checkpoints, network_weights, open_checkpoint, sha256, sound
+from cdt.checkpoints.manifest import EMA
+from cdt.data.facts import read_facts
 from cdt.diffusion.config import DiffusionConfig
 from cdt.diffusion.process import Process
 from cdt.diffusion.processes import make_process
 from cdt.diffusion.schedulers import SETTINGS, read_scheduler
-from cdt.errors import InputError
+from cdt.errors import InputError, RunError, at
 from cdt.networks.build import build_network
 from cdt.networks.config import NetworkConfig, PretrainedConfig
 from cdt.networks.pretrained import find_unet
@@ -57,26 +57,20 @@ class Pretrained:
         """Raises InputError when it was trained on images of another shape [C, H, W] or type."""
         if self.checkpoint is None:
             return  # the network of a pipeline says so itself when it is built
-        path = self.directory / filenames.DATA
-        try:
-            theirs = json.loads(path.read_text(encoding="utf-8"))
-            found = theirs["shape"], theirs["dtype"]
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{self.setting}: {path} cannot be read: {error}") from error
-        if found != (list(shape), dtype):
+        with at(self.setting):
+            theirs = read_facts(self.directory / filenames.DATA)
+        if (tuple(theirs["shape"]), theirs["dtype"]) != (tuple(shape), dtype):
             raise InputError(
-                f"{self.setting}: {self.directory} was trained on images of shape {found[0]} ({found[1]}), the data "
-                f"have {list(shape)} ({dtype})"
+                f"{self.setting}: {self.directory} was trained on images of shape {list(theirs['shape'])} "
+                f"({theirs['dtype']}), the data have {list(shape)} ({dtype})"
             )
 
     def weights(self) -> dict[str, Tensor] | None:
         """The EMA weights by name, where building the network does not load them. Raises InputError."""
         if self.checkpoint is None:
             return None
-        try:
+        with at(self.setting):
             return network_weights(self.checkpoint)
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{self.setting}: the weights in {self.checkpoint} cannot be read: {error}") from error
 
     def build(self, shape: tuple[int, int, int]) -> nn.Module:
         """The network with its weights, frozen, in evaluation mode. Raises InputError where it does not fit."""
@@ -85,7 +79,10 @@ class Pretrained:
             try:
                 network.load_state_dict(weights)
             except RuntimeError as error:
-                raise InputError(f"{self.setting}: {self.directory} was trained on images of another shape") from error
+                raise InputError(
+                    f"{self.setting}: the weights in {self.checkpoint} are not those of its network for images of "
+                    f"shape {list(shape)}"
+                ) from error
         return network.eval().requires_grad_(False)
 
     def digest(self) -> str:
@@ -99,20 +96,22 @@ class Pretrained:
     def _digest(self, fingerprint: bytes) -> str:
         hasher = hashlib.sha256(fingerprint)
         if self.checkpoint is not None:
-            files = [self.checkpoint / "ema.safetensors"]
+            files = [self.checkpoint / EMA]
             hasher.update(self.network.model_dump_json().encode())
         else:
             files = sorted(p for p in find_unet(self.directory).iterdir() if p.suffix in (".json", ".safetensors"))
         for path in files:
-            with path.open("rb") as file:
-                hasher.update(hashlib.file_digest(file, "sha256").digest())
+            hasher.update(bytes.fromhex(sha256(path)))
         return hasher.hexdigest()
 
 
-def open_pretrained(directory: Path, setting: str = "init") -> Pretrained:
+def open_pretrained(directory: Path, setting: str = "init", *, check: bool = True) -> Pretrained:
     """``directory``: a run, of which the newest checkpoint is taken; one of its checkpoints; a pipeline of diffusers.
 
-    Raises InputError when it is none of these.
+    A damaged newest checkpoint is passed over with a DamagedWarning. ``check``: whether weights of a run are compared
+    with their digests; ranks do not, since the driver did.
+
+    Raises InputError when it is none of these, or a checkpoint that is named, or each of a run's, is damaged.
     """
     if not directory.is_dir():
         raise InputError(f"{setting}: no such directory: {directory}")
@@ -126,12 +125,8 @@ def open_pretrained(directory: Path, setting: str = "init") -> Pretrained:
     if (directory / filenames.CONFIG).is_file():
         tree = load_yaml(directory / filenames.CONFIG)
         origin = parse(_Origin, tree, where=f"{setting}: {directory / 'config.yaml'}")
-        found = complete_checkpoints(directory / filenames.CHECKPOINTS)
-        if not found:
-            raise InputError(f"{setting}: {directory} has no complete checkpoint yet")
-        if chosen is not None and chosen not in found:
-            raise InputError(f"{setting}: {chosen} is not complete; there are {', '.join(path.name for path in found)}")
-        return Pretrained(directory, origin.network, origin.diffusion, chosen or found[-1], setting)
+        checkpoint = _checkpoint_of(directory / filenames.CHECKPOINTS, chosen, setting, check=check)
+        return Pretrained(directory, origin.network, origin.diffusion, checkpoint, setting)
     for part in ("unet/config.json", f"scheduler/{SETTINGS}"):
         if not (directory / part).is_file():
             raise InputError(
@@ -139,6 +134,18 @@ def open_pretrained(directory: Path, setting: str = "init") -> Pretrained:
             )
     network = PretrainedConfig(path=directory.resolve())
     return Pretrained(directory, network, read_scheduler(directory / "scheduler"), None, setting)
+
+
+def _checkpoint_of(checkpoints: Path, chosen: Path | None, setting: str, *, check: bool) -> Path:
+    try:
+        if chosen is None:
+            return open_checkpoint(checkpoints, check=check).path
+        if not chosen.is_dir():
+            there = ", ".join(path.name for path in complete_checkpoints(checkpoints)) or "none"
+            raise InputError(f"{chosen} is not there; there are {there}")
+        return sound(chosen, (EMA,) if check else ()).path
+    except (InputError, RunError) as error:
+        raise InputError(f"{setting}: {error}") from error
 
 
 def check_continued(origin: Pretrained, network: NetworkConfig, diffusion: DiffusionConfig) -> None:

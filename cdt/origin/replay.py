@@ -56,6 +56,11 @@ class Replay:
         }
 
     @property
+    def given(self) -> bool:
+        """Whether the shards are the user's own: drawn ones are named by all that they depend on."""
+        return self._theirs is not None
+
+    @property
     def missing(self) -> bool:
         """Whether it is still to be drawn."""
         return self._theirs is None and not (self.directory / "index.json").is_file()

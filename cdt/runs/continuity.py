@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from cdt import filenames
-from cdt.checkpoints.checkpoint import TrainState, checkpoint_name, is_complete
+from cdt.checkpoints.checkpoint import checkpoint_name, sound
+from cdt.checkpoints.state import TrainState
 from cdt.config import RunConfig, budgets_digest
+from cdt.data.format.digest import digest_of
 from cdt.data.format.header import read_header
-from cdt.errors import InputError
+from cdt.data.format.index import Index
+from cdt.dual import ALARMS
+from cdt.errors import InputError, at
+from cdt.measure.held_out import held_out_split
 from cdt.runs.run import Run
 from cdt.schema import resumable
 from cdt.settings import apply_overrides, load_yaml, parse
@@ -48,21 +53,43 @@ def _budgets(config: RunConfig) -> list[str]:
     return [f"constraints.{name}.{constraint.budget_path}" for name, constraint in config.constraints.items()]
 
 
-def warm_checkpoint(config: RunConfig, bound: Bound) -> Path:
-    """The checkpoint of ``run.fork`` at the end of its warm start, which must fit this run."""
+def check_state(checkpoint: Path, state: TrainState, bound: Bound) -> None:
+    """Raises InputError when a checkpoint, intact as it is, is not one of this run's constraints and samples."""
+    m, K, dual = len(bound.requirements.names), len(bound.requirements.cell_shares), state.dual
+    if dual is not None and len(dual["thresholds"]) != m:
+        raise InputError(f"{checkpoint} is of {len(dual['thresholds'])} constraints, and the run has {m}")
+    if dual is not None and len(dual["state"]["told"]) != len(ALARMS):
+        raise InputError(f"{checkpoint} has {len(dual['state']['told'])} kinds of alarms, and there are {len(ALARMS)}")
+    if state.sums and len(state.sums[0]) != K + 1:
+        raise InputError(f"{checkpoint} has sums of {len(state.sums[0]) - 1} cells of samples, and the run has {K}")
+
+
+def warm_checkpoint(config: RunConfig, bound: Bound, *, accept_data: bool = False) -> Path:
+    """The checkpoint of ``run.fork`` at the end of its warm start, intact, which must fit this run.
+
+    ``accept_data``: even if it was trained on other samples.
+    """
     assert config.run.fork is not None
     origin = Run(config.run.fork)
     path = origin.directory.resolve() / filenames.CHECKPOINTS / checkpoint_name(config.train.warm_steps)
-    if not is_complete(path):
+    if not path.exists():
         raise InputError(
             f"run.fork: {config.run.fork} has no complete checkpoint at step {config.train.warm_steps}, the end of its "
             "warm start (train.warm_steps)"
         )
+    with at("run.fork"):
+        sound(path, None)
+    facts = data_facts(config, bound)
     theirs, ours = _continued(origin.config), _continued(config)
     differing = [name for name in ours if theirs[name] != ours[name]]
-    differing += [f"{name} of its data" for name in differences(origin.data, data_facts(bound))]
+    differing += [f"{name} of its data" for name in differences(origin.data, facts)]
     if differing:
         raise InputError(f"run.fork: {config.run.fork} differs in {', '.join(differing)}; a fork continues its weights")
+    if (others := other_samples(origin.data, facts)) and not accept_data:
+        raise InputError(
+            f"run.fork: {config.run.fork} was trained on other samples than these ({', '.join(others)}); a fork "
+            "continues its weights: if that is wanted, add --accept-data"
+        )
     return path
 
 
@@ -77,7 +104,7 @@ def _continued(config: RunConfig) -> dict[str, object]:
     }
 
 
-def data_facts(bound: Bound) -> dict[str, Any]:
+def data_facts(config: RunConfig, bound: Bound) -> dict[str, Any]:
     """What data.json states of the data."""
     index, origin, replay = bound.index, bound.origin, bound.replay
     return {
@@ -89,12 +116,51 @@ def data_facts(bound: Bound) -> dict[str, Any]:
         "source": read_header(index.root).source,
         "init": origin and {"directory": str(origin.pinned.resolve()), "digest": origin.digest()},
         "replay": None if replay is None else {"samples": replay.count(), "directory": str(replay.directory)},
+        "digests": _digests(config, bound),
     }
+
+
+def _digests(config: RunConfig, bound: Bound) -> dict[str, str]:
+    """Of each index that is read. Drawn replay has none: its directory is named by all that it depends on."""
+    indexes = {"data": bound.index}
+    if (split := held_out_split(config.probe, bound.index)) is not None:
+        indexes["probe"] = Index.load(config.data.shards, split, config.data.allow_pipe)
+    if bound.replay is not None and bound.replay.given:
+        indexes["replay"] = bound.replay.index()
+        if (fresh := bound.replay.fresh()) is not None:
+            indexes["fresh"] = fresh
+    return {name: digest_of(index) for name, index in indexes.items()}
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Where data differ that a checkpoint was trained on and is to continue on."""
-    return [name for name in ("shape", "dtype", "class_names", "class_counts") if one[name] != other[name]]
+    return [
+        name for name in ("shape", "dtype", "class_names", "class_counts") if _plain(one[name]) != _plain(other[name])
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def other_samples(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The settings whose samples are not those of ``before``, where it knows a digest."""
+    known = before.get("digests") or {}
+    return [_SETTINGS[name] for name, digest in now["digests"].items() if known.get(name, digest) != digest]
+
+
+_SETTINGS = {
+    "data": "data.shards",
+    "probe": "probe.split",
+    "replay": "replay.shards",
+    "fresh": "the split fresh of replay.shards",
+}
+"""By the names of digests in data.json."""
+
+
+def facts_now(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """What data.json states of a run that continues: as before, and the digests of the samples that it reads now."""
+    return {**before, "digests": {**(before.get("digests") or {}), **now["digests"]}}
 
 
 def check_origin(data: Mapping[str, Any], bound: Bound) -> None:

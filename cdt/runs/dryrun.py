@@ -14,12 +14,12 @@ from cdt.settings import dump_yaml
 from cdt.training.calibrate import share_at_budget
 
 
-def describe_plan(config: RunConfig) -> str:
+def describe_plan(config: RunConfig, *, accept_data: bool = False) -> str:
     """What a run would do, in words: resolved configuration, size, phases, memory, files. Writes nothing.
 
     Raises InputError like ``train``.
     """
-    config, bound, warm = check(config)
+    config, bound, warm = check(config, accept_data=accept_data)
     train, engine, world = config.train, config.engine, config.workers_used()
     with torch.device("meta"):
         network = bound.build().to("meta")  # a pretrained network comes with its weights

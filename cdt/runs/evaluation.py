@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -100,10 +102,10 @@ def divergence_from_origin(run: Run, count: int, window: float | None = None, se
     config, process = run.config, run.process
     if config.init is None or not config.init.is_dir():
         return None
-    windows: dict[str | None, float] = {row["constraint"]: row["window"] for row in run.calibration()}
+    windows: Mapping[str | None, float] = {**run.windows()}
     priors = {name: each for name, each in config.constraints.items() if each.samples.replayed}
     name, prior = next(iter(priors.items()), (None, None))
-    origin = open_pretrained(config.init)
+    origin = open_pretrained(config.init, check=run.check)
     window = windows.get(name) if window is None else window
     device = "cuda" if torch.cuda.is_available() else "cpu"
     teacher = origin.build(run.shape).to(device)
@@ -128,6 +130,10 @@ def constraint_states(run: Run) -> list[ConstraintState]:
     states = []
     for row in run.constraint_rows():
         constraint = run.config.constraints[row["constraint"]]
+        if unknown := [] if constraint.where else [name for name in constraint.classes if name not in names]:
+            raise InputError(
+                f"{run.directory / filenames.DATA} has no class {unknown[0]}, of which a constraint speaks"
+            )
         classes = () if constraint.where else tuple(names.index(name) for name in constraint.classes)
         states.append(
             ConstraintState(

@@ -10,10 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import psutil
+from pydantic import Field, TypeAdapter
 
 from cdt.errors import InputError
+from cdt.files import write_text
+from cdt.records import Number, read_record
 
 SIGN = "running.json"
 SILENT_S = 300.0
@@ -25,8 +29,8 @@ class Presence:
     """The process that trains a run."""
 
     host: str
-    pid: int
-    started: float
+    pid: Annotated[int, Field(ge=1, lt=2**31)]
+    started: Number
     """Start of the process, seconds since 1970: distinguishes it from a later process with the same id."""
 
     @classmethod
@@ -43,13 +47,18 @@ class Presence:
             return False
 
 
+_KIND = TypeAdapter(Presence)
+_LIMIT = 1 << 16
+"""Bytes of the file."""
+
+
 def who_works(directory: Path) -> Presence | None:
-    """The process that trains the run in ``directory`` now; None if there is none."""
+    """The process that trains the run in ``directory`` now; None if there is none, or its file is damaged."""
     sign = directory / SIGN
     try:
-        found = Presence(**json.loads(sign.read_text()))
+        found = read_record(sign, _KIND, _LIMIT)
         return found if found.lives(sign) else None
-    except (OSError, ValueError, TypeError):
+    except (OSError, InputError, psutil.Error):
         return None
 
 
@@ -66,7 +75,7 @@ def at_work(directory: Path) -> Iterator[Callable[[], None]]:
     """Yields a function that records a heartbeat. Raises InputError if another process trains the run."""
     check_idle(directory)
     sign = directory / SIGN
-    sign.write_text(json.dumps(asdict(Presence.mine())))
+    write_text(sign, json.dumps(asdict(Presence.mine())))
     try:
         yield sign.touch
     finally:

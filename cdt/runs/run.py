@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Iterator
+import warnings
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from cdt import filenames
-from cdt.checkpoints.checkpoint import TrainState, complete_checkpoints, network_weights, read_state
+from cdt.checkpoints.checkpoint import Opened, named_checkpoints, network_weights, open_checkpoint
+from cdt.checkpoints.state import TrainState
 from cdt.config import RunConfig
+from cdt.data.facts import read_facts
 from cdt.data.format.header import is_bounded
 from cdt.diffusion.processes import make_process
 from cdt.diffusion.sampler import BATCH, Sampler
-from cdt.errors import InputError, RunError
-from cdt.files import write_text
+from cdt.errors import DamagedWarning, InputError, RunError
+from cdt.evaluate.evaluation import Evaluation
+from cdt.files import read_text, write_text
 from cdt.networks.build import build_network
 from cdt.networks.network import Network
+from cdt.records import LIMIT
 from cdt.runs.card import CardFacts, Requirement, model_card
 from cdt.runs.export import export_pipeline
+from cdt.runs.rows import read_calibration, read_journal
 from cdt.settings import load_yaml, parse
 
 
 class Run:
-    """A trained or unfinished run. Raises InputError when the directory is none, or has no complete checkpoint.
+    """A trained or unfinished run. Raises InputError when the directory is none.
 
-    ``which``: the checkpoint to open, ``last``, ``best`` (all requirements met, then the lowest loss) or its step.
+    ``which``: the checkpoint to open, ``last``, ``best`` (all requirements met, then the lowest loss) or its step. It
+    is opened when it is first needed. If its files are not what its manifest says, ``last`` and ``best`` pass it over
+    with a DamagedWarning, which names the one that is taken; a step raises InputError. ``check``: whether the weights
+    are compared with their digests.
     """
 
-    def __init__(self, directory: str | Path, which: str = "last") -> None:
-        self.directory, self.which = Path(directory), which
+    def __init__(self, directory: str | Path, which: str = "last", *, check: bool = True) -> None:
+        self.directory, self.which, self.check = Path(directory), which, check
         path = self.directory / filenames.CONFIG
         if not self.directory.is_dir():
             raise InputError(f"no such directory: {self.directory}")
@@ -46,34 +51,23 @@ class Run:
         self.process = make_process(self.config.diffusion)
 
     @cached_property
+    def _opened(self) -> Opened:
+        return open_checkpoint(self.directory / filenames.CHECKPOINTS, self.which, check=self.check)
+
+    @property
     def checkpoint(self) -> Path:
-        """The complete checkpoint that ``which`` names."""
-        found = complete_checkpoints(self.directory / filenames.CHECKPOINTS)
-        if not found:
-            raise InputError(f"{self.directory} has no complete checkpoint yet")
-        if self.which == "last":
-            return found[-1]
-        if self.which == "best":
-            return max(found, key=lambda path: read_state(path).quality())
-        steps = {int(path.name.removeprefix("step-")): path for path in found}
-        if not self.which.isdecimal() or int(self.which) not in steps:
-            known = ", ".join(map(str, steps))
-            raise InputError(f"{self.directory} has no checkpoint {self.which}: there are last, best, {known}")
-        return steps[int(self.which)]
+        """The checkpoint that ``which`` names. Raises InputError if there is none, RunError if none is intact."""
+        return self._opened.path
 
     @property
     def state(self) -> TrainState:
         """The state of the checkpoint."""
-        return read_state(self.checkpoint)
+        return self._opened.state
 
     @cached_property
     def data(self) -> dict[str, Any]:
         """What it was trained on, as data.json states it: split, shape, dtype, class_names, class_counts, source."""
-        path = self.directory / filenames.DATA
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read: {error}") from error
+        return dict(read_facts(self.directory / filenames.DATA))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -92,11 +86,12 @@ class Run:
         return Sampler(self.config.sampler.model_copy(update=changed), self.process, self.shape, self.bounded)
 
     def network(self, *, raw: bool = False, device: str | torch.device = "cpu") -> Network:
-        """The network in evaluation mode, with the EMA weights or the raw ones."""
+        """The network in evaluation mode, with the EMA weights or the raw ones. Raises InputError or RunError."""
         network = build_network(self.config.resolved_network, self.shape)
+        weights = network_weights(self.checkpoint, raw)
         try:
-            network.load_state_dict(network_weights(self.checkpoint, raw), strict=True)
-        except (OSError, RuntimeError, SafetensorError) as error:
+            network.load_state_dict(weights, strict=True)
+        except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{self.checkpoint} is damaged or of another network: {reason}") from error
         return network.to(device).eval()
@@ -125,8 +120,7 @@ class Run:
 
     def rows(self, journal: str) -> list[dict[str, Any]]:
         """What a journal says: dual.jsonl, metrics.jsonl or events.jsonl; [] before it was begun."""
-        path = self.directory / journal
-        return list(_rows(path)) if path.is_file() else []
+        return read_journal(self.directory, journal).rows
 
     def bad_samples(self) -> list[dict[str, Any]]:
         """The samples that could not be used, each once, as events.jsonl names them: kind, shard, key, reason."""
@@ -134,7 +128,7 @@ class Run:
             sample
             for event in self.rows(filenames.EVENTS)
             if event["event"] == "bad_data"
-            for sample in event["samples"]
+            for sample in event.get("samples", [])
         ]
         return list({(sample["shard"], sample["key"]): sample for sample in found}.values())
 
@@ -150,8 +144,7 @@ class Run:
     def card_facts(self) -> CardFacts:
         """What the model card says of this run."""
         config, data = self.config, self.data
-        evaluation = self.directory / filenames.EVALUATION
-        windows = {row["constraint"]: row["window"] for row in self.calibration()}
+        windows = self.windows()
         rows = {row["constraint"]: row for row in self.constraint_rows()}
         unmeasured = {"lambda": 0.0, "loss": None, "threshold": None, "slack": None, "satisfied": None}
         requirements = []
@@ -189,26 +182,38 @@ class Run:
             cdt_version=version("cdt-diffusion"),
             requirements=requirements,
             usage=f'import cdt\n\nimages = cdt.load("{config.run.name}").sample(16)',
-            evaluation=json.loads(evaluation.read_text()) if evaluation.is_file() else None,
+            evaluation=self._evaluation(),
             library="cdt",
         )
 
     def calibration(self) -> list[dict[str, Any]]:
-        """What calibration.json states of each constraint; [] before calibration."""
-        path = self.directory / filenames.CALIBRATION
-        return json.loads(path.read_text()) if path.is_file() else []
+        """What calibration.json states of each constraint; [] before calibration. Raises InputError if damaged."""
+        return read_calibration(self.directory)
+
+    def windows(self) -> dict[str, float]:
+        """The upper end of each constraint's log-SNR window, as the checkpoint has it; {} before calibration.
+
+        Without the constraints on generated samples, which have none.
+        """
+        rows = [] if self.state.dual is None else self.state.dual["calibrations"]
+        named = zip(self.config.constraints.items(), rows, strict=False)
+        return {name: row["window"] for (name, each), row in named if not each.statistic.of_generated}
+
+    def _evaluation(self) -> dict[str, Any] | None:
+        """The object in evaluation.json; None if there is none, or if it is damaged, which is then said."""
+        path = self.directory / filenames.EVALUATION
+        if not path.is_file():
+            return None
+        try:
+            return Evaluation.from_json(read_text(path, LIMIT)).to_tree()
+        except InputError as error:
+            warnings.warn(f"{path} is left out of the model card: {error}", DamagedWarning, stacklevel=2)
+            return None
 
 
 def has_checkpoint(directory: Path) -> bool:
-    """Whether a run directory has a complete checkpoint."""
-    return bool(complete_checkpoints(directory / filenames.CHECKPOINTS))
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a journal, without those that a full disk cut off."""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError):
-            yield json.loads(line)
+    """Whether a run directory has a checkpoint, intact or not."""
+    return bool(named_checkpoints(directory / filenames.CHECKPOINTS))
 
 
 def write_card(run: Run) -> None:
@@ -224,9 +229,13 @@ def save_text(path: Path, text: str) -> None:
         raise RunError(f"cannot write {path}: {error.strerror}") from error
 
 
-def load(directory: str | Path, which: str = "last") -> Run:
-    """Opens a run directory at its ``last`` or ``best`` checkpoint, or at that of a step."""
-    return Run(directory, which)
+def load(directory: str | Path, which: str = "last", *, check: bool = True) -> Run:
+    """Opens a run directory at its ``last`` or ``best`` checkpoint, or at that of a step.
+
+    What is damaged is passed over with a DamagedWarning. ``check=False``: its weights are taken as they are, without
+    comparing them with their digests.
+    """
+    return Run(directory, which, check=check)
 
 
 def _name_of(origin: Path) -> str:

@@ -15,14 +15,19 @@ from cdt.cluster.session import check_slots, cluster
 from cdt.cluster.trainer import launch
 from cdt.config import RunConfig
 from cdt.errors import InputError, RunError
+from cdt.files import read_text
 from cdt.monitor.journal import note
 from cdt.origin.resolve import resolve
+from cdt.records import LIMIT
 from cdt.runs.continuity import (
     changed,
     check_origin,
+    check_state,
     check_unfinished,
     data_facts,
     differences,
+    facts_now,
+    other_samples,
     pinned,
     warm_checkpoint,
 )
@@ -47,8 +52,8 @@ class Checked(NamedTuple):
     """The checkpoint that it forks from."""
 
 
-def check(config: RunConfig) -> Checked:
-    """Everything that can be refused before a new run starts. Raises InputError."""
+def check(config: RunConfig, *, accept_data: bool = False) -> Checked:
+    """Everything that can be refused before a new run starts. ``accept_data`` is as in ``train``. Raises InputError."""
     config = resolve(config)
     if config.directory.exists():
         begun = (config.directory / filenames.CONFIG).is_file()
@@ -58,20 +63,32 @@ def check(config: RunConfig) -> Checked:
     bound.index.check_sizes()
     if mirror := _mirror(config, config.directory):
         mirror.check_new()
-    return Checked(config, bound, None if config.run.fork is None else warm_checkpoint(config, bound))
+    warm = None if config.run.fork is None else warm_checkpoint(config, bound, accept_data=accept_data)
+    return Checked(config, bound, warm)
 
 
-def train(config: RunConfig, on_progress: OnProgress = lambda report: None, address: str | None = None) -> Run:
+def train(
+    config: RunConfig,
+    on_progress: OnProgress = lambda report: None,
+    address: str | None = None,
+    *,
+    accept_data: bool = False,
+) -> Run:
     """Trains a new run to its end, on this machine or on the Ray cluster at ``address`` (HOST:PORT or auto).
+
+    ``accept_data``: whether ``run.fork`` may have been trained on other samples; that is then recorded as an event.
 
     Raises InputError before anything is written when the configuration, the data and the machine do not fit together;
     RunError when the run fails later: what it wrote stays, and ``resume`` continues it. So does KeyboardInterrupt.
     """
     with cluster(address):
-        config, bound, warm = check(config)
+        config, bound, warm = check(config, accept_data=accept_data)
         _draw_replay(bound, on_progress)
         directory, config = config.directory, pinned(config.anchored(), bound)
-        _lay_out(config, bound)
+        facts = data_facts(config, bound)
+        _lay_out(config, facts)
+        if config.run.fork is not None:
+            _tell_of_other_samples(directory, 0, other_samples(Run(config.run.fork).data, facts), on_progress)
         job = Job(config, config.directory, checkpoint=warm, fork=warm is not None)
         return _finish(job, directory, on_progress)
 
@@ -81,47 +98,72 @@ def resume(
     overrides: Sequence[str] = (),
     on_progress: OnProgress = lambda report: None,
     address: str | None = None,
+    *,
+    accept_data: bool = False,
 ) -> Run:
     """Continues a run from its newest sound checkpoint, or from its beginning where it has none.
 
     ``overrides`` change budgets, and settings that are marked as ``RESUMABLE``; ``address`` is as in ``train``.
+    ``accept_data``: whether the samples may be others than before, of the same classes and counts; that is recorded
+    as an event, and from then on these are the run's.
 
-    Raises InputError when there is nothing to continue, nothing left to do, or something else would change.
+    Raises InputError when there is nothing to continue, nothing left to do, or something else would change; RunError
+    when no checkpoint is intact, or the run fails later.
     """
     with cluster(address):
-        return _resume(directory, overrides, on_progress)
+        return _resume(directory, overrides, on_progress, accept_data=accept_data)
 
 
-def _resume(directory: str | Path, overrides: Sequence[str], on_progress: OnProgress) -> Run:
+def _resume(directory: str | Path, overrides: Sequence[str], on_progress: OnProgress, *, accept_data: bool) -> Run:
     run = Run(directory)
     check_idle(run.directory)
     config = changed(run, overrides).anchored()
     if mirror := _mirror(config, run.directory):
         mirror.check_behind()
     sound, passed_over = newest_sound(run.directory.resolve() / filenames.CHECKPOINTS)
-    if sound:
-        check_unfinished(run.directory, read_state(sound), config)
+    state = read_state(sound) if sound else None
+    if state:
+        check_unfinished(run.directory, state, config)
     bound = _fit_together(config)
     bound.index.check_sizes(spare=config.data.max_bad_fraction)
-    if differing := differences(run.data, data_facts(bound)):
+    facts = data_facts(config, bound)
+    if differing := differences(run.data, facts):
         raise InputError(f"data.shards: {config.data.shards} differs from the run's data in {', '.join(differing)}")
+    if (others := other_samples(run.data, facts)) and not accept_data:
+        raise InputError(
+            f"{', '.join(others)}: these are not the samples that the run was trained on, though they are as many of "
+            f"the same classes; if that is wanted: `cdt resume {run.directory} --accept-data`"
+        )
+    if sound and state:
+        check_state(sound, state, bound)
     check_origin(run.data, bound)
     _draw_replay(bound, on_progress)
     config = pinned(config, bound)
     fork = config.run.fork is not None and sound is None
-    checkpoint = warm_checkpoint(config, bound) if fork else sound
-    stated = (run.directory / filenames.CONFIG).read_text()
+    checkpoint = warm_checkpoint(config, bound, accept_data=accept_data) if fork else sound
+    stated = {name: read_text(run.directory / name, LIMIT) for name in (filenames.CONFIG, filenames.DATA)}
     save_text(run.directory / filenames.CONFIG, dump_yaml(config))
+    save_text(run.directory / filenames.DATA, json.dumps(facts_now(run.data, facts), indent=1) + "\n")
+    step = state.step if state else 0
     for problem in passed_over:
-        text = f"{problem}; it is passed over"
-        note(run.directory, read_state(sound).step if sound else 0, "damaged", text)
+        text = f"{problem}; it is passed over, {sound.name if sound else 'the beginning'} is taken"
+        note(run.directory, step, "damaged", text)
         on_progress({"said": text})
+    _tell_of_other_samples(run.directory, step, others, on_progress)
     try:
         return _finish(Job(config, run.directory.resolve(), checkpoint, fork), run.directory, on_progress)
     except InputError:
         if run.directory.is_dir():
-            save_text(run.directory / filenames.CONFIG, stated)
+            for name, text in stated.items():
+                save_text(run.directory / name, text)
         raise
+
+
+def _tell_of_other_samples(directory: Path, step: int, settings: Sequence[str], on_progress: OnProgress) -> None:
+    if settings:
+        text = f"{', '.join(settings)}: other samples than before, which was accepted"
+        note(directory, step, "data changed", text)
+        on_progress({"said": text})
 
 
 def _fit_together(config: RunConfig) -> Bound:
@@ -181,7 +223,7 @@ def _left_behind(directory: Path) -> str:
     return "nothing was trained or written"
 
 
-def _lay_out(config: RunConfig, bound: Bound) -> None:
+def _lay_out(config: RunConfig, facts: dict[str, Any]) -> None:
     """The run directory with what is known before the first step; nothing stays when the disk refuses."""
     directory = config.directory
     try:
@@ -190,7 +232,7 @@ def _lay_out(config: RunConfig, bound: Bound) -> None:
         raise RunError(f"cannot make {directory}: {error.strerror}") from error
     try:
         save_text(directory / filenames.CONFIG, dump_yaml(config))
-        save_text(directory / filenames.DATA, json.dumps(data_facts(bound), indent=1) + "\n")
+        save_text(directory / filenames.DATA, json.dumps(facts, indent=1) + "\n")
     except RunError:
         shutil.rmtree(directory, ignore_errors=True)
         raise

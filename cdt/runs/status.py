@@ -8,22 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from cdt import filenames
-from cdt.checkpoints.checkpoint import complete_checkpoints, read_state
+from cdt.checkpoints.checkpoint import damage, named_checkpoints, read_state
 from cdt.dual import replayed
 from cdt.runs.presence import who_works
+from cdt.runs.rows import read_journal
 from cdt.runs.run import Run
 
 
 def describe_status(directory: str | Path) -> Iterator[str]:
-    """Lines: which process trains it, its progress, its last checkpoint, its restarts, its last event.
+    """Lines: which process trains it, its progress, its last checkpoint, its restarts, its last event, what is damaged.
 
-    Raises InputError if there is no run.
+    Weights are not compared with their digests. Raises InputError if there is no run, or a journal cannot be read.
     """
     run = Run(directory)
-    events, metrics = run.rows(filenames.EVENTS), run.rows(filenames.METRICS)
+    journals = {
+        name: read_journal(run.directory, name) for name in (filenames.EVENTS, filenames.METRICS, filenames.DUAL)
+    }
+    events, metrics = journals[filenames.EVENTS].rows, journals[filenames.METRICS].rows
     total = run.config.train.total_steps
     step = metrics[-1]["step"] if metrics else 0
-    found = complete_checkpoints(run.directory / filenames.CHECKPOINTS)
     worker = who_works(run.directory)
     ended = bool(events) and events[-1]["event"] == "end"
     if worker:
@@ -33,20 +36,38 @@ def describe_status(directory: str | Path) -> Iterator[str]:
     else:
         state = f"not running; continue with `cdt resume {directory}`"
     yield f"{directory}: {state}"
-    yield f"  step {step:,} of {total:,}" + (f", loss {metrics[-1]['loss']:.4f}" if metrics else "")
-    if found:
-        age = time.time() - (found[-1] / filenames.MANIFEST).stat().st_mtime
-        yield f"  last checkpoint: step {read_state(found[-1]).step:,}, {_span(age)} ago; {len(found)} are kept"
-    else:
-        yield "  no checkpoint yet"
+    yield f"  step {step:,} of {total:,}" + (f", loss {_loss(metrics[-1]['loss'])}" if metrics else "")
+    yield from _checkpoints(run.directory / filenames.CHECKPOINTS)
     starts = sum(event["event"] == "start" for event in events)
     restarts = sum(event["event"] == "restart" for event in events)
     yield f"  started {starts} time{'s' * (starts != 1)}, {restarts} of them after a worker had died"
-    if line := _recomputed(run.rows(filenames.DUAL)):
+    if line := _recomputed(journals[filenames.DUAL].rows):
         yield line
+    for name, journal in journals.items():
+        if journal.unusable:
+            yield f"  {name} is damaged: {journal.unusable} of its lines cannot be read and are left out"
     if events:
         last = events[-1]
-        yield f"  {_span(time.time() - last['time'])} ago: {last['event']}: {last['text'].splitlines()[0]}"
+        text = next(iter(last["text"].splitlines()), "")
+        yield f"  {_span(time.time() - last['time'])} ago: {last['event']}: {text}"
+
+
+def _loss(loss: float | None) -> str:
+    return "not finite" if loss is None else f"{loss:.4f}"
+
+
+def _checkpoints(directory: Path) -> Iterator[str]:
+    problems = {path: damage(path, read=()) for path in named_checkpoints(directory)}
+    usable = [path for path, problem in problems.items() if problem is None]
+    if usable:
+        newest = usable[-1]
+        age = time.time() - (newest / filenames.MANIFEST).stat().st_mtime
+        yield f"  last checkpoint: step {read_state(newest).step:,}, {_span(age)} ago; {len(usable)} are kept"
+    elif not problems:
+        yield "  no checkpoint yet"
+    for path, problem in problems.items():
+        if problem is not None:
+            yield f"  {path.name} is damaged: {problem}"
 
 
 def _recomputed(journal: list[dict[str, Any]]) -> str | None:

@@ -58,7 +58,7 @@ class Parts:
 def assemble(job: Job) -> Parts:
     """Builds the parts of this rank of the process group that is initialised. A collective."""
     config, ranks = job.config, Ranks.current()
-    bound = bind(config)
+    bound = bind(config, check=False)  # the driver did
     index, diffusion = bound.rows(), Diffusion.from_config(config.diffusion)
     weights = bound.first_weights() if job.checkpoint is None else None
     engine = Engine(bound.build, config.engine, config.train, ranks, weights)

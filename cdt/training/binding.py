@@ -85,12 +85,15 @@ class Bound:
         return mixture
 
 
-def bind(config: RunConfig) -> Bound:
-    """Opens what ``config`` names. Raises InputError when something is not there, or a constraint selects nothing."""
+def bind(config: RunConfig, *, check: bool = True) -> Bound:
+    """Opens what ``config`` names. ``check``: whether the pretrained model is compared with its digests, too.
+
+    Raises InputError when something is not there or damaged, or a constraint selects nothing.
+    """
     index = Index.load(config.data.shards, config.data.split, config.data.allow_pipe)
     if not index.count:
         raise InputError(f"data.split: split {index.split} of {index.root} has no samples")
-    origin = None if config.init is None else open_pretrained(config.init)
+    origin = None if config.init is None else open_pretrained(config.init, check=check)
     replay = None
     if origin is not None and config.replays:
         replay = Replay(origin, config.replay, index.shape, index.bounded)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from checkpoint_scenarios import BOOBY_TRAPPED, FULL_DISKS
 from engine_scenarios import ENGINE
@@ -15,11 +18,14 @@ from cdt.checkpoints.checkpoint import (
     TrainState,
     checkpoint_name,
     complete_checkpoints,
+    damage,
     is_complete,
+    open_checkpoint,
     read_state,
 )
 from cdt.data.stream import StreamState
-from cdt.errors import InputError
+from cdt.dual import DualState
+from cdt.errors import DamagedWarning, InputError, RunError
 
 DEEPSPEEDS_PLACES = ("optimiser of rank 1, refused", "optimiser of rank 1, full", "network of rank 0, refused")
 OUR_PLACES = (
@@ -85,12 +91,29 @@ def write(folder: Path, step: int) -> Path:
     """A checkpoint by hand, of two files."""
     path = folder / checkpoint_name(step)
     (path / "engine").mkdir(parents=True)
-    files = {"weights.safetensors": b"weights", "engine/part.pt": b"optimiser"}
+    stream = StreamState(step, {"base": 8}, [(0, [])])
+    files = {
+        "weights.safetensors": b"weights",
+        "ema.safetensors": b"averages",
+        "engine/part.pt": b"optimiser",
+        "state.json": json.dumps(asdict(TrainState(step, 1, 20, stream))).encode(),
+    }
     for name, content in files.items():
         (path / name).write_bytes(content)
-    entries = {name: {"bytes": len(content), "sha256": ""} for name, content in files.items()}
-    (path / "manifest.json").write_text(json.dumps({"format": 1, "step": step, "files": entries}))
+    seal_again(path, step)
     return path
+
+
+def seal_again(path: Path, step: int, **others: Any) -> None:
+    """A manifest that says what is there."""
+    files = {str(file.relative_to(path)): file for file in sorted(path.rglob("*")) if file.is_file()}
+    files.pop("manifest.json", None)
+    entries = {
+        name: {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        for name, file in files.items()
+    }
+    tree = {"format": FORMAT, "step": step, "files": entries} | others
+    (path / "manifest.json").write_text(json.dumps(tree))
 
 
 def test_only_complete_checkpoints_are_listed_oldest_first(tmp_path: Path) -> None:
@@ -115,14 +138,65 @@ def test_a_missing_or_truncated_file_makes_it_incomplete(tmp_path: Path, name: s
 
 
 def test_states_survive_json(tmp_path: Path) -> None:
+    path = write(tmp_path, 7)
     stream = StreamState(7, {"base": 50, "constraint a": 6}, [(0, [0.0, 0.1]), (11, [1 / 3, 0.2])])
-    state = TrainState(7, 2, 20, stream, {"baseline": [0.1, 1e-300], "state": {"period": 3}})
-    (tmp_path / "state.json").write_text(json.dumps(asdict(state)))
-    (tmp_path / "manifest.json").write_text(json.dumps({"format": FORMAT}))
-    assert read_state(tmp_path) == state
-    (tmp_path / "manifest.json").write_text(json.dumps({"format": 1}))
+    state = TrainState(7, 2, 20, stream, dual_of_two(), 1e-300, [[[1.0, 2.0, 3.0]]] * 2)
+    (path / "state.json").write_text(json.dumps(asdict(state)))
+    seal_again(path, 7)
+    assert read_state(path) == state
+    seal_again(path, 7, format=1)
     with pytest.raises(InputError, match=r"has format 1; this version of cdt reads format 2"):
-        read_state(tmp_path)
+        read_state(path)
+
+
+def dual_of_two() -> dict[str, Any]:
+    """The dual side of two constraints, of which the second was never measured."""
+    state = DualState.first(np.array([0.5, 0.0]), alarms=4).to_json()
+    calibration = {"loss": 1.5, "share": 0.25, "window": 0.5, "reference": None, "share_measured": False}
+    return {
+        "calibrations": [calibration, calibration],
+        "baseline": [0.1, 1e-300],
+        "thresholds": [1.0, 2.0],
+        "budgets": "0" * 64,
+        "slack": [0.5, None],
+        "state": state,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"step": 8}, r"state\.json says step 8, its manifest 7"),
+        ({"world": 0}, "world: Input should be greater than or equal to 1"),
+        ({"dual_steps": -1}, "dual_steps"),
+        ({"loss": "low"}, "loss"),
+        ({"sums": [[[1.0, 2.0]]]}, "sums.0.0"),
+        ({"sums": [[[1.0, 2.0, 3.0]]] * 3}, "sums of 3 workers, but 2 wrote it"),
+        ({"sums": [[[1.0, 2.0, 3.0]], []]}, "sums of other numbers of cells"),
+        ({"stream": {"batch": 7, "counters": {"base": 1}, "history": []}}, "stream.history is empty"),
+        (
+            {"stream": {"batch": 7, "counters": {"base": 1}, "history": [[0, [0.0]]]}},
+            "1 and .* 2 constraints",
+        ),
+        ({"stream": {"batch": 7, "counters": {"base": 1}, "history": [[0, [1e999, 0.0]]]}}, "finite"),
+        ({"stream": {"batch": 2**62, "counters": {"base": 1}, "history": [[0, [0.0, 0.0]]]}}, "less than"),
+        ({"dual": {}}, "dual"),
+        ({"dual": dual_of_two() | {"slack": [0.5]}}, "constraints"),
+        ({"dual": dual_of_two() | {"state": dual_of_two()["state"] | {"lambdas": [None, 0.0]}}}, "lambdas.0"),
+    ],
+)
+def test_a_state_that_cannot_be_is_refused_though_its_digest_is_right(
+    change: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, 7)
+    stream = StreamState(7, {"base": 50}, [(0, [0.0, 0.1])])
+    state = asdict(TrainState(7, 2, 20, stream, dual_of_two())) | change
+    (path / "state.json").write_text(json.dumps(state))
+    seal_again(path, 7)
+    with pytest.raises(InputError, match=told) as caught:
+        read_state(path)
+    assert "\n" not in str(caught.value)
+    assert damage(path) is not None
 
 
 def test_the_best_checkpoint_meets_all_requirements_then_has_the_lowest_loss() -> None:
@@ -139,3 +213,27 @@ def test_the_best_checkpoint_meets_all_requirements_then_has_the_lowest_loss() -
     ]
     shuffled = random.Random(0).sample(best_last, len(best_last))
     assert sorted(shuffled, key=TrainState.quality) == best_last
+
+
+def test_of_the_best_a_damaged_one_is_passed_over_aloud(tmp_path: Path) -> None:
+    paths = [write(tmp_path, step) for step in (1, 2, 3)]
+    (paths[0] / "state.json").write_bytes(b"x" * (paths[0] / "state.json").stat().st_size)
+    with pytest.warns(DamagedWarning, match=r"step-000000001 is damaged: .*state\.json.* step-000000002 is taken"):
+        assert open_checkpoint(tmp_path, "best").path == paths[1]
+    with pytest.raises(InputError, match=r"step-000000001 is damaged: state\.json"):
+        open_checkpoint(tmp_path, "1")
+    for which in ("4", "0x2", "9" * 5000, "²"):
+        with pytest.raises(InputError, match="there are last, best, 1, 2, 3"):
+            open_checkpoint(tmp_path, which)
+    assert open_checkpoint(tmp_path, "002").path == paths[1]
+
+
+def test_weights_are_compared_unless_that_is_left_out(tmp_path: Path) -> None:
+    older, newer = write(tmp_path, 1), write(tmp_path, 2)
+    (newer / "ema.safetensors").write_bytes(b"AVERAGES")
+    assert open_checkpoint(tmp_path, check=False).path == newer
+    with pytest.warns(DamagedWarning, match=r"ema\.safetensors: contents differ from its manifest; it is passed over"):
+        assert open_checkpoint(tmp_path).path == older
+    (older / "weights.safetensors").unlink()
+    with pytest.raises(RunError, match=r"no checkpoint is intact; step-000000002 is .*; step-000000001 is damaged"):
+        open_checkpoint(tmp_path)

@@ -66,7 +66,7 @@ def test_what_is_not_an_evaluation(evaluation: Evaluation) -> None:
     tree = json.loads(evaluation.to_json()) | {"tv_uniform": "much"}
     with pytest.raises(InputError, match="not an evaluation: tv_uniform: Input should be a valid number"):
         Evaluation.from_json(json.dumps(tree))
-    with pytest.raises(InputError, match="not an evaluation: the whole text"):
+    with pytest.raises(InputError, match="not an evaluation: Invalid JSON"):
         Evaluation.from_json("{")
 
 

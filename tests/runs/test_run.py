@@ -12,7 +12,7 @@ import torch
 
 from cdt.checkpoints.checkpoint import read_weights
 from cdt.data.format.index import Index
-from cdt.errors import InputError
+from cdt.errors import DamagedWarning, InputError
 from cdt.evaluate.evaluation import Evaluation
 from cdt.judges import Classifier
 from cdt.networks.dit import load_dit
@@ -67,15 +67,18 @@ def test_any_checkpoint_can_be_opened(copy: Path) -> None:
 def test_a_checkpoint_that_lacks_something_does_not_count(copy: Path) -> None:
     assert load(copy).state.step == 8
     (copy / "checkpoints" / "step-000000008" / "ema.safetensors").unlink()
-    assert load(copy).state.step == 4
+    with pytest.warns(
+        DamagedWarning, match=r"copy: step-000000008 is damaged: ema.safetensors: missing, or .* is taken"
+    ):
+        assert load(copy).state.step == 4
 
 
 def test_weights_that_do_not_fit_are_said_in_a_line(copy: Path) -> None:
     ema = copy / "checkpoints" / "step-000000008" / "ema.safetensors"
     whole = ema.read_bytes()
     ema.write_bytes(b"\xff" * len(whole))
-    with pytest.raises(InputError, match="step-000000008 is damaged or of another network"):
-        load(copy).network()
+    with pytest.raises(InputError, match=r"step-000000008/ema\.safetensors cannot be read"):
+        load(copy, check=False).network()
     ema.write_bytes(whole)
     config = copy / "config.yaml"
     config.write_text(config.read_text().replace("width: 16", "width: 32"))

@@ -140,7 +140,7 @@ def forward_error(engine: Engine, fragments: dict[str, Fragment]) -> float:
 
 def state_at(step: int, ranks: Ranks) -> checkpoint.TrainState:
     stream = StreamState(step, {"base": 8 * step, "constraint a": 3}, [(0, [0.0]), (step + 4, [0.25])])
-    return checkpoint.TrainState(step, ranks.world, 9, stream, {"baseline": [0.1, 0.2], "state": {"period": 1}})
+    return checkpoint.TrainState(step, ranks.world, 9, stream, loss=1 / 3)
 
 
 def config_of(case: str) -> EngineConfig:
