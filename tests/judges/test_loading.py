@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,28 @@ def test_what_is_no_judge(tmp_path: Path) -> None:
         load_judge(tmp_path / "missing.pt", SHAPE)
     with pytest.raises(InputError, match=r"judge.onnx: a judge is FILE.safetensors .* or TorchScript \(.pt, .ts\)$"):
         load_judge(tmp_path / "judge.onnx", SHAPE)
+
+
+@pytest.mark.parametrize("name", ["judge.safetensors", "judge.pt", "judge"])
+def test_a_pipe_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=r"not a regular file|a judge is"):
+        load_judge(tmp_path / name, SHAPE)
+
+
+@pytest.mark.parametrize("part", ["config.json", "model.safetensors"])
+def test_a_pipe_in_a_directory_is_not_waited_for(part: str, judge: Classifier, tmp_path: Path) -> None:
+    judge.save(tmp_path / "judge")
+    (tmp_path / "judge" / part).unlink()
+    os.mkfifo(tmp_path / "judge" / part)
+    with pytest.raises(InputError, match="not a regular file"):
+        load_judge(tmp_path / "judge", SHAPE)
+
+
+@pytest.mark.parametrize("text", ["", "null", "5", "[" * 100_000, "{", "\0"])
+def test_a_description_that_is_damaged(text: str, judge: Classifier, tmp_path: Path) -> None:
+    judge.save(tmp_path / "judge")
+    (tmp_path / "judge" / "config.json").write_text(text)
+    with pytest.raises(InputError, match=r"config\.json") as caught:
+        load_judge(tmp_path / "judge", SHAPE)
+    assert "\n" not in str(caught.value)

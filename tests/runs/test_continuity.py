@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -10,10 +11,11 @@ from typing import Any
 
 import pytest
 import tiny
-from tiny_runs import interrupting, rows, same_weights
+from tiny_runs import flip, interrupting, rows, same_weights
 
 from cdt.config import RunConfig
 from cdt.errors import InputError
+from cdt.runs.continuity import other_samples
 from cdt.runs.start import resume, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -97,3 +99,81 @@ def test_a_resume_that_is_refused_changes_nothing(other: Callable[..., RunConfig
         resume(config.directory, ["dual.gamma=1e9", "train.dual_steps=8"])
     assert (config.directory / "config.yaml").read_text() == stated
     assert resume(config.directory, ["train.dual_steps=8"]).state.step == 12
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """A run that was interrupted after its warm start; its shards lie beside it."""
+    tiny.write_shards(tmp_path / "data")
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny.config(tmp_path / "data", tmp_path / "begun"), interrupting(6, KeyboardInterrupt()))
+    return tmp_path / "begun"
+
+
+def replaced(begun: Path) -> None:
+    """Other samples of the same classes and counts, in the same place."""
+    shutil.rmtree(begun.parent / "data")
+    tiny.write_shards(begun.parent / "data", seed=1)
+
+
+def test_other_samples_of_the_same_counts_are_refused_or_accepted_and_recorded(begun: Path) -> None:
+    before = json.loads((begun / "data.json").read_text())
+    replaced(begun)
+    with pytest.raises(InputError, match=r"^data\.shards: these are not the samples .* --accept-data`$"):
+        resume(begun)
+    assert json.loads((begun / "data.json").read_text()) == before
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        resume(begun, (), lambda report: _note(report, said), accept_data=True)
+    (event,) = [row for row in rows(begun, "events.jsonl") if row["event"] == "data changed"]
+    assert event["text"] == said[0] == "data.shards: other samples than before, which was accepted"
+    assert event["step"] == 4
+    after = json.loads((begun / "data.json").read_text())
+    assert after["digests"]["data"] != before["digests"]["data"]
+    assert resume(begun).state.step == 8, "from then on they are the run's"
+
+
+def _note(report: dict[str, Any], said: list[str]) -> None:
+    if "said" in report:
+        said.append(report["said"])
+    interrupting(6, KeyboardInterrupt())({"step": 0} | report)
+
+
+def test_a_run_of_an_earlier_version_goes_on_and_gets_a_digest(begun: Path) -> None:
+    facts = json.loads((begun / "data.json").read_text())
+    digests = facts.pop("digests")
+    (begun / "data.json").write_text(json.dumps(facts))
+    replaced(begun)
+    resume(begun)
+    assert json.loads((begun / "data.json").read_text())["digests"].keys() == digests.keys() == {"data"}
+    assert [row for row in rows(begun, "events.jsonl") if row["event"] == "data changed"] == []
+
+
+def test_moved_shards_are_the_same_samples(begun: Path) -> None:
+    (begun.parent / "data").rename(begun.parent / "moved")
+    assert resume(begun, [f"data.shards={begun.parent / 'moved'}"]).state.step == 8
+
+
+def test_a_fork_of_a_run_on_other_samples(begun: Path, tmp_path: Path) -> None:
+    replaced(begun)
+    config = tiny.config(tmp_path / "data", tmp_path / "fork", run={"fork": str(begun)})
+    with pytest.raises(InputError, match=r"run\.fork: .* on other samples .*\(data\.shards\).*--accept-data"):
+        train(config)
+    assert not config.directory.exists()
+    train(config, accept_data=True)
+    assert rows(config.directory, "events.jsonl")[0]["event"] == "data changed"
+
+
+def test_a_damaged_fork_is_refused(begun: Path, tmp_path: Path) -> None:
+    flip(begun / "checkpoints" / "step-000000004" / "engine" / "mp_rank_00_model_states.pt")
+    config = tiny.config(tmp_path / "data", tmp_path / "fork", run={"fork": str(begun)})
+    with pytest.raises(InputError, match=r"run\.fork: .*step-000000004 is damaged: engine/mp_rank_00_model_states\.pt"):
+        train(config)
+
+
+def test_probe_splits_and_given_replay_have_digests_too(tmp_path: Path) -> None:
+    tiny.write_shards(tmp_path / "data", split={"train": 0.85, "probe": 0.15})
+    constraints = {"both": {"class": [4, 5], "max_loss": 300}}
+    run = train(tiny.config(tmp_path / "data", tmp_path / "run", constraints=constraints, probe={"split": "probe"}))
+    assert run.data["digests"].keys() == {"data", "probe"}
+    assert other_samples({"digests": {"probe": "x"}}, run.data) == ["probe.split"]
