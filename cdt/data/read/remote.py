@@ -18,6 +18,7 @@ from functools import cache
 import urllib3
 
 from cdt.data.format.damage import BadDataError
+from cdt.data.read.http import Web, limit
 from cdt.data.read.object_store import SLOWEST, TIMEOUT_S, ObjectStore
 from cdt.data.urls import PIPE
 from cdt.errors import InputError
@@ -53,8 +54,7 @@ class Http(Transport):
     """Range requests over persistent connections."""
 
     def __init__(self) -> None:
-        timeout = urllib3.Timeout(connect=TIMEOUT_S, read=TIMEOUT_S)
-        self._pool = urllib3.PoolManager(timeout=timeout, retries=urllib3.Retry(0, redirect=5), maxsize=8)
+        self._web = Web()
 
     def chunks(self, url: str, offset: int, size: int) -> Iterator[bytes]:
         answer = self._get(url, offset, size)
@@ -62,14 +62,16 @@ class Http(Transport):
             if answer.status == 206 and not answer.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
                 raise ConnectionError("the server sends another range than requested")
             skip = offset if answer.status == 200 else 0  # a server without ranges sends the whole file
-            deadline = time.monotonic() + TIMEOUT_S + (skip + size) / SLOWEST
+            limit(answer, TIMEOUT_S, TIMEOUT_S + (skip + size) / SLOWEST)
             while size and (chunk := answer.read1(CHUNK)):
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"less than {SLOWEST} bytes per second")
                 kept = chunk[skip:][:size]
                 skip, size = max(skip - len(chunk), 0), size - len(kept)
                 if kept:
                     yield kept
+        except urllib3.exceptions.TimeoutError as error:
+            answer.close()
+            slow = f"nothing came for {TIMEOUT_S:g} s, or less than {SLOWEST:,} bytes per second"
+            raise TimeoutError(slow) from error
         except BaseException:
             answer.close()
             raise
@@ -87,10 +89,9 @@ class Http(Transport):
         return int(length)
 
     def _get(self, url: str, offset: int, size: int) -> urllib3.BaseHTTPResponse:
+        """Each time from the user's own URL on: what it redirects to may be signed for minutes only."""
         span = f"bytes={offset}-{offset + size - 1}"
-        answer = self._pool.request(
-            "GET", url, headers={"Range": span, "Accept-Encoding": "identity"}, preload_content=False
-        )
+        answer = self._web.get(url, {"Range": span, "Accept-Encoding": "identity"}, TIMEOUT_S)
         if answer.status in (200, 206):
             return answer
         answer.close()
@@ -180,9 +181,11 @@ def transport(url: str) -> Transport:
 def fetch(url: str, offset: int, size: int, sink: Callable[[bytes], object]) -> None:
     """Passes ``size`` bytes from ``offset`` to ``sink``; after a failure it continues where it stopped.
 
-    Raises BadDataError if the file is missing or shorter, and after ``TRIES`` consecutive attempts without progress.
+    Raises BadDataError if the file is missing or shorter, after ``TRIES`` consecutive attempts without progress, and
+    if all attempts together are slower than ``SLOWEST``.
     """
-    got, retries = 0, _retries()
+    got, retries, began = 0, _retries(), time.monotonic()
+    in_all_s = TRIES * TIMEOUT_S + size / SLOWEST
     while got < size:
         before, problem = got, "the connection ended early"
         try:
@@ -197,6 +200,8 @@ def fetch(url: str, offset: int, size: int, sink: Callable[[bytes], object]) -> 
             retries.progressed()
         if got < size and not retries.again():
             raise _unreadable(url, f"{retries.tries} tries failed, the last one: {problem}")
+        if got < size and (took := time.monotonic() - began) > in_all_s:
+            raise _unreadable(url, f"only {got:,} of {size:,} bytes came in {took:.0f} s, the last problem: {problem}")
 
 
 def read(url: str, offset: int, size: int) -> bytes:
