@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ import psutil
 import ray
 from ray.train import get_context
 from ray.train.torch import TorchConfig
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage] (torch documents it)
 
 from cdt.cluster.ray_train_private import TorchBackend, WorkerGroupCallback, process_of
+from cdt.cluster.session import LOOPBACK
 from cdt.cluster.watchdog import Process, Watcher, pulse
 
 LOGS = "logs"
@@ -38,9 +41,40 @@ class NodesBackend(TorchBackend):
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         worker_group.execute(watch_forming, backend_config.watcher)
-        if len(set(worker_group.execute(ray.util.get_node_ip_address))) > 1:
+        addresses = set(worker_group.execute(ray.util.get_node_ip_address))
+        if len(addresses) > 1 or LOOPBACK in addresses:
             worker_group.execute(name_interface)
-        super().on_start(worker_group, backend_config)
+        group: Any = OnLoopback(worker_group) if addresses == {LOOPBACK} else worker_group
+        super().on_start(group, backend_config)
+
+
+class OnLoopback:
+    """A group of workers whose rank 0 says where the others meet, once it listens there on loopback alone."""
+
+    def __init__(self, worker_group: Any) -> None:
+        self._group = worker_group
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._group, name)
+
+    def __len__(self) -> int:
+        return len(self._group)
+
+    def execute_single(self, rank: int, function: Any) -> tuple[str, int]:
+        """Ray asks for a free port; torch would then listen there on all addresses."""
+        return self._group.execute_single(rank, open_store)
+
+
+_stores: list[TCPStore] = []
+
+
+def open_store() -> tuple[str, int]:
+    """Address and port of a store of torch.distributed; torch uses the one that this process has at a port."""
+    listening = socket.create_server((LOOPBACK, 0))
+    port = listening.getsockname()[1]
+    options = {"multi_tenant": True, "wait_for_workers": False, "master_listen_fd": listening.detach()}
+    _stores.append(TCPStore(LOOPBACK, port, is_master=True, **options))
+    return LOOPBACK, port
 
 
 @dataclass

@@ -5,9 +5,15 @@ Nothing else in cdt touches Ray's internals. tests/cluster/test_ray_private.py s
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+
+from ray._private import ray_constants
 from ray._private import worker as ray_worker
 from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue] (compiled)
+from ray.job_config import JobConfig
 
 CLUSTER_ID = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 """The gRPC method of a cluster's head that answers with the cluster's id."""
@@ -17,6 +23,39 @@ TALKATIVE = (
     "ray._private.runtime_env.packaging",
 )
 """Loggers that report each step of a submission."""
+METRICS_PORTS = ("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT")
+"""Variables with the ports on which Ray serves figures of its own processes, to everyone."""
+
+
+class _Fixed(list[str]):
+    def extend(self, found: Iterable[str]) -> None:
+        """What Ray would add: the current directory, and that of the script."""
+
+
+def job_with_path(path: list[str]) -> JobConfig:
+    """A job whose workers have these directories first on their import path, and no others before the library."""
+    job = JobConfig()
+    job._py_driver_sys_path = _Fixed(reversed(path))  # each is put in front of those before it
+    return job
+
+
+@contextlib.contextmanager
+def on_loopback() -> Iterator[None]:
+    """Ray, started meanwhile with the address 127.0.0.1, listens on no other, and not at all with its metrics.
+
+    On Linux it would replace that address by one that others reach, as if the machine were to join a cluster.
+    """
+    clusters, ports = ray_constants.ENABLE_RAY_CLUSTER, {name: os.environ.get(name) for name in METRICS_PORTS}
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ |= dict.fromkeys(METRICS_PORTS, "-1")
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
+        for name, value in ports.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def running_address() -> str | None:

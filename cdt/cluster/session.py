@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -21,11 +22,16 @@ import ray
 import torch
 from ray.exceptions import AuthenticationError
 
+from cdt.cluster.import_path import own_path
 from cdt.cluster.nodes import alive
-from cdt.cluster.ray_private import CLUSTER_ID, running_address, silence_workers
+from cdt.cluster.private_folder import SOCKET_PATH, private_folder
+from cdt.cluster.ray_private import CLUSTER_ID, job_with_path, on_loopback, running_address, silence_workers
 from cdt.cluster.token import NOT_LET_IN, header, keep_private
 from cdt.errors import CdtError, InputError, RunError
 
+LOOPBACK = "127.0.0.1"
+LONGEST_TMPDIR = SOCKET_PATH - len("/pymp-12345678/listener-12345678")
+"""Bytes above which processes that load data could not send their batches: their sockets are there."""
 CONNECT_S = 5.0
 BUSY_S = 10.0
 """Seconds for which resources of a run that has just ended may still count as taken."""
@@ -96,7 +102,9 @@ def missing_slots(workers: int, kind: str, patience_s: float, leaving: threading
 
 
 def set_environment() -> None:
-    """What DeepSpeed's just-in-time build needs, here and in the workers that inherit it."""
+    """What DeepSpeed's just-in-time build, and processes that load data, need here and in workers that inherit it."""
+    if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TMPDIR:
+        os.environ["TMPDIR"], tempfile.tempdir = "/tmp", None
     binaries = str(Path(sys.prefix) / "bin")
     if binaries not in os.environ["PATH"].split(os.pathsep):
         os.environ["PATH"] = os.pathsep.join([binaries, os.environ["PATH"]])
@@ -111,19 +119,34 @@ def set_environment() -> None:
 
 @contextlib.contextmanager
 def local_ray() -> Iterator[None]:
-    """A Ray of our own for as long as the context lives, or the one that this process is connected to already."""
+    """A Ray of our own for as long as the context lives, or the one that this process is connected to already.
+
+    Others can neither reach its ports, except from this machine, nor open its files.
+
+    Raises InputError if there is no place for its sockets, RunError if it does not start.
+    """
     if ray.is_initialized():
         yield
         return
-    try:
-        _init({"address": "local", "include_dashboard": False, "num_cpus": machine_slots()})
-    except Exception as error:  # of a machine that does not suit it, Ray raises nearly anything
-        raise RunError(f"Ray does not start on this machine: {error}") from error
-    keep_private()
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with private_folder() as folder:
+        settings = {
+            "address": "local",
+            "include_dashboard": False,
+            "num_cpus": machine_slots(),
+            "_node_ip_address": LOOPBACK,
+            "_temp_dir": str(folder),
+            "_system_config": {"enable_metrics_collection": False},
+        }
+        try:
+            with on_loopback():
+                _init(settings)
+        except Exception as error:  # of a machine that does not suit it, Ray raises nearly anything
+            raise RunError(f"Ray does not start on this machine: {error}") from error
+        keep_private()
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 @contextlib.contextmanager
@@ -168,7 +191,7 @@ def _init(where: Mapping[str, Any]) -> None:
     silence_workers()
     with warnings.catch_warnings(), _own_signals():
         warnings.simplefilter("ignore")
-        ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(**where, job_config=job_with_path(own_path()), log_to_driver=False, logging_level=logging.ERROR)
 
 
 def _check_answers(address: str) -> None:

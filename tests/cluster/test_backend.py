@@ -54,3 +54,17 @@ def test_output_of_python_and_of_native_code_goes_to_the_log_of_the_rank(tmp_pat
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert (done.stdout, done.stderr) == ("", "")
     assert (tmp_path / LOGS / "rank-1.log").read_text().splitlines() == ["python", "native", "error"] * 2
+
+
+def test_the_store_of_torch_listens_on_loopback_alone() -> None:
+    """Also that of the process group, which torch opens at the same port."""
+    code = (
+        "import os, psutil; from cdt.cluster.backend import open_store; import torch.distributed as dist\n"
+        "address, port = open_store()\n"
+        "os.environ |= {'MASTER_ADDR': address, 'MASTER_PORT': str(port), 'GLOO_SOCKET_IFNAME': 'lo'}\n"
+        "dist.init_process_group('gloo', rank=0, world_size=1)\n"
+        "listening = [each.laddr for each in psutil.Process().net_connections('inet') if each.status == 'LISTEN']\n"
+        "print(*{place.ip for place in listening}, port in {place.port for place in listening})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["127.0.0.1", "True"]

@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 from internals import missing, missing_in_source, private_imports
 
+from cdt.cluster.ray_private import job_with_path
+
 CLUSTER = Path(__file__).parents[2] / "cdt" / "cluster"
 USED = {
+    "ray._private.ray_constants": "reach ENABLE_RAY_CLUSTER",
+    "ray._private.ray_constants.ENABLE_RAY_CLUSTER": "let a Ray of our own listen on 127.0.0.1 alone",
+    "ray.autoscaler._private.constants.AUTOSCALER_METRIC_PORT": "keep Ray from serving figures to everyone",
+    "ray.dashboard.consts.DASHBOARD_METRIC_PORT": "keep Ray from serving figures to everyone",
     "ray._private.services.canonicalize_bootstrap_address": "find the Ray that runs on this machine (--address auto)",
     "ray._private.worker": "reach _worker_logs_enabled",
     "ray._private.worker._worker_logs_enabled": "keep Ray from printing paragraphs about each worker that died",
@@ -39,6 +45,15 @@ def test_ray_has_it(path: str) -> None:
 def test_ray_train_tells_node_and_process_of_a_worker(name: str) -> None:
     file, purpose = "train/v2/_internal/execution/worker_group/worker.py", "know whom to end when a worker hangs"
     if problem := missing_in_source("ray", file, name, purpose):
+        pytest.fail(problem)
+
+
+def test_ray_takes_the_workers_import_path_from_the_job() -> None:
+    job = job_with_path(["/first", "/second"])
+    job._py_driver_sys_path.extend(["/not/mine"])
+    assert list(job._get_proto_job_config().py_driver_sys_path) == ["/second", "/first"]
+    purpose = "keep files of the working directory from taking the place of modules in workers"
+    if problem := missing_in_source("ray", "_private/worker.py", "_py_driver_sys_path", purpose):
         pytest.fail(problem)
 
 

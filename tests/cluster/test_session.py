@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +65,16 @@ def test_the_wait_for_slots_ends_when_they_are_there_or_on_notice(
     free = iter([2.0, 4.0])
     monkeypatch.setattr(session.ray, "available_resources", lambda: {"CPU": next(free)})
     assert missing_slots(4, "CPU", patience_s=600) is None
+
+
+def test_a_temporary_directory_that_is_too_long_for_sockets_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("long" * 20)
+    long.mkdir()
+    for place, used in ((tmp_path, str(tmp_path)), (long, "/tmp")):
+        monkeypatch.setenv("TMPDIR", str(place))
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.setattr(session, "LONGEST_TMPDIR", len(str(tmp_path)))
+        session.set_environment()
+        assert tempfile.gettempdir() == os.environ["TMPDIR"] == used

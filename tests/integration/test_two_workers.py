@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -55,14 +58,68 @@ def run_cdt(directory: Path, *arguments: str, status: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+SHADOWS = ("statistics", "random", "torch", "numpy", "ray")
+"""Names of modules that files in the working directory have, too."""
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with shards, a configuration and the finished run ``runs/both``."""
+    """A directory with shards, a configuration and the finished run ``runs/both``, and with files that are in the way.
+
+    TMPDIR is too long for sockets. ``listening`` and ``folders`` are what was seen of the run's processes.
+    """
     home = tmp_path_factory.mktemp("home")
     shard(SOURCES["digits"](), home / "data", keep={"4": 0.1})
     (home / "both.yaml").write_text(CONFIG)
-    (home / "screen").write_text(run_cdt(home, "train", "both.yaml"))
+    for name in (*SHADOWS, "cdt"):
+        (home / f"{name}.py").write_text(f"raise ImportError({name!r} ' of the working directory')\n")
+    place = home / "temporary" / ("long" * 30)
+    place.mkdir(parents=True)
+    environment = {**os.environ, "PYTHONWARNINGS": "", "COLUMNS": "100", "TMPDIR": str(place)}
+    # As the command `cdt`, which does not import from the working directory.
+    command = [sys.executable, "-P", "-m", "cdt", "train", "both.yaml"]
+    with (home / "screen").open("w") as screen:
+        process = subprocess.Popen(command, cwd=home, env=environment, stdout=screen, stderr=screen)
+        listening, folders = set[str](), dict[str, int]()
+        while process.poll() is None:
+            listening |= {f"{name} on {address}" for name, address in listening_processes(process.pid)}
+            folders |= {str(path): path.stat().st_mode & 0o777 for path in folders_of_ray(process.pid)}
+            time.sleep(0.5)
+    assert process.returncode == 0, (home / "screen").read_text()
+    (home / "cdt.py").unlink()
+    (home / "listening").write_text("\n".join(sorted(listening)))
+    (home / "folders").write_text(json.dumps(folders))
     return home
+
+
+def processes_of(pid: int) -> Iterator[psutil.Process]:
+    try:
+        process = psutil.Process(pid)
+        yield from (process, *process.children(recursive=True))
+    except psutil.NoSuchProcess:
+        return
+
+
+def listening_processes(pid: int) -> Iterator[tuple[str, str]]:
+    """Names, and addresses on which they listen."""
+    for process in processes_of(pid):
+        try:
+            for connection in process.net_connections("inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    yield process.name(), connection.laddr.ip
+        except psutil.Error:
+            continue
+
+
+def folders_of_ray(pid: int) -> Iterator[Path]:
+    """The folders that the commands of Ray's processes name, and what is between these and /tmp."""
+    for process in processes_of(pid):
+        try:
+            sockets = [word.partition("=")[2] for word in process.cmdline() if word.startswith("--raylet_socket_name=")]
+        except psutil.Error:
+            continue
+        for socket in sockets:
+            yield from (path for path in list(Path(socket).parents)[:-2] if path.is_dir())
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -85,6 +142,21 @@ def test_the_screen_shows_the_progress_and_the_result_and_nothing_else(home: Pat
     assert "20/20" in lines[0]
     assert [line.split()[0] for line in lines[1:4]] == ["constraint", "four", "rare"]
     assert "runs/both" in lines[4]
+
+
+def test_nothing_listens_where_other_machines_reach_it(home: Path) -> None:
+    listening = (home / "listening").read_text().splitlines()
+    assert any("raylet" in each for each in listening), listening
+    assert any("RayTrainWorker" in each for each in listening), listening
+    assert not [each for each in listening if not each.endswith((" on 127.0.0.1", " on ::ffff:127.0.0.1", " on ::1"))]
+
+
+def test_the_files_of_ray_are_private_and_removed(home: Path) -> None:
+    folders = {Path(path): mode for path, mode in json.loads((home / "folders").read_text()).items()}
+    outermost = min(folders, key=lambda path: len(path.parts))
+    assert outermost.parent == Path("/tmp")  # TMPDIR was too long
+    assert folders[outermost] == 0o700
+    assert not outermost.exists()
 
 
 def test_the_run_directory(home: Path) -> None:
