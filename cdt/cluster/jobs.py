@@ -16,7 +16,7 @@ from pathlib import Path
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from cdt.cluster.parcel import files_to_ship, packed, unpack
+from cdt.cluster.parcel import code_of_cdt, files_to_ship, packed, unpack
 from cdt.cluster.ray_private import TALKATIVE
 from cdt.cluster.token import NOT_LET_IN, header, keep_private
 from cdt.config import RunConfig
@@ -26,6 +26,8 @@ from cdt.settings import apply_overrides, load_yaml, parse
 ADDRESS = "RAY_API_SERVER_ADDRESS"
 """Ray's own variable for the address of its dashboard."""
 MISSING = "it needs Ray's job client: pip install 'cdt-diffusion[cluster]'"
+FILES = "files"
+"""Folder of what is shipped, from which the command runs."""
 SAVE_S = 600
 """Seconds that a stopped job has to save before it is killed."""
 POLL_S = 0.5
@@ -82,17 +84,21 @@ class Jobs:
         files = files_to_ship(directory)
         if entry not in files:
             raise InputError(f"{config} is not shipped: .gitignore or .rayignore excludes it")
-        if wheel is not None and "cdt" in {path.parts[0] for path in files}:
+        if wheel is not None and code_of_cdt(files):
             raise InputError(f"--wheel {wheel}: {directory} has its own cdt, which is shipped; choose one of them")
         command = ["exec", "python", "-m", "cdt", "train", str(entry), "--address", "auto", *overrides]
         name = apply_overrides(load_yaml(config), list(overrides)).get("run", {}).get("name", config.stem)
         with tempfile.TemporaryDirectory() as place, self._plain_errors():
-            packed(directory, files, Path(place))
+            # Ray imports from what is shipped before all else: of that, from the root alone, where only cdt is.
+            packed(directory, files, Path(place) / FILES)
+            packed(directory, code_of_cdt(files), Path(place))
             if wheel is not None:
                 unpack(wheel, Path(place))
-            environment = {"working_dir": place, "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(SAVE_S)}}
+            variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(SAVE_S), "PYTHONSAFEPATH": "1"}
             return self._client.submit_job(
-                entrypoint=shlex.join(command), runtime_env=environment, metadata={"cdt_run": str(name)}
+                entrypoint=f"cd {FILES} && {shlex.join(command)}",
+                runtime_env={"working_dir": place, "env_vars": variables},
+                metadata={"cdt_run": str(name)},
             )
 
     def rows(self) -> list[Row]:

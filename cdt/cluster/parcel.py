@@ -54,6 +54,11 @@ def _check_size(root: Path, files: list[Path], limit_mb: float) -> None:
         )
 
 
+def code_of_cdt(files: list[Path]) -> list[Path]:
+    """Those of a checkout of cdt; empty without one."""
+    return [path for path in files if path.parts[0] == "cdt"] if Path("cdt/__init__.py") in files else []
+
+
 def packed(directory: Path, files: list[Path], place: Path) -> None:
     """Copies these files to ``place``, without the ignore files: Ray would apply them a second time."""
     for path in files:

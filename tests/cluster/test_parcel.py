@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cdt.cluster.parcel import files_to_ship, packed, unpack
+from cdt.cluster.parcel import code_of_cdt, files_to_ship, packed, unpack
 from cdt.errors import InputError
 
 
@@ -54,6 +54,13 @@ def test_packing_copies_these_without_the_rules_that_were_followed(place: Path, 
     packed(place, SHIPPED, tmp_path / "there")
     left = {path.relative_to(tmp_path / "there") for path in (tmp_path / "there").rglob("*") if path.is_file()}
     assert left == {Path("code/a.py"), Path("my.yaml"), Path("secret.txt")}
+
+
+def test_of_the_files_only_a_checkout_of_cdt_is_imported() -> None:
+    shadows = [Path("cdt.py"), Path("statistics.py"), Path("cdt/my.yaml")]
+    assert code_of_cdt(shadows) == []
+    code = [Path("cdt/__init__.py"), Path("cdt/cli/__init__.py")]
+    assert code_of_cdt([*shadows, *code]) == [Path("cdt/my.yaml"), *code]
 
 
 def test_a_wheel_of_cdt_is_unpacked_and_no_other_file(tmp_path: Path) -> None:

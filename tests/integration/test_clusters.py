@@ -122,6 +122,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     home = tmp_path_factory.mktemp("cluster")
     shard(SOURCES["digits"](), home / "data", keep={"4": 0.1})
     (home / "two.yaml").write_text(CONFIG)
+    (home / "statistics.py").write_text("raise ImportError('of the working directory')\n")
     cluster = Cluster(home, port=5000 + os.getpid() % 900 * 5)  # Ray keeps 10002 to 19999 for its workers
     nodes = psutil.Process(cluster.process.pid).children(recursive=True)
     yield cluster
@@ -188,6 +189,8 @@ def test_a_job_is_sent_followed_listed_and_stopped(cluster: Cluster) -> None:
     ship = cluster.home / "ship"
     ship.mkdir()
     (ship / "job.yaml").write_text(CONFIG)
+    for name in ("statistics", "cdt"):
+        (ship / f"{name}.py").write_text(f"raise ImportError({name!r} ' of the shipped directory')\n")
     where = ["--directory", "ship", "--address", cluster.dashboard]
     said = cluster.cdt("submit", "ship/job.yaml", "--follow", *where, *places)
     assert "run: " in said
