@@ -48,7 +48,8 @@ class Measured:
     """[G], bool: measured by this rank."""
 
     def minus(self, baseline: np.ndarray) -> Measured:
-        return Measured(np.where(self.here, self.values - baseline, 0.0), self.here)
+        with np.errstate(invalid="ignore"):  # inf - inf, where a loss ran away
+            return Measured(np.where(self.here, self.values - baseline, 0.0), self.here)
 
 
 class Probe:

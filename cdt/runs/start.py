@@ -37,6 +37,7 @@ from cdt.runs.run import Run, has_checkpoint, save_text, write_card
 from cdt.settings import dump_yaml
 from cdt.training.binding import Bound
 from cdt.training.check import check as check_together
+from cdt.training.health import UnsoundEndError
 from cdt.training.job import Job
 
 OnProgress = Callable[[dict[str, Any]], None]
@@ -201,6 +202,8 @@ def _finish(job: Job, directory: Path, on_progress: OnProgress) -> Run:
         if not has_checkpoint(directory):
             shutil.rmtree(directory, ignore_errors=True)  # found out at calibration: the name is free again
         raise
+    except UnsoundEndError:
+        raise  # nothing is left to resume
     except RunError as error:
         raise RunError(f"{error}\n{_left_behind(directory)}") from error
     except KeyboardInterrupt as interrupt:

@@ -26,6 +26,10 @@ class DivergedError(RunError):
         return self.args[0]
 
 
+class UnsoundEndError(RunError):
+    """All steps are done, but the loss is not finite: what was trained is of no use."""
+
+
 class Health:
     """Counts skipped updates. The engine skips an update on all ranks if its gradient is not finite."""
 
@@ -34,6 +38,13 @@ class Health:
         self._patience = patience
         self._losses: deque[float] = deque(maxlen=REPORTS)
         self.in_a_row = self._since_report = 0
+        self.measures_finite = True
+        """Whether the losses of the constraints were finite at the last dual step."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether losses and gradients are finite now."""
+        return self.in_a_row == 0 and self.measures_finite
 
     def count(self, applied: bool) -> bool:
         """To be called after each update; returns whether too many consecutive updates were skipped."""

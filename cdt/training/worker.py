@@ -20,7 +20,7 @@ from cdt.monitor.recorder import Recorder
 from cdt.training import calibrate
 from cdt.training.assemble import Parts
 from cdt.training.data_audit import DataAudit
-from cdt.training.health import DivergedError, Health
+from cdt.training.health import DivergedError, Health, UnsoundEndError
 from cdt.training.meter import Meter
 from cdt.training.previews import record_gaps, sample_grid
 from cdt.training.progress import Progress
@@ -72,7 +72,10 @@ class Worker:
         return self.progress.step
 
     def run(self) -> bool:
-        """Trains to the end and returns True; False if the run was asked to leave before, and saved."""
+        """Trains to the end and returns True; False if the run was asked to leave before, and saved.
+
+        Raises UnsoundEndError, once all is saved, where the loss is not finite at the end.
+        """
         try:
             self._train()
             self._commit()
@@ -165,6 +168,7 @@ class Worker:
         else:
             with self.engine.network_with(self.ema.fragments) as network:
                 sums = self.dual.measure(network)
+        self.health.measures_finite = bool(np.isfinite(sums.total).all())
         state = None
         if self.ranks.first:
             state = self.coordinator.dual_step(self.step, problem, before, sums)
@@ -229,6 +233,12 @@ class Worker:
             )
         else:
             self._event("end", f"{self.step} steps done")
+            if not self.health.sound:
+                raise UnsoundEndError(
+                    f"the loss is not finite at the end, after {self.step} steps: this model is of no use; train again "
+                    f"with a lower train.lr (now {self.config.train.lr:g}), or look for values out of the ordinary in "
+                    f"the data (the run's log is {self.parts.job.directory / filenames.EVENTS})"
+                )
 
     def _say(self, phase: str, **values: float) -> None:
         if self.ranks.first:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_runs import rows, steps
@@ -14,10 +16,13 @@ from tiny_runs import rows, steps
 from cdt.checkpoints.checkpoint import read_weights
 from cdt.cluster.restarts import WorkerDiedError, persist
 from cdt.config import RunConfig
+from cdt.dual import Sums
 from cdt.errors import RunError
 from cdt.runs.run import Run
 from cdt.runs.start import train
 from cdt.training import worker
+from cdt.training.dual_side import DualSide
+from cdt.training.health import UnsoundEndError
 from cdt.training.job import Job
 from cdt.training.step import train_step
 
@@ -121,4 +126,34 @@ def test_if_other_data_do_not_help_it_ends_with_a_diagnosis(
 def test_a_run_that_diverges_ends_and_says_what_to_change(other: Callable[..., RunConfig]) -> None:
     """Its first updates are finite, and no checkpoint is there to go back to."""
     with pytest.raises(RunError, match=r"3 updates in a row could not be made by step \d, .* \(now 1e\+30\)"):
-        train(other(train={"lr": 1e30, "max_skipped": 3, "warm_steps": 8}))
+        train(with_lr(other(train={"max_skipped": 3, "warm_steps": 8}), 1e30))
+
+
+def test_a_run_whose_loss_is_not_finite_at_its_end_did_not_succeed(other: Callable[..., RunConfig]) -> None:
+    config = with_lr(other(train={"max_skipped": 100}), 1e30)
+    with pytest.raises(UnsoundEndError, match=r"^the loss is not finite at the end, after 8 steps: .* \(now 1e\+30\)"):
+        train(config)
+    assert steps(config.directory) == [4, 8]
+    assert rows(config.directory, "events.jsonl")[-1]["event"] in ("end", "failed")
+
+
+def with_lr(config: RunConfig, lr: float) -> RunConfig:
+    """Beyond what a configuration may say, so that training diverges at once."""
+    return config.model_copy(update={"train": config.train.model_copy(update={"lr": lr})})
+
+
+def test_the_losses_of_constraints_count_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, other: Callable[..., RunConfig]
+) -> None:
+    """Every update was made, and yet what was averaged is of no use."""
+    measure = DualSide.measure
+
+    def without_number(side: DualSide, network: Any) -> Sums:
+        sums = measure(side, network)
+        return replace(sums, total=sums.total + np.array([0.0, np.nan]))
+
+    monkeypatch.setattr(DualSide, "measure", without_number)
+    config = other()
+    with pytest.raises(UnsoundEndError, match="the loss is not finite at the end"):
+        train(config)
+    assert [row["skipped_updates"] for row in rows(config.directory, "metrics.jsonl")] == [0, 0, 0, 0]
