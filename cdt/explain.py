@@ -38,6 +38,12 @@ LIMITS = {
 }
 
 
+MOST_ERRORS = 50
+"""Of pydantic's, that are explained: nobody reads more, and of a long list each item may be wrong."""
+LONGEST = 400
+"""Characters of what a validator says: it may quote what it refuses."""
+
+
 class Problem(NamedTuple):
     path: tuple[str, ...]
     text: str
@@ -53,18 +59,33 @@ def explain(model: type[BaseModel], error: ValidationError) -> list[str]:
     """``path: what is wrong; what is allowed``, one line per problem, in the order of the fields.
 
     Of a union pydantic reports every branch. Those that refuse the value as such say the same, so one line is left of
-    them, and none where another branch got further into the value.
+    them, and none where another branch got further into the value. Only the first ``MOST_ERRORS`` are looked at.
     """
     schema = _Schema(model)
-    problems = [schema.problem(details) for details in error.errors(include_url=False)]
+    problems = [schema.problem(details) for details in error.errors(include_url=False)[:MOST_ERRORS]]
     kept = [p for p in problems if not any(p.refusal and other.further_than(p) for other in problems)]
-    return list(dict.fromkeys(f"{'.'.join(path)}: {text}" if path else text for path, text, _ in kept))
+    return list(
+        dict.fromkeys(
+            f"{'.'.join(map(one_line, path))}: {text}" if path else text
+            for path, text in ((path, one_line(text, LONGEST)) for path, text, _ in kept)
+        )
+    )
 
 
 def shown(value: object) -> str:
-    """A value as one writes it in YAML, cut to 60 characters."""
-    text = json.dumps(value, default=str, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    """A value as one writes it in YAML, cut to 60 characters; of a large one no more is looked at."""
+    text = ""
+    for part in json.JSONEncoder(default=str, ensure_ascii=False).iterencode(value):
+        text += part
+        if len(text) > 60:
+            break
+    return one_line(text)
+
+
+def one_line(text: str, longest: int = 60) -> str:
+    """``text`` without line breaks and control characters, cut to so many characters."""
+    cut = text if len(text) <= longest else f"{text[: longest - 1]}…"
+    return cut if cut.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
 
 
 class _Schema:
@@ -175,8 +196,12 @@ class _Schema:
                 return [f"a list of {len(node['items_schema'])} values"]
             case "float" if node.get("allow_inf_nan") is False:
                 kind = "a finite number"
-        limits = [phrase.format(node[name]) for name, phrase in LIMITS.items() if name in node]
+        limits = [phrase.format(_limit(node[name])) for name, phrase in LIMITS.items() if name in node]
         return [" ".join([kind, " and ".join(limits)]).rstrip()] if kind else []
+
+
+def _limit(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _choices(union: Node) -> list[Node]:

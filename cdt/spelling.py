@@ -8,12 +8,15 @@ from unicodedata import normalize
 
 SHOWN = 20
 """Names that a message lists."""
+LONGEST = 100
+"""Characters of a word that is compared with others: the comparison takes time."""
 
 
 def nearest(word: object, known: Iterable[str]) -> str | None:
     """The known name that is spelled most like ``word``, capitals aside; None if none is close."""
     by_lower = {name.lower(): name for name in known}
-    near = get_close_matches(word.lower(), by_lower, n=1) if isinstance(word, str) else []
+    comparable = isinstance(word, str) and len(word) <= LONGEST
+    near = get_close_matches(word.lower(), by_lower, n=1) if comparable else []
     return by_lower[near[0]] if near else None
 
 

@@ -16,7 +16,9 @@ LEAVES = {"data", "diffusion", "networks", "judges", "constraints", "dual", "mon
 
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
-    "schema": set(),
+    "schema": {"words"},
+    "words": set(),
+    "yaml_text": {"words"},
     "condition": set(),
     "files": set(),
     "filenames": set(),
@@ -24,7 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "retry": set(),
     "spelling": set(),
     "explain": set(),
-    "settings": {"explain"},
+    "settings": {"explain", "words", "yaml_text"},
     **{leaf: set() for leaf in LEAVES},
     "engine": set(),
     "evaluate": {"diffusion", "judges"},

@@ -6,16 +6,21 @@ import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, FiniteFloat, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cdt.constraints.actuator import Draw, Penalty
 from cdt.constraints.samples import Labelled, Population, Samples
 from cdt.constraints.statistic import DenoisingLoss, GeneratedShare, Statistic
 from cdt.errors import InputError
-from cdt.schema import Config
+from cdt.schema import Config, LogSnr
+
+AttributeValue = Annotated[float, Field(ge=-1e38, le=1e38)]
+"""Attributes are kept in single precision."""
+EXACT = 2**53
+"""The largest whole number up to which floats have all of them."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +59,29 @@ class Constraint(Config):
 
     classes: tuple[str, ...] = Field(default=(), validation_alias="class", serialization_alias="class")
     """A class by name, or a list of classes that are one group."""
-    where: dict[str, float] = Field(default_factory=dict)
+    where: dict[str, AttributeValue] = Field(default_factory=dict)
     """Attributes and the values that they must have."""
-    window: Literal["auto"] | FiniteFloat | None = None
+    window: Literal["auto"] | LogSnr | None = None
     """Upper end of the log-SNR window of the loss; ``null``: the full range; ``auto``: where classes separate."""
 
     @field_validator("classes", mode="before")
     @classmethod
     def _one_or_several(cls, value: object) -> tuple[str, ...]:
         several = value if isinstance(value, list | tuple) else [value]
-        if not all(isinstance(name, str | int) for name in several):
+        if None in several:
+            raise ValueError("null is no name; write 'null' in quotes for a class that is called null")
+        if not all(isinstance(name, str | int) and not isinstance(name, bool) for name in several):
             raise ValueError("a class name or a list of class names is needed")
         return tuple(str(name) for name in several)
+
+    @field_validator("where", mode="before")
+    @classmethod
+    def _exact(cls, where: object) -> object:
+        """A whole number that floats round would select another value."""
+        for name, value in where.items() if isinstance(where, dict) else ():
+            if isinstance(value, int) and abs(value) > EXACT:
+                raise ValueError(f"{name}: {value} cannot be kept exactly; whole numbers up to {EXACT} can")
+        return where
 
     @model_validator(mode="after")
     def _selects_something(self) -> Constraint:

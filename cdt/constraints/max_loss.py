@@ -16,7 +16,7 @@ class MaxLoss(Constraint):
     budget: ClassVar[str] = "max_loss"
     rule: ClassVar[str] = "ascent"
 
-    max_loss: FiniteFloat = Field(gt=0)
+    max_loss: FiniteFloat = Field(gt=0, le=1e12)
     """c, nats."""
 
     def threshold(self, calibration: Calibration) -> float:
@@ -32,7 +32,7 @@ class MaxKl(Constraint):
     budget: ClassVar[str] = "max_kl"
     rule: ClassVar[str] = "ascent"
 
-    max_kl: FiniteFloat = Field(gt=0)
+    max_kl: FiniteFloat = Field(gt=0, le=1e12)
     """b, nats."""
     reference: Path
     """A run whose model is as good at q_i as can be, best trained on q_i alone; its loss is the floor."""

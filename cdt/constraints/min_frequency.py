@@ -7,11 +7,12 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field, FiniteFloat
+from pydantic import Field
 
 from cdt.constraints.constraint import Calibration, Constraint
 from cdt.constraints.samples import Labelled
 from cdt.constraints.statistic import GeneratedShare
+from cdt.schema import LogSnr
 
 
 class LogRatio(Constraint):
@@ -19,7 +20,7 @@ class LogRatio(Constraint):
 
     rule: ClassVar[str] = "mass"
 
-    window: Literal["auto"] | FiniteFloat | None = "auto"
+    window: Literal["auto"] | LogSnr | None = "auto"
     """Upper end of the log-SNR window; class mass is decided at low log-SNR, so the full range is a poor measure."""
     classifier: Path | None = None
     """Measures the warm model's own share (see ``cdt classifier``); ``null``: the share in the data is used instead."""

@@ -10,14 +10,14 @@ from pydantic import Field, FiniteFloat, model_validator
 from cdt.constraints.constraint import Calibration, Constraint
 from cdt.constraints.samples import Replayed
 from cdt.constraints.statistic import DenoisingLoss, TeacherDistance
-from cdt.schema import Config
+from cdt.schema import Config, LogSnr
 
 LARGEST = 700.0
 """Nats, beyond which exp(b) is no float64; all that is computed from a budget is 0 long before."""
 
 
 class PriorBudget(Config):
-    max_kl: FiniteFloat = Field(gt=0)
+    max_kl: FiniteFloat = Field(gt=0, le=1e12)
     """b, nats."""
     statistic: Literal["distance", "loss"] = "distance"
     """What measures the divergence: the distance to the teacher's prediction, or how much larger the denoising loss is
@@ -37,7 +37,7 @@ class Prior(Constraint):
     rule: ClassVar[str] = "ascent"
 
     prior: PriorBudget
-    window: Literal["auto"] | FiniteFloat | None = "auto"
+    window: Literal["auto"] | LogSnr | None = "auto"
     """Upper end of the log-SNR window; ``auto``: where the pretrained model's samples and the new data separate."""
 
     @model_validator(mode="after")

@@ -123,7 +123,7 @@ def open_pretrained(directory: Path, setting: str = "init", *, check: bool = Tru
     if chosen is not None:
         directory = directory.parent.parent
     if (directory / filenames.CONFIG).is_file():
-        tree = load_yaml(directory / filenames.CONFIG)
+        tree = load_yaml(directory / filenames.CONFIG, resolved=True)
         origin = parse(_Origin, tree, where=f"{setting}: {directory / 'config.yaml'}")
         checkpoint = _checkpoint_of(directory / filenames.CHECKPOINTS, chosen, setting, check=check)
         return Pretrained(directory, origin.network, origin.diffusion, checkpoint, setting)

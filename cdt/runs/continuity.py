@@ -46,7 +46,7 @@ def changed(run: Run, overrides: Sequence[str]) -> RunConfig:
         if path not in known:
             raise InputError(f"{path} cannot change when a run is resumed; these can: {', '.join(known)}")
     path = run.directory / filenames.CONFIG
-    return parse(RunConfig, apply_overrides(load_yaml(path), overrides), where=str(path))
+    return parse(RunConfig, apply_overrides(load_yaml(path, resolved=True), overrides), where=str(path))
 
 
 def _budgets(config: RunConfig) -> list[str]:

@@ -204,5 +204,5 @@ def fetch(url: str, directory: Path) -> None:
             if problem := damage(partial / filenames.CHECKPOINTS / name):
                 raise RunError(f"{url}/{filenames.CHECKPOINTS}/{name} is damaged: {problem}")
         here = [f"run.dir={directory.resolve().parent}", f"run.name={directory.name}"]
-        tree = apply_overrides(load_yaml(partial / filenames.CONFIG), here)
+        tree = apply_overrides(load_yaml(partial / filenames.CONFIG, resolved=True), here)
         (partial / filenames.CONFIG).write_text(dump_yaml(parse(RunConfig, tree, where=url)), encoding="utf-8")

@@ -47,7 +47,7 @@ class Run:
             raise InputError(f"no such directory: {self.directory}")
         if not path.is_file():
             raise InputError(f"{self.directory} is no run directory: it has no config.yaml")
-        self.config = parse(RunConfig, load_yaml(path), where=str(path))
+        self.config = parse(RunConfig, load_yaml(path, resolved=True), where=str(path))
         self.process = make_process(self.config.diffusion)
 
     @cached_property

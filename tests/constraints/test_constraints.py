@@ -131,10 +131,13 @@ def test_shares_move_by_the_mass_rule_and_budgets_in_nats_by_ascent(kind: type[C
         ),
         ({"class": 4, "frequency": 0}, "constraints.fair.frequency: got 0; must be a number > 0 and < 1"),
         ({"class": 4, "max_kl": 0.1}, "constraints.fair.reference: missing; must be a string"),
-        ({"class": 4, "max_kl": 0, "reference": "a"}, "constraints.fair.max_kl: got 0; must be a finite number > 0"),
+        (
+            {"class": 4, "max_kl": 0, "reference": "a"},
+            "constraints.fair.max_kl: got 0; must be a finite number > 0 and <= 1e+12",
+        ),
         (
             {"class": 4, "max_excess": -1},
-            "constraints.fair.max_excess: got -1; must be a finite number > -1 and <= 1000000.0",
+            "constraints.fair.max_excess: got -1; must be a finite number > -1 and <= 1e+06",
         ),
         (
             {"class": 4, "max_loss": 3, "reference": "runs/a"},
@@ -155,22 +158,37 @@ def test_shares_move_by_the_mass_rule_and_budgets_in_nats_by_ascent(kind: type[C
         ({"clas": 4, "max_loss": 1}, "constraints.fair.clas: unknown key; did you mean class?"),
         ({"class": 4, "min_frequency": 1}, "constraints.fair.min_frequency: got 1; must be a number > 0 and < 1"),
         ({"class": 4, "min_frequency": "x"}, 'constraints.fair.min_frequency: got "x"; must be a number > 0 and < 1'),
-        ({"class": 4, "max_loss": math.inf}, "constraints.fair.max_loss: got Infinity; must be a finite number > 0"),
+        (
+            {"class": 4, "max_loss": math.inf},
+            "constraints.fair.max_loss: got Infinity; must be a finite number > 0 and <= 1e+12",
+        ),
         (
             {"class": 4, "max_loss": 1, "window": math.nan},
-            "constraints.fair.window: got NaN; must be null, auto or a finite number",
+            "constraints.fair.window: got NaN; must be null, auto or a number >= -100 and <= 100",
         ),
         (
             {"class": 4, "max_loss": 1, "window": "aut"},
-            'constraints.fair.window: got "aut"; must be null, auto or a finite number; did you mean auto?',
+            'constraints.fair.window: got "aut"; must be null, auto or a number >= -100 and <= 100; did you mean auto?',
         ),
-        ({"class": None, "max_loss": 1}, "constraints.fair.class: a class name or a list of class names is needed"),
+        (
+            {"class": None, "max_loss": 1},
+            "constraints.fair.class: null is no name; write 'null' in quotes for a class that is called null",
+        ),
+        ({"class": True, "max_loss": 1}, "constraints.fair.class: a class name or a list of class names is needed"),
         ({"class": [["a"]], "max_loss": 1}, "constraints.fair.class: a class name or a list of class names is needed"),
         (
             {"class": [], "max_loss": 1},
             "constraints.fair: says nothing about which samples: give `class: NAME`, or `where: {ATTRIBUTE: VALUE}`",
         ),
-        ({"where": {"male": "yes"}, "max_loss": 1}, 'constraints.fair.where.male: got "yes"; must be a number'),
+        (
+            {"where": {"male": "yes"}, "max_loss": 1},
+            'constraints.fair.where.male: got "yes"; must be a number >= -1e+38 and <= 1e+38',
+        ),
+        (
+            {"where": {"id": 2**53 + 1}, "max_loss": 1},
+            "constraints.fair.where: id: 9007199254740993 cannot be kept exactly; whole numbers up to 9007199254740992 "
+            "can",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(tree: dict[str, Any], line: str) -> None:

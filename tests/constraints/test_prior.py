@@ -57,7 +57,7 @@ def test_its_step_is_a_tenth_of_newton_s_at_the_budget(budget: float) -> None:
     assert moved - there == pytest.approx(0.9 * gap, rel=0.01)
 
 
-@pytest.mark.parametrize("budget", [712.0, 1e300])
+@pytest.mark.parametrize("budget", [712.0, 1e12])
 def test_a_budget_beyond_all_floats_still_has_a_step(budget: float) -> None:
     assert 0 < prior(budget).eta < 1e-300
 
