@@ -35,20 +35,20 @@ class RunSettings(Config):
     ``mirror/name``; `cdt fetch` downloads them."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of weights, data order and noise."""
-    workers: Annotated[int, RESUMABLE] = Field(default=1, ge=0)
+    workers: Annotated[int, RESUMABLE] = Field(default=1, ge=0, le=100_000)
     """DeepSpeed workers under Ray; if the batch size is not divisible by them, fewer are started. 0: train in this
     process, for debugging."""
-    min_workers: Annotated[int | None, RESUMABLE] = Field(default=None, ge=1)
+    min_workers: Annotated[int | None, RESUMABLE] = Field(default=None, ge=1, le=100_000)
     """Train with as few as these if there is no room for all, as after the loss of a machine; default: all."""
-    threads: Annotated[int | None, RESUMABLE] = Field(default=None, ge=1)
+    threads: Annotated[int | None, RESUMABLE] = Field(default=None, ge=1, le=10_000)
     """CPU threads per worker; default: the machine's cores divided by its workers; in this process, what it has."""
     placement: Annotated[Literal["pack", "spread"], RESUMABLE] = "pack"
     """On a cluster: workers on as few nodes as possible, or on as many as possible."""
-    patience_minutes: Annotated[float, RESUMABLE] = Field(default=10, ge=0)
+    patience_minutes: Annotated[float, RESUMABLE] = Field(default=10, ge=0, le=1e6)
     """On a cluster: how long a run waits for a lost node to be replaced before it ends."""
-    max_restarts: Annotated[int, RESUMABLE] = Field(default=3, ge=0)
+    max_restarts: Annotated[int, RESUMABLE] = Field(default=3, ge=0, le=10**9)
     """Consecutive restarts after a worker died, without a new checkpoint in between; then the run ends."""
-    hang_minutes: Annotated[FiniteFloat, RESUMABLE] = Field(default=15, gt=0)
+    hang_minutes: Annotated[FiniteFloat, RESUMABLE] = Field(default=15, gt=0, le=1e6)
     """A worker without a heartbeat for this long is killed; all are killed if none makes progress. The run restarts."""
     fork: Path | None = None
     """Start from the warm checkpoint of this run (same network and data) instead of from new weights."""
@@ -78,7 +78,7 @@ class RunConfig(Config):
     adapter: AdapterConfig | None = None
     """Train low-rank adapters of the network in place of all its weights."""
     diffusion: DiffusionConfig = DiffusionConfig()
-    constraints: dict[str, AnyConstraint] = Field(default_factory=dict)
+    constraints: dict[str, AnyConstraint] = Field(default_factory=dict, max_length=100_000)
     """Requirements by name."""
     dual: DualConfig = DualConfig()
     train: TrainConfig = TrainConfig()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, model_validator
 
 from cdt.diffusion.samplers import SamplerName
-from cdt.schema import RESUMABLE, Config
+from cdt.schema import RESUMABLE, Config, LogSnr
 
 
 class BetasConfig(Config):
@@ -19,7 +19,7 @@ class BetasConfig(Config):
     """The first beta, where the schedule has one."""
     beta_end: float = Field(default=0.02, gt=0, lt=1)
     """The last beta, where the schedule has one."""
-    trained_betas: tuple[float, ...] | None = None
+    trained_betas: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(default=None, max_length=100_000)
     """All betas, in place of a schedule."""
 
 
@@ -35,15 +35,15 @@ class DiffusionConfig(Config):
     """What the network's output means (diffusers' names)."""
     weighting: Literal["elbo", "simple", "min_snr"] = "elbo"
     """Weight of the primal loss over log-SNR. Constraint statistics are in nats whatever this is."""
-    min_snr_gamma: float = Field(default=5.0, gt=0)
+    min_snr_gamma: float = Field(default=5.0, gt=0, le=1e6)
     """Where ``min_snr`` caps the signal-to-noise ratio (arXiv 2303.09556)."""
     timesteps: int = Field(default=1000, ge=10, le=100_000)
     """Number of integer timesteps T of the exported noise schedule."""
-    logsnr_min: FiniteFloat | None = None
+    logsnr_min: LogSnr | None = None
     """Log-SNR at the noise end of the cosine schedule; default -10 (+ shift). The others have their own."""
-    logsnr_max: FiniteFloat | None = None
+    logsnr_max: LogSnr | None = None
     """Log-SNR at the data end of the cosine schedule; default 10 (+ shift)."""
-    logsnr_shift: FiniteFloat = 0.0
+    logsnr_shift: LogSnr = 0.0
     """Moves the whole cosine schedule: ``-2 log k`` for images enlarged k times (arXiv 2301.11093)."""
 
     @model_validator(mode="after")
@@ -72,5 +72,5 @@ class DiffusionConfig(Config):
 class SamplerConfig(Config):
     name: Annotated[SamplerName, RESUMABLE] = "dpmpp_2m"
     """Solver: DPM-Solver++ 2M and UniPC are second order and need fewest steps; ``ddpm`` is stochastic."""
-    steps: Annotated[int, RESUMABLE] = Field(default=40, ge=1)
+    steps: Annotated[int, RESUMABLE] = Field(default=40, ge=1, le=100_000)
     """Network evaluations per sample."""

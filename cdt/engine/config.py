@@ -30,9 +30,9 @@ class EngineConfig(Config):
     """What DeepSpeed shards over the workers: 0 nothing, 1 the optimiser state, 2 also gradients, 3 also weights."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the forward and backward pass; master weights, statistics and probes are always fp32 or better."""
-    accumulation: int = Field(default=1, ge=1)
+    accumulation: int = Field(default=1, ge=1, le=10**6)
     """Micro-batches per step."""
-    clip: FiniteFloat = Field(default=1.0, ge=0)
+    clip: FiniteFloat = Field(default=1.0, ge=0, le=1e12)
     """Largest norm of the gradient; 0: no clipping."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""

@@ -29,7 +29,7 @@ class ReplayConfig(Config):
     """Whether the pretrained network's weights are sharded over the ranks and kept in CPU memory; each layer is copied
     to the GPU when it is used. For one that does not fit next to the network at stages 0 to 2. At stage 3 it is sharded
     anyway, and off-loaded if ``engine.deepspeed`` off-loads the weights in training."""
-    teacher_draws: int | None = Field(default=None, ge=1)
+    teacher_draws: int | None = Field(default=None, ge=1, le=10**6)
     """Draws of noise per sample. The teacher is evaluated at them once, before training, and its answers are stored:
     for a teacher that does not fit next to the network. ``null``: it is evaluated in every step, at new draws."""
     objective: bool = False

@@ -13,33 +13,33 @@ Phase = Literal["warm", "dual", "cooldown", "plain"]
 
 
 class TrainConfig(Config):
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=128, ge=1, le=10**7)
     """Samples per step over all workers and accumulation steps."""
-    warm_steps: int = Field(default=1000, ge=0)
+    warm_steps: int = Field(default=1000, ge=0, le=10**9)
     """Steps without constraints, before thresholds are calibrated; 0 with ``init``, because the model would forget."""
-    dual_steps: Annotated[int, RESUMABLE] = Field(default=1000, ge=0)
+    dual_steps: Annotated[int, RESUMABLE] = Field(default=1000, ge=0, le=10**9)
     """Steps under the constraints, at constant learning rate."""
-    cooldown_steps: Annotated[int, RESUMABLE] = Field(default=0, ge=0)
+    cooldown_steps: Annotated[int, RESUMABLE] = Field(default=0, ge=0, le=10**9)
     """Steps with the multipliers fixed, while the learning rate falls to zero."""
-    lr: Annotated[FiniteFloat, RESUMABLE] = Field(default=1e-3, gt=0)
+    lr: Annotated[FiniteFloat, RESUMABLE] = Field(default=1e-3, gt=0, le=1000)
     """Learning rate of AdamW."""
-    lr_warmup_steps: int = Field(default=100, ge=0)
+    lr_warmup_steps: int = Field(default=100, ge=0, le=10**9)
     """Steps of linear warm-up from zero."""
     betas: tuple[Decay, Decay] = (0.9, 0.99)
     """Decay rates of AdamW's moments."""
-    weight_decay: FiniteFloat = Field(default=0.0, ge=0)
+    weight_decay: FiniteFloat = Field(default=0.0, ge=0, le=1000)
     """Of AdamW, decoupled from the gradient."""
     ema_decay: Decay = 0.999
     """Decay of the averaged weights, with which constraints are measured and samples are drawn."""
-    checkpoint_steps: Annotated[int | None, RESUMABLE] = Field(default=None, ge=1)
+    checkpoint_steps: Annotated[int | None, RESUMABLE] = Field(default=None, ge=1, le=10**9)
     """Steps between two checkpoints; the ends of the phases are always saved."""
-    checkpoint_minutes: Annotated[FiniteFloat | None, RESUMABLE] = Field(default=None, gt=0)
+    checkpoint_minutes: Annotated[FiniteFloat | None, RESUMABLE] = Field(default=None, gt=0, le=1e6)
     """Also save when this much time has passed since the last save."""
-    keep_checkpoints: Annotated[int, RESUMABLE] = Field(default=10, ge=1)
+    keep_checkpoints: Annotated[int, RESUMABLE] = Field(default=10, ge=1, le=10**9)
     """How many of the newest are kept; the best one and those at the ends of the phases are kept as well."""
-    max_skipped: Annotated[int, RESUMABLE] = Field(default=10, ge=1)
+    max_skipped: Annotated[int, RESUMABLE] = Field(default=10, ge=1, le=10**9)
     """Consecutive updates that may be skipped because the gradient is not finite; then training goes back."""
-    log_steps: Annotated[int, RESUMABLE] = Field(default=10, ge=1)
+    log_steps: Annotated[int, RESUMABLE] = Field(default=10, ge=1, le=10**9)
     """Steps between two rows of metrics."""
     grid_images: Annotated[int, RESUMABLE] = Field(default=64, ge=0, le=1024)
     """Images in the sample grid that is drawn with every checkpoint; 0: none."""
