@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from cdt.data.sources.source import first_few
 from cdt.evaluate.divergence import Divergence
 from cdt.evaluate.evaluation import ConstraintState, Evaluation
 from cdt.evaluate.histogram import wilson_interval
@@ -38,8 +39,13 @@ def evaluation_table(evaluations: Mapping[str, Evaluation], console: Console) ->
         f"Classes as judged by a classifier that is right on {last.judge_accuracy:.1%} of {last.judge_held_out:,} "
         f"held-out images{brackets}."
     )
-    notes = "\n".join([*_verdicts(last.constraints), judge])
+    notes = "\n".join([*_verdicts(last.constraints), judge, *left_out_note(last.left_out)])
     return Group(table, _figures(evaluations), Padding(Text(notes, style="dim"), (0, 2, 1, 2)))
+
+
+def left_out_note(left_out: Sequence[str]) -> list[str]:
+    """What is said of classes or values that no judge can learn."""
+    return [f"Left out, as there are fewer than 2 images of each: {first_few(left_out)}."] if left_out else []
 
 
 def classifier_table(classifier: Classifier) -> Table:
@@ -138,7 +144,8 @@ def _slack(constraint: ConstraintState) -> Text:
     if constraint.slack is None:
         return Text("not measured", style="dim")
     mark, style = MET if constraint.satisfied else MISSED
-    return Text(f"{constraint.slack:+.2f} {mark}", style=style)
+    unit = "" if constraint.unit == "nats" else f" {constraint.unit}"
+    return Text(f"{constraint.slack:+.2f}{unit} {mark}", style=style)
 
 
 def _verdicts(constraints: Sequence[ConstraintState]) -> list[str]:

@@ -69,9 +69,9 @@ def _add_classifier(parser: argparse.ArgumentParser) -> None:
 
 
 def _classifier(arguments: argparse.Namespace, console: Console) -> None:
-    from cdt.cli.evaluation_table import classifier_table
+    from cdt.cli.evaluation_table import classifier_table, left_out_note
     from cdt.data.format.index import Index
-    from cdt.runs.evaluation import classifier_of
+    from cdt.runs.evaluation import classifier_of, labelled
     from cdt.runs.output import check_new_file
 
     check_new_file(arguments.out, {".safetensors"}, "OUT")
@@ -88,6 +88,7 @@ def _classifier(arguments: argparse.Namespace, console: Console) -> None:
         )
     trained.save(arguments.out)
     console.print(classifier_table(trained))
+    say(console, *left_out_note(labelled(index, arguments.attribute).left_out))
     say(console, f"classifier of {len(trained.labels)} labels: {arguments.out}")
 
 

@@ -5,7 +5,7 @@ from cdt.dual.closed_form import FloorSolution, largest_feasible_scale, shares_e
 from cdt.dual.config import DualConfig
 from cdt.dual.journal import journal_rows, journaled, replayed, worst_constraint
 from cdt.dual.lagrangian import ESTIMATORS, Draws, lagrangian, mixture_probabilities
-from cdt.dual.links import LINKS
+from cdt.dual.links import LINKS, Link
 from cdt.dual.problem import DualProblem, DualState, finite_or_none
 from cdt.dual.rotation import measured_next
 from cdt.dual.rules import DEFAULT_ETA, RULES
@@ -25,6 +25,7 @@ __all__ = [
     "DualProblem",
     "DualState",
     "FloorSolution",
+    "Link",
     "Sums",
     "dual_step",
     "finite_or_none",

@@ -21,7 +21,7 @@ from cdt.records import parsed
 
 @dataclass(frozen=True)
 class ConstraintState:
-    """A constraint after the last dual step; None if nothing was measured. Losses and slack are in nats."""
+    """A constraint after the last dual step; None if nothing was measured."""
 
     name: str
     classes: tuple[int, ...]
@@ -34,6 +34,8 @@ class ConstraintState:
     slack: float | None
     """``threshold - loss``: positive when satisfied."""
     satisfied: bool | None
+    unit: str = "nats"
+    """Of loss, threshold and slack."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Evaluation:
     constraints: tuple[ConstraintState, ...]
     divergence: Divergence | None = None
     """From the pretrained model that training started from; None without one."""
+    left_out: tuple[str, ...] = ()
+    """Classes that the judge does not know, as the reference has too few images of them."""
 
     @property
     def data_shares(self) -> tuple[float, ...]:
@@ -114,6 +118,7 @@ def evaluate_samples(
     held_out: tuple[Tensor, Tensor] | None = None,
     constraints: Sequence[ConstraintState] = (),
     divergence: Divergence | None = None,
+    left_out: Sequence[str] = (),
     batch_size: int = 512,
 ) -> Evaluation:
     """Measures generated images [N, C, H, W]; all images are in [-1, 1], pairs are images and labels [N].
@@ -149,4 +154,5 @@ def evaluate_samples(
         near_copies=near_copies((samples, probabilities.argmax(dim=1)), training, held_out),
         constraints=tuple(constraints),
         divergence=divergence,
+        left_out=tuple(left_out),
     )

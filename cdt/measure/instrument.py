@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 from torch import nn
@@ -52,7 +52,7 @@ class Warm:
     """What an instrument measured of the warm model at calibration, by the positions of its own constraints."""
 
     losses: dict[int, float] = field(default_factory=dict)
-    """loss_i, in the units of the link."""
+    """loss_i, in the units of the link; one for each constraint that the instrument measures."""
     shares: dict[int, float] = field(default_factory=dict)
     """rho_i, measured on samples of the warm model."""
     references: dict[int, float] = field(default_factory=dict)
@@ -68,12 +68,20 @@ class Instrument(Protocol):
     measures: ClassVar[tuple[type[Statistic], ...]]
     """The kinds of statistics; each kind belongs to one instrument."""
 
+    @classmethod
+    def of(cls, setup: Setup) -> Self:
+        """For the constraints of a run."""
+        ...
+
     def calibrate(self, network: nn.Module, windows: np.ndarray) -> Warm:
         """Measures the warm model, loss statistics on log-SNR windows [m]."""
         ...
 
     def measure(self, network: nn.Module, chosen: np.ndarray, period: int) -> Sums:
         """Sums for the dual step of a period, [m] each, 0 for the constraints of other instruments.
+
+        They are what the constraint's link takes. With ``identity`` these are differences to the loss that
+        ``calibrate`` measured.
 
         ``chosen``: ascending positions of the constraints that are asked about. An instrument may measure more of its
         own where that costs nothing.

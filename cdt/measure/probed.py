@@ -22,6 +22,10 @@ class ProbedLosses:
 
     measures: ClassVar[tuple[type[Statistic], ...]] = (DenoisingLoss, TeacherDistance)
 
+    @classmethod
+    def of(cls, setup: Setup) -> ProbedLosses:
+        return cls(setup)
+
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         constraints = setup.requirements.constraints.values()

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from torch import nn
 
-from cdt.constraints import Calibration, Constraint, Statistic
+from cdt.constraints import Calibration, Constraint
 from cdt.dual import DualProblem, DualState, Sums, measured_next
 from cdt.measure.generated import GeneratedShares
 from cdt.measure.instrument import Instrument, Setup
 from cdt.measure.probed import ProbedLosses
 
-INSTRUMENTS: tuple[Callable[[Setup], Instrument], ...] = (ProbedLosses, GeneratedShares.of)
+INSTRUMENTS: tuple[type[Instrument], ...] = (ProbedLosses, GeneratedShares)
 """A new one is one file and its name here."""
 
 
@@ -22,8 +22,8 @@ class Statistics:
 
     def __init__(self, setup: Setup) -> None:
         self._requirements = setup.requirements
-        self._instruments = [made(setup) for made in INSTRUMENTS]
-        check_measured(setup.requirements.constraints, (kind for each in self._instruments for kind in each.measures))
+        self._instruments = [kind.of(setup) for kind in INSTRUMENTS]
+        check_measured(setup.requirements.constraints)
         self.probed = next(each for each in self._instruments if isinstance(each, ProbedLosses))
         self.room = max(1, setup.probe.limit // setup.probe.draws)
         """How many constraints one probe measures."""
@@ -58,9 +58,9 @@ class Statistics:
         return sums
 
 
-def check_measured(constraints: Mapping[str, Constraint], measured: Iterable[type[Statistic]]) -> None:
-    """Raises TypeError for a constraint whose statistic is of no ``measured`` kind: its instrument is missing."""
-    kinds = tuple(measured)
+def check_measured(constraints: Mapping[str, Constraint]) -> None:
+    """Raises TypeError for a constraint whose statistic no instrument measures."""
+    kinds = tuple(kind for instrument in INSTRUMENTS for kind in instrument.measures)
     for name, constraint in constraints.items():
         if not isinstance(constraint.statistic, kinds):
             raise TypeError(

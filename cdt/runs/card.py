@@ -15,7 +15,7 @@ PAPER = "https://arxiv.org/abs/2408.15094"
 
 @dataclass(frozen=True)
 class Requirement:
-    """One constraint after the last dual step; None if nothing was measured. All values but lambda are in nats."""
+    """One constraint after the last dual step; None if nothing was measured. All values but lambda are in ``unit``."""
 
     name: str
     asks: str
@@ -28,6 +28,7 @@ class Requirement:
     satisfied: bool | None
     window: float | None
     """Upper end of the log-SNR window in which the loss is taken; None: the full range."""
+    unit: str = "nats"
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,10 @@ def _requirements(requirements: Sequence[Requirement]) -> str:
         for r in requirements
     ]
     head = ("name", "requirement", "budget", "threshold", "loss", "lambda", "slack", "satisfied")
+    units = " and ".join(sorted({r.unit for r in requirements}))
     return (
         _table(head, rows)
-        + "\n\nBudget, threshold, loss and slack are in nats. *Satisfied* refers to the constraint's "
+        + f"\n\nBudget, threshold, loss and slack are in {units}. *Satisfied* refers to the constraint's "
         "own statistic, a denoising loss or minus the log of a share that the steering classifier counted; the shares "
         "that another classifier measured are in the next section."
     )

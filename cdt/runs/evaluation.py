@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,13 +14,17 @@ from cdt.data.format.index import Index
 from cdt.data.plan.order import stream_key
 from cdt.data.read.reader import ImageReader, normalise
 from cdt.diffusion.sampler import Sampler
+from cdt.dual import LINKS
 from cdt.errors import InputError
 from cdt.evaluate.divergence import Divergence, divergence_of
 from cdt.evaluate.evaluation import ConstraintState, Evaluation, evaluate_samples
 from cdt.judges import Classifier, attribute_label, train_classifier
 from cdt.origin.pretrained import open_pretrained
 from cdt.runs.run import Run, save_text, write_card
-from cdt.spelling import did_you_mean
+from cdt.spelling import did_you_mean, place_of
+
+LEAST = 2
+"""Images of a label that a judge needs: one to train on, one to test."""
 
 
 def read_images(index: Index, rows: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
@@ -31,8 +36,9 @@ def read_images(index: Index, rows: np.ndarray | None = None) -> tuple[Tensor, T
 
 def train_judge(reference: Index, seed: int = 0) -> Classifier:
     """A classifier of the reference's classes, best trained on balanced data that the run has not seen."""
-    images, labels = read_images(reference)
-    return train_classifier(images, labels, reference.class_names, architecture="residual", seed=seed)
+    rows, targets, labels, _ = labelled(reference)
+    images, _ = read_images(reference, rows)
+    return train_classifier(images, targets, labels, architecture="residual", seed=seed)
 
 
 def classifier_of(
@@ -43,55 +49,90 @@ def classifier_of(
     For constraints on what is generated: by default it has another architecture and seed than the judge of
     the evaluation, so that a model cannot please the one by the mistakes of the other.
     """
-    targets, labels = labelled(index, attribute)
-    images, _ = read_images(index)
+    rows, targets, labels, _ = labelled(index, attribute)
+    images, _ = read_images(index, rows)
     return train_classifier(images, targets, labels, architecture=architecture, steps=steps, seed=seed)
 
 
-def labelled(index: Index, attribute: str | None = None) -> tuple[Tensor, tuple[str, ...]]:
-    """What every image shows [N] int64, and the labels [K]: the classes or values that occur, each at least once.
+class Labelled(NamedTuple):
+    """What a judge can learn from a split: labels with at least two images, one to train on and one to test."""
 
-    Raises InputError for an unknown attribute.
-    """
+    rows: np.ndarray
+    """Of the images [n] of these labels."""
+    targets: Tensor
+    """What each shows: [n] int64."""
+    labels: tuple[str, ...]
+    """[K]"""
+    left_out: tuple[str, ...]
+    """Classes without images, and labels of one image."""
+
+
+def labelled(index: Index, attribute: str | None = None) -> Labelled:
+    """The classes of a split, or the values of an attribute. Raises InputError for an unknown attribute."""
     if attribute is not None and attribute not in index.attributes:
         remedy = did_you_mean(attribute, index.attributes, "it has")
         raise InputError(f"{index.root} has no attribute {attribute!r}; {remedy}")
-    column = index.classes if attribute is None else index.attributes[attribute]
-    values, targets = np.unique(column, return_inverse=True)
-    labels = (index.class_names[v] if attribute is None else attribute_label(attribute, v) for v in values.tolist())
-    return torch.from_numpy(targets), tuple(labels)
+    if attribute is None:
+        column, names, counts = index.classes, index.class_names, index.class_counts
+    else:
+        values, column, counts = np.unique(index.attributes[attribute], return_inverse=True, return_counts=True)
+        names = [attribute_label(attribute, value) for value in values.tolist()]
+    judged = counts >= LEAST
+    rows = np.flatnonzero(judged[column])
+    targets = (np.cumsum(judged) - 1)[column[rows]]
+    labels, left_out = (
+        tuple(name for name, chosen in zip(names, mask, strict=True) if chosen) for mask in (judged, ~judged)
+    )
+    return Labelled(rows, torch.from_numpy(targets), labels, left_out)
 
 
 def evaluate_run(run: Run, reference: Index, judge: Classifier, samples: Tensor, *, save: bool = True) -> Evaluation:
     """Judges samples [N, C, H, W] of a run; writes evaluation.json and renews its model card.
 
-    Images of ``reference`` whose keys the run was not trained on are the held-out real images of the near-copy test.
-    Raises InputError when the reference has other classes or shapes than the run's data.
+    Classes that the judge does not know are left out, by name. Images of ``reference`` whose keys the run was not
+    trained on are the held-out real images of the near-copy test. Raises InputError when the reference has other
+    classes or shapes than the run's data, or the judge other classes.
     """
     trained_on = Index.load(run.config.data.shards, run.config.data.split, run.config.data.allow_pipe)
-    for what, theirs, ours in (
-        ("classes", reference.class_names, trained_on.class_names),
-        ("shape", reference.shape, trained_on.shape),
-    ):
+    names = trained_on.class_names
+    for what, theirs, ours in (("classes", reference.class_names, names), ("shape", reference.shape, trained_on.shape)):
         if theirs != ours:
             raise InputError(f"{reference.root}: {what} {theirs} differ from the run's {ours}")
+    judged = columns_of(names, judge)
     seen = set(trained_on.keys())
     unseen = np.array([row for row, key in enumerate(reference.keys()) if key not in seen], dtype=np.int64)
+    held_out = _of_classes(reference, judged, unseen)
     evaluation = evaluate_samples(
         samples,
         judge,
-        class_names=trained_on.class_names,
-        class_counts=trained_on.class_counts.tolist(),
+        class_names=judge.labels,
+        class_counts=trained_on.class_counts[judged].tolist(),
         reference=read_images(reference)[0],
-        training=read_images(trained_on),
-        held_out=read_images(reference, unseen) if len(unseen) else None,
-        constraints=constraint_states(run),
+        training=_of_classes(trained_on, judged, np.arange(trained_on.count)),
+        held_out=held_out if len(held_out[0]) else None,
+        constraints=constraint_states(run, judged),
         divergence=divergence_from_origin(run, min(len(samples), 1000)),
+        left_out=[name for number, name in enumerate(names) if number not in judged],
     )
     if save:
         save_text(run.directory / filenames.EVALUATION, evaluation.to_json() + "\n")
         write_card(run)
     return evaluation
+
+
+def columns_of(class_names: Sequence[str], judge: Classifier) -> list[int]:
+    """The numbers of the judge's classes. Raises InputError if it knows others."""
+    if others := [label for label in judge.labels if label not in class_names]:
+        raise InputError(f"the judge knows {others[0]!r}, which is no class of the data: {', '.join(class_names)}")
+    return [class_names.index(label) for label in judge.labels]
+
+
+def _of_classes(index: Index, judged: list[int], rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Images and labels of those ``rows`` that are of the judged classes; labels are places among these."""
+    place = np.full(len(index.class_names), -1)
+    place[judged] = np.arange(len(judged))
+    rows = rows[place[index.classes[rows]] >= 0]
+    return read_images(index, rows)[0], torch.from_numpy(place[index.classes[rows]])
 
 
 def divergence_from_origin(run: Run, count: int, window: float | None = None, seed: int = 0) -> Divergence | None:
@@ -124,22 +165,20 @@ def divergence_from_origin(run: Run, count: int, window: float | None = None, se
     )
 
 
-def constraint_states(run: Run) -> list[ConstraintState]:
-    """Where the last dual step left the run's constraints."""
+def constraint_states(run: Run, judged: Sequence[int]) -> list[ConstraintState]:
+    """The run's constraints after the last dual step; classes are places among the ``judged`` ones."""
     names = run.data["class_names"]
     states = []
     for row in run.constraint_rows():
         constraint = run.config.constraints[row["constraint"]]
-        if unknown := [] if constraint.where else [name for name in constraint.classes if name not in names]:
-            raise InputError(
-                f"{run.directory / filenames.DATA} has no class {unknown[0]}, of which a constraint speaks"
-            )
-        classes = () if constraint.where else tuple(names.index(name) for name in constraint.classes)
+        numbers = [] if constraint.where else [place_of(name, names) for name in constraint.classes]
+        known = all(number in judged for number in numbers)
         states.append(
             ConstraintState(
                 name=row["constraint"],
-                classes=classes,
+                classes=tuple(judged.index(number) for number in numbers if number is not None) if known else (),
                 min_frequency=constraint.share,
+                unit=LINKS[constraint.link].unit,
                 lambda_=row["lambda"],
                 **{key: row[key] for key in ("loss", "threshold", "slack", "satisfied")},
             )

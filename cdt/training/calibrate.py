@@ -15,7 +15,7 @@ from cdt.constraints.window import SEPARATED, auto_window
 from cdt.data.plan.order import stream_key
 from cdt.data.read.reader import Images, normalise
 from cdt.diffusion.process import Process
-from cdt.dual import ACTUATORS, ALARMS, DEFAULT_ETA, DualProblem, DualState, lowest_multipliers, solve_floors
+from cdt.dual import ACTUATORS, ALARMS, DEFAULT_ETA, DualProblem, DualState, Link, lowest_multipliers, solve_floors
 from cdt.dual.config import DualConfig
 from cdt.engine.ranks import Ranks
 from cdt.errors import InputError
@@ -80,7 +80,7 @@ def drawn(requirements: Requirements) -> np.ndarray:
 
 def _rules_and_steps(constraints: Sequence[Constraint], config: DualConfig) -> tuple[np.ndarray, np.ndarray]:
     """By constraint [m]: the rule that moves its multiplier, and how far."""
-    rules = np.array([constraint.rule if config.rule == "auto" else config.rule for constraint in constraints], "U8")
+    rules = np.array([constraint.rule if config.rule == "auto" else config.rule for constraint in constraints], str)
     default = [
         each.eta if each.eta is not None and rule == each.rule else DEFAULT_ETA[rule]
         for each, rule in zip(constraints, rules.tolist(), strict=True)
@@ -173,15 +173,15 @@ def describe(
     ]
 
 
-def sentence(row: dict[str, Any]) -> str:
+def sentence(row: dict[str, Any], link: Link) -> str:
     """A row of ``describe`` in words, for the run's events."""
+    loss, threshold = f"{row['warm_loss']:.3f} {link.unit}", f"threshold {row['threshold']:.3f}"
     if row["window"] is None:
-        share = math.exp(-row["warm_loss"])
-        return f"{row['requirement']}: the warm model's samples have {share:.4f}; threshold {row['threshold']:.3f} nats"
-    text = (
-        f"{row['requirement']}: loss {row['warm_loss']:.3f} nats up to log-SNR {row['window']:g}, "
-        f"threshold {row['threshold']:.3f}"
-    )
+        if link.share is None:
+            return f"{row['requirement']}: the warm model's samples have {loss}; {threshold} {link.unit}"
+        share = link.share(np.array([row["warm_loss"]])).item()
+        return f"{row['requirement']}: the warm model's samples have {share:.4f}; {threshold} {link.unit}"
+    text = f"{row['requirement']}: loss {loss} up to log-SNR {row['window']:g}, {threshold}"
     if row["reference_loss"] is not None:
         return f"{text}; the reference has {row['reference_loss']:.3f}"
     if row["warm_share"] is not None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from cdt.config import RunConfig, budgets_digest
 from cdt.constraints import Calibration, Requirements
-from cdt.dual import DualProblem, DualState, Sums, finite_or_none, lagrangian
+from cdt.dual import LINKS, DualProblem, DualState, Sums, finite_or_none, lagrangian
 from cdt.measure.statistics import Statistics
 from cdt.training import calibrate
 from cdt.training.sums import constraint_sums
@@ -91,8 +91,10 @@ class DualSide:
         self.state = DualState.from_json(tree["state"])
         self.problem = self._pose()
         changed = [
-            f"{name}: threshold {before:.3f} -> {now:.3f} nats"
-            for name, before, now in zip(self.problem.names, tree["thresholds"], self.problem.thresholds, strict=True)
+            f"{name}: threshold {before:.3f} -> {now:.3f} {LINKS[link].unit}"
+            for name, link, before, now in zip(
+                self.problem.names, self.problem.links, tree["thresholds"], self.problem.thresholds, strict=True
+            )
             if before != now
         ]
         if changed:

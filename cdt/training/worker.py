@@ -13,7 +13,7 @@ from cdt import filenames
 from cdt.checkpoints import checkpoint, universal
 from cdt.checkpoints.saving import Saver
 from cdt.data.plan.order import stream_key
-from cdt.dual import DualProblem, DualState, Sums, journal_rows, journaled, news, worst_constraint
+from cdt.dual import LINKS, DualProblem, DualState, Sums, journal_rows, journaled, news, worst_constraint
 from cdt.files import write_text
 from cdt.monitor.pictures import save_picture
 from cdt.monitor.recorder import Recorder
@@ -152,8 +152,8 @@ class Worker:
         self.stream.steer(self.dual.state.lambdas)
         if self.recorder:
             write_text(self.parts.job.directory / filenames.CALIBRATION, json.dumps(rows, indent=1) + "\n")
-            for row in rows:
-                self.recorder.event(self.step, "calibrated", calibrate.sentence(row), **row)
+            for row, constraint in zip(rows, self.config.constraints.values(), strict=True):
+                self.recorder.event(self.step, "calibrated", calibrate.sentence(row, LINKS[constraint.link]), **row)
             if text := self.dual.statistics.probed.describe_samples():
                 self.recorder.event(self.step, "held out", text)
         self._compare_held_out()

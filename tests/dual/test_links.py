@@ -36,9 +36,20 @@ def test_a_share_of_none_among_n_is_half_of_one() -> None:
     assert np.isfinite(errors[0])
 
 
-@pytest.mark.parametrize("link", LINKS)
-def test_a_tolerance_is_in_the_links_own_unit(link: str) -> None:
-    """0.1 nats of a share is a tenth of it."""
-    assert LINKS[link].unit == "nats"
-    assert np.exp(-LINKS[link].tolerance) == pytest.approx(0.905, abs=1e-3)
-    assert (LINKS[link].share is not None) == (link == "negative_log")
+def test_the_tolerance_of_a_share_is_a_tenth_of_it() -> None:
+    link = LINKS["negative_log"]
+    assert link.unit == "nats"
+    assert link.share is not None
+    assert link.share(np.array([link.tolerance])).item() == pytest.approx(0.905, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_a_link_has_a_unit_a_tolerance_and_losses_that_can_be_shares_again(name: str) -> None:
+    link, sums = LINKS[name], Sums(np.array([2.0, 6.0]), np.array([2.0, 6.0]), np.array([8.0, 8.0]))
+    assert link.unit
+    assert link.tolerance > 0
+    losses, errors = link.losses(sums, np.zeros(2))
+    assert losses.shape == errors.shape == (2,)
+    assert (errors > 0).all()
+    if link.share is not None:
+        assert link.share(losses) == pytest.approx([0.25, 0.75])

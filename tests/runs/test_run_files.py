@@ -110,7 +110,7 @@ def readers(directory: Path, file: str) -> dict[str, Callable[[], object]]:
 
     def evaluated() -> None:
         run = Run(directory)
-        constraint_states(run)
+        constraint_states(run, range(len(run.data["class_names"])))
         run.windows()
         run.calibration()
         run.bad_samples()
