@@ -112,12 +112,13 @@ def _evaluate(arguments: argparse.Namespace, console: Console) -> None:
     run = load(arguments.run, arguments.checkpoint, check=arguments.check)
     data = run.config.data
     reference = Index.load(arguments.reference or data.shards, arguments.split, data.allow_pipe)
+    taken = run.checkpoint.name  # opened first: what is damaged is then told before the judge is trained
     with console.status("training the judge"):
         judge = train_judge(reference)
     with console.status(f"drawing {arguments.n} samples"):
         samples = run.sample(arguments.n, seed=arguments.seed)
     evaluation = evaluate_run(run, reference, judge, samples)
-    say(console, f"samples of {run.checkpoint.name}:")
+    say(console, f"samples of {taken}:")
     console.print(evaluation_table({run.config.run.name: evaluation}, console))
 
 

@@ -63,7 +63,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     text = "last, best (all requirements met, then the lowest loss) or a step (default: last)"
     parser.add_argument("--checkpoint", metavar="WHICH", default="last", help=text)
 
-    text = "do not compare the weights with their digests, which takes about a second for 2 GB"
+    text = "do not compare the weights with their digests, which takes seconds for gigabytes"
     parser.add_argument("--no-check", dest="check", action="store_false", help=text)
 
 

@@ -71,6 +71,11 @@ class Probe:
         self.all = np.arange(len(sets))
         """Positions of all constraints."""
 
+    @property
+    def images(self) -> int:
+        """How many of all constraints together: G."""
+        return len(self._rows)
+
     def teach(self, teacher: Network) -> None:
         """Keeps what ``teacher`` predicts at the draws of the sets that are compared with it: [draws, C, H, W] each.
 

@@ -11,6 +11,7 @@ from torch import nn
 from cdt.constraints import DenoisingLoss, Statistic, TeacherDistance
 from cdt.data.read.reader import ImageReader, Images
 from cdt.dual import Sums
+from cdt.errors import InputError
 from cdt.measure.held_out import held_out
 from cdt.measure.instrument import Setup, Warm
 from cdt.measure.probe import Probe, ProbeSet
@@ -54,8 +55,13 @@ class ProbedLosses:
         return bool(self._apart)
 
     def resume(self, windows: np.ndarray, baseline: np.ndarray) -> None:
-        """Measures from now on as after a calibration that had these windows [m] and this baseline [G]."""
+        """Measures from now on as after a calibration that had these windows [m] and this baseline [G].
+
+        Raises InputError if the baseline is of other images than the probe's.
+        """
         self._set_windows(windows)
+        if len(baseline) != self._probe.images:
+            raise InputError(f"the checkpoint has the losses of {len(baseline)} images, the probe {self._probe.images}")
         self.baseline = baseline
 
     def _set_windows(self, windows: np.ndarray) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from cdt.config import RunConfig, budgets_digest
 from cdt.constraints import Calibration, Requirements
 from cdt.dual import LINKS, DualProblem, DualState, Sums, finite_or_none, lagrangian
+from cdt.errors import InputError
 from cdt.measure.statistics import Statistics
 from cdt.training import calibrate
 from cdt.training.sums import constraint_sums
@@ -84,12 +85,15 @@ class DualSide:
     def restore(self, tree: Mapping[str, Any]) -> list[str]:
         """Continues from ``to_json``; budgets and step sizes are those of the configuration now.
 
-        Returns, in words, which thresholds that changed.
+        Returns, in words, which thresholds that changed. Raises InputError if the calibration cannot be used.
         """
         self.calibrations = [Calibration(**row) for row in tree["calibrations"]]
         self.statistics.probed.resume(self.windows, np.asarray(tree["baseline"], dtype=np.float64))
         self.state = DualState.from_json(tree["state"])
-        self.problem = self._pose()
+        try:
+            self.problem = self._pose()
+        except ArithmeticError as error:  # a share of 0, say
+            raise InputError(f"the checkpoint's calibration cannot be used: {error}") from error
         changed = [
             f"{name}: threshold {before:.3f} -> {now:.3f} {LINKS[link].unit}"
             for name, link, before, now in zip(

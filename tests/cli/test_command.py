@@ -151,7 +151,7 @@ def test_shards_are_written_and_verified(tmp_path: Path, cdt: Cdt) -> None:
 
 def test_samples_as_a_picture_and_as_numbers(home: Path, tmp_path: Path, cdt: Cdt) -> None:
     run, picture, numbers = home / "runs" / "tiny", tmp_path / "grid.png", tmp_path / "many.npz"
-    assert cdt("sample", run, "-n", "5", "-o", picture) == (0, f"5 samples: {picture}\n", "")
+    assert cdt("sample", run, "-n", "5", "-o", picture) == (0, f"5 samples of step-000000008: {picture}\n", "")
     assert cdt("sample", run, "-n", "5", "-o", numbers, "--seed", "0")[0] == 0
     images = np.load(numbers)["images"]
     assert (images.shape, images.dtype) == ((5, 1, 8, 8), np.uint8)
