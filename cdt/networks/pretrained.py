@@ -76,7 +76,7 @@ def read_settings(directory: Path) -> dict[str, Any]:
     try:
         settings = read_record(directory / "config.json", OBJECT)
     except InputError as error:
-        raise InputError(f"network.path: {error}") from error
+        raise InputError(f"network.path: {directory / 'config.json'} is not a JSON object: {error}") from error
     name = settings.get("_class_name")
     if name == "UNet2DConditionModel":
         raise InputError(

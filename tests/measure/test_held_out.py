@@ -17,6 +17,7 @@ from cdt.data.read.reader import ImageReader, normalise
 from cdt.diffusion.sampler import Sampler
 from cdt.diffusion.variance_preserving import VariancePreserving
 from cdt.engine.ranks import Ranks
+from cdt.errors import InputError
 from cdt.measure.held_out import held_out_split
 from cdt.measure.instrument import Setup
 from cdt.measure.probed import ProbedLosses
@@ -74,8 +75,13 @@ def setup(tmp_path: Path, alone: Ranks) -> Setup:
 @pytest.fixture
 def probed(setup: Setup) -> ProbedLosses:
     made = ProbedLosses(setup)
-    made.resume(np.array([2.0, 2.0]), np.zeros(0))
+    made.resume(np.array([2.0, 2.0]), np.zeros(80))
     return made
+
+
+def test_a_baseline_of_other_images_is_refused(setup: Setup) -> None:
+    with pytest.raises(InputError, match="the checkpoint has the losses of 79 images, the probe 80"):
+        ProbedLosses(setup).resume(np.array([2.0, 2.0]), np.zeros(79))
 
 
 def memory(setup: Setup, rows: np.ndarray) -> Callable[[Tensor, Tensor], Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from tiny_runs import flip, rows, same_weights
+from tiny_runs import flip, rows, same_weights, sealed_again
 
 from cdt.checkpoints.checkpoint import damage, newest_sound
 from cdt.cli.command import main
@@ -54,20 +52,6 @@ def test_a_run_does_not_begin_anew_because_all_its_checkpoints_are_damaged(whole
         flip(path / "state.json")
     with pytest.raises(RunError, match=r"no checkpoint is intact; step-000000008 is damaged: state.json"):
         resume(whole)
-
-
-def sealed_again(checkpoint: Path) -> None:
-    """The manifest says what is there now, as somebody would do who wants it to be taken."""
-    path = checkpoint / "manifest.json"
-    tree = json.loads(path.read_text())
-    for name in list(tree["files"]):
-        file = checkpoint / name
-        if file.is_file():
-            digest = hashlib.sha256(file.read_bytes()).hexdigest()
-            tree["files"][name] = {"bytes": file.stat().st_size, "sha256": digest}
-        else:
-            del tree["files"][name]
-    path.write_text(json.dumps(tree))
 
 
 def wrong_weights(kind: str) -> Callable[[Path], None]:
