@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from cdt import filenames
-from cdt.checkpoints.manifest import EMA, FORMAT, STATE, WEIGHTS, Manifest, lacking, read_manifest
+from cdt.checkpoints.manifest import EMA, ENGINE, FORMAT, STATE, WEIGHTS, Manifest, lacking, read_manifest
 from cdt.checkpoints.state import LIMIT, TrainState, parse_state
 from cdt.errors import DamagedWarning, InputError, RunError
 from cdt.files import open_regular, read_bytes
@@ -136,6 +136,8 @@ def damage(checkpoint: Path, read: Collection[str] | None = None) -> str | None:
         manifest = read_manifest(checkpoint)
         if missing := lacking(checkpoint, manifest):
             return f"{_some(missing)}: missing, or of another size than its manifest says"
+        if read is None and (unlisted := _unlisted(checkpoint, manifest)):
+            return f"{_some(unlisted)}: not in its manifest"
         chosen = [name for name in manifest.files if read is None or name in read or name == STATE]
         with ThreadPoolExecutor() as pool:
             digests = pool.map(lambda name: sha256(checkpoint / name), chosen)
@@ -148,6 +150,12 @@ def damage(checkpoint: Path, read: Collection[str] | None = None) -> str | None:
     except OSError as error:
         return f"cannot be read ({error})"
     return None
+
+
+def _unlisted(checkpoint: Path, manifest: Manifest) -> list[str]:
+    """Files that DeepSpeed would read, and of which there is no digest."""
+    there = (path.relative_to(checkpoint).as_posix() for path in (checkpoint / ENGINE).rglob("*") if not path.is_dir())
+    return sorted(name for name in there if name not in manifest.files)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -100,6 +100,13 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
 }
 
 
+def test_a_file_of_deepspeed_that_the_manifest_does_not_list_is_damage(whole: Path) -> None:
+    newest = whole / "checkpoints" / "step-000000008"
+    (newest / "engine" / "more.pt").touch()
+    assert damage(newest) == "engine/more.pt: not in its manifest"
+    assert load(whole).state.step == 8, "who reads weights alone does not look there"
+
+
 @pytest.mark.parametrize("hostile", HOSTILE)
 @pytest.mark.parametrize("part", ["*model_states.pt", "*optim_states.pt"])
 def test_files_of_deepspeed_that_hold_something_else_end_in_one_line(whole: Path, part: str, hostile: str) -> None:
