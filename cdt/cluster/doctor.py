@@ -24,6 +24,7 @@ from cdt.cluster.nodes import (
     mark,
     missing_tools,
     on_node,
+    stale_lock,
     storage_problems,
     version_problems,
 )
@@ -109,6 +110,9 @@ def _tools(name: str, facts: Mapping[str, Any]) -> Line:
     if missing := missing_tools(facts):
         remedy = "install a C++ compiler and ninja (Debian: apt-get install g++; pip install ninja)"
         return Line(name, f"DeepSpeed cannot load its communication for CPUs without {', '.join(missing)}", remedy)
+    if lock := stale_lock(facts):
+        found = "a build of DeepSpeed's communication for CPUs was killed; every later one waits for it"
+        return Line(name, found, f"rm {lock}")
     if facts["op"]:
         return Line(name, "DeepSpeed's communication for CPUs is built")
     remedy = "the first run does, in about 2 minutes; beforehand: python tools/prebuild_ops.py"

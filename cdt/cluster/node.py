@@ -58,6 +58,7 @@ def facts(paths: Sequence[str] = ()) -> dict[str, Any]:
         "disk": shutil.disk_usage("/tmp").free,
         "tools": {tool: _found(tool) for tool in ("ninja", os.environ.get("CXX", "c++"))},
         "op": _op_is_built(),
+        "lock": _lock(),
         "time": time.time(),
         "paths": {path: seen(path) for path in paths},
     }
@@ -154,8 +155,20 @@ def _found(tool: str) -> str | None:
 
 def _op_is_built() -> bool:
     """DeepSpeed's shared-memory op for the CPU."""
-    extensions = os.environ.get("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
-    return any(Path(extensions).rglob("deepspeed_shm_comm*.so"))
+    return any(_extensions().rglob("deepspeed_shm_comm*.so"))
+
+
+def _lock() -> tuple[str, float] | None:
+    """The file that says that the op is being built, and since how many seconds; None without one."""
+    lock = _extensions() / "deepspeed_shm_comm" / "lock"
+    try:
+        return str(lock), time.time() - lock.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _extensions() -> Path:
+    return Path(os.environ.get("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions")))
 
 
 def _said(*command: str) -> str | None:

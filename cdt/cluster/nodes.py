@@ -16,6 +16,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cdt.cluster import node
+from cdt.engine.await_build import BUILD_S
 from cdt.errors import InputError, RunError
 
 ANSWER_S = 60.0
@@ -153,15 +154,28 @@ def check_storage(answers: Sequence[Answer], labels: Mapping[str, str]) -> None:
 
 
 def check_tools(answers: Sequence[Answer]) -> None:
-    """Raises InputError if DeepSpeed cannot load its communication for CPUs (by ninja) or build it (by a compiler)."""
+    """Checks that DeepSpeed can load its communication for CPUs (by ninja) or build it (by a compiler).
+
+    Raises InputError if a tool is missing, or if a build was killed.
+    """
     remedies = {"ninja": "pip install ninja"}
     problems = []
     for answer in answers:
         for tool in missing_tools(answer.facts):
             remedy = remedies.get(tool, "install a C++ compiler (Debian: apt-get install g++)")
             problems.append(f"{tool} is missing on {answer.name}: {remedy}")
+        if lock := stale_lock(answer.facts):
+            problems.append(f"a build was killed on {answer.name} and has left a lock: rm {lock}")
     if problems:
         raise InputError(f"DeepSpeed cannot load its communication for CPUs: {'; '.join(problems)}")
+
+
+def stale_lock(facts: Mapping[str, Any]) -> str | None:
+    """The lock of a build that was killed, for which every later one would wait; None on a node with GPUs."""
+    if facts["gpus"] or facts["lock"] is None:
+        return None
+    lock, seconds = facts["lock"]
+    return lock if seconds > BUILD_S else None
 
 
 def missing_tools(facts: Mapping[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cdt.engine import deepspeed_private
+from cdt.engine.await_build import await_build
 from cdt.engine.config import EngineConfig, deepspeed_options
 from cdt.engine.deepspeed_files import UNFIT, captured, data_only, load_data_only, reason_in
 from cdt.engine.host_copies import Copies
@@ -53,9 +54,13 @@ class OptimizerSettings(Protocol):
 
 
 def start_deepspeed() -> None:
-    """Imports DeepSpeed on the process group that exists, without its messages."""
+    """Imports DeepSpeed on the process group that exists, without its messages.
+
+    Raises RunError when it would wait for a build that was killed.
+    """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        await_build()
     # Known and harmless: DeepSpeed's hooks under this torch.
     warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")

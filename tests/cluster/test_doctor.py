@@ -49,6 +49,13 @@ def test_what_a_node_without_gpus_lacks(tools: dict[str, str | None], built: boo
     assert sum(expected in line for line in lines) == 1
 
 
+def test_the_lock_of_a_build_that_was_killed() -> None:
+    tools = {"ninja": "/n", "c++": "/c"}
+    lines = [str(line) for line in machine(answer("a", gpus=[], tools=tools, op=True, lock=("/x/lock", 1e4)))]
+    told = "a build of DeepSpeed's communication for CPUs was killed; every later one waits for it: rm /x/lock"
+    assert f"TODO a (h, a-node): {told}" in lines
+
+
 def test_tokens_that_are_off_or_readable_by_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("secret")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from cdt.cluster import node
+from cdt.engine.await_build import OP
 
 
 def test_a_node_knows_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,3 +38,16 @@ def test_what_stands_at_a_path(tmp_path: Path) -> None:
     assert node.seen(str(tmp_path / "file")) == "3 bytes (sha256 ba7816bf8f01...)"
     assert node.seen(str(tmp_path / "none")) == "nothing"
     assert node.seen(str(tmp_path / "file" / "below")) == "an error: Not a directory"
+
+
+def test_a_lock_of_a_build_has_an_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    assert node._lock() is None
+    lock = tmp_path / OP / "lock"
+    lock.parent.mkdir()
+    lock.touch()
+    os.utime(lock, (0, time.time() - 100))
+    found = node._lock()
+    assert found is not None
+    assert found[0] == str(lock)
+    assert found[1] == pytest.approx(100, abs=10)

@@ -52,6 +52,15 @@ def test_tools_are_missed_only_where_they_are_needed() -> None:
         assert [tool for tool in nothing if f"{tool} is missing on b (h, b-node): " in told] == missing
 
 
+def test_a_build_that_was_killed_is_named_before_a_run_waits_for_it() -> None:
+    tools = {"ninja": "/bin/ninja", "c++": "/usr/bin/c++"}
+    check_tools(
+        [answer("a", tools=tools, gpus=[], lock=("/x/lock", 60.0)), answer("b", gpus=["H100"], lock=("/x", 1e9))]
+    )
+    with pytest.raises(InputError, match=r"a build was killed on b \(h, b-node\) and has left a lock: rm /x/lock$"):
+        check_tools([answer("a", tools=tools, gpus=[]), answer("b", tools=tools, gpus=[], lock=("/x/lock", 1e4))])
+
+
 def test_a_mark_is_made_in_the_nearest_parent_and_goes(tmp_path: Path) -> None:
     with mark(tmp_path / "runs" / "one") as sign:
         assert sign.parent == tmp_path
