@@ -24,13 +24,16 @@ from cdt.schema import RESUMABLE, Config
 from cdt.settings import apply_overrides, load_yaml, parse
 from cdt.training.schedule import TrainConfig
 
+MIRROR = r"^(s3|gs)://[^/]+(/[^/]+)*$"
+"""What a URL of `run.mirror` is like."""
+
 
 class RunSettings(Config):
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run; its directory is ``dir/name``."""
     dir: Path = Path("runs")
     """Where run directories are: on a file system that all workers see."""
-    mirror: Annotated[str | None, RESUMABLE] = Field(default=None, pattern=r"^(s3|gs)://[^/]+(/[^/]+)*$")
+    mirror: Annotated[str | None, RESUMABLE] = Field(default=None, pattern=MIRROR)
     """A place in an object store, as ``s3://bucket/runs``. Each complete checkpoint and the journals are uploaded to
     ``mirror/name``; `cdt fetch` downloads them."""
     seed: int = Field(default=0, ge=0, lt=2**63)

@@ -40,6 +40,19 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
     return content
 
 
+def resolved(path: Path) -> Path:
+    """The absolute path without links. Raises InputError for a loop of links, and for what cannot be a path."""
+    try:
+        found = path.resolve()
+    except ValueError:  # a NUL
+        raise InputError(f"{str(path)!r}: no file can have this name") from None
+    except (OSError, RuntimeError):
+        raise InputError(f"{path}: its links lead in a circle") from None
+    if os.path.islink(found):  # noqa: PTH114 - of such a circle Python 3.13 follows no link; never raises
+        raise InputError(f"{path}: its links lead in a circle")
+    return found
+
+
 def open_regular(path: str | Path) -> BufferedReader:
     """Opens a regular file of any size, to be read in parts. Raises OSError, also for what is no regular file."""
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller's to close

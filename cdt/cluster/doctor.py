@@ -31,6 +31,7 @@ from cdt.cluster.nodes import (
 from cdt.cluster.session import cluster, cluster_slots, set_environment
 from cdt.cluster.token import open_to_others, token_file
 from cdt.errors import InputError
+from cdt.files import resolved
 
 SKEW_S = 2.0
 MEMORY, DISK = 4 * 2**30, 5 * 2**30
@@ -59,19 +60,20 @@ class Line:
 def examine(address: str | None, paths: Sequence[Path] = ()) -> list[Line]:
     """Checks this machine, or the cluster at ``address``; ``paths`` are those that all nodes must see.
 
-    Raises InputError if there is no such cluster.
+    Raises InputError if there is no such cluster, or for what cannot be a path.
     """
+    places = {str(path): resolved(path) for path in paths}
     set_environment()
     with cluster(address):
         if address is None:
             lone = here()
-            return [*machine(lone), *_ports(), *token(), *_here(paths, lone)]
-        return [*_together(paths), *token()]
+            return [*machine(lone), *_ports(), *token(), *_here(places, lone)]
+        return [*_together(places), *token()]
 
 
-def _together(paths: Sequence[Path]) -> Iterator[Line]:
+def _together(places: Mapping[str, Path]) -> Iterator[Line]:
     with contextlib.ExitStack() as stack:
-        signs = {str(path): str(stack.enter_context(mark(path.resolve()))) for path in paths}
+        signs = {path: str(stack.enter_context(mark(place))) for path, place in places.items()}
         answers = ask(list(signs.values()))
     slots = cluster_slots()
     yield Line("cluster", f"room for {slots.count} workers: {slots}")
@@ -139,10 +141,10 @@ def _ports() -> Iterator[Line]:
         yield Line("ports", f"{port} ({whose}) is {'taken' if taken else 'free'}", remedy)
 
 
-def _here(paths: Sequence[Path], lone: Answer) -> Iterator[Line]:
-    for path in paths:
+def _here(places: Mapping[str, Path], lone: Answer) -> Iterator[Line]:
+    for path, place in places.items():
         try:
-            with mark(path.resolve()):
+            with mark(place):
                 yield Line("storage", f"{path} can be written on {lone.name}")
         except InputError as error:
             yield Line("storage", str(error), "choose another place, or change its owner")

@@ -21,10 +21,13 @@ from cdt.cluster.ray_private import TALKATIVE
 from cdt.cluster.token import NOT_LET_IN, header, keep_private
 from cdt.config import RunConfig
 from cdt.errors import InputError, RunError
+from cdt.files import resolved
+from cdt.retry import reason
 from cdt.settings import apply_overrides, load_yaml, parse
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"
 """Ray's own variable for the address of its dashboard."""
+GIVE_URL = "give the URL of the cluster's dashboard, as http://127.0.0.1:8265"
 MISSING = "it needs Ray's job client: pip install 'cdt-diffusion[cluster]'"
 FILES = "files"
 """Folder of what is shipped, from which the command runs."""
@@ -53,7 +56,7 @@ class Jobs:
         self.address = address or os.environ.get(ADDRESS) or ""
         if not self.address.startswith(("http://", "https://")):
             given = f"--address {self.address}" if self.address else f"no --address, and no {ADDRESS}"
-            raise InputError(f"{given}: give the URL of the cluster's dashboard, as http://127.0.0.1:8265")
+            raise InputError(f"{given}: {GIVE_URL}")
         keep_private()
         for logger in TALKATIVE:
             logging.getLogger(logger).setLevel(logging.WARNING)
@@ -69,6 +72,8 @@ class Jobs:
             raise InputError(f"--address {self.address}: {NOT_LET_IN}") from error
         except ConnectionError as error:
             raise InputError(f"--address {self.address}: nothing answers there") from error
+        except ValueError as error:  # of a URL that is none, or an answer that is not a dashboard's
+            raise InputError(f"--address {self.address}: {reason(error)}: {GIVE_URL}") from error
         except RuntimeError as error:
             if "ray[default]" in str(error):
                 raise InputError(MISSING) from error
@@ -167,7 +172,7 @@ class Jobs:
 
 def _relative(config: Path, directory: Path) -> Path:
     try:
-        return config.resolve().relative_to(directory.resolve())
+        return resolved(config).relative_to(resolved(directory))
     except ValueError as error:
         raise InputError(f"{config} is outside of the shipped directory {directory}: copy it there") from error
 

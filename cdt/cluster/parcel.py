@@ -6,9 +6,12 @@ import shutil
 import subprocess
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from cdt.errors import InputError
+from cdt.files import resolved
+from cdt.retry import reason
 
 LIMIT_MB = 100
 """Limit of what is shipped, in MiB: code and configurations, not data."""
@@ -20,9 +23,12 @@ def files_to_ship(directory: Path, limit_mb: float = LIMIT_MB) -> list[Path]:
 
     Links that point out of the directory are left out.
 
-    Raises InputError without git, or above ``limit_mb``; it then names the largest files.
+    Raises InputError without git, for a name that a parcel cannot have, or above ``limit_mb``; it then names the
+    largest files.
     """
-    root = directory.resolve()
+    root = resolved(directory)
+    if not root.is_dir():
+        raise InputError(f"{directory} is no directory: give one that has the configuration")
     rules = [f"--exclude-from={RULES}"] * (root / RULES).is_file()
     with tempfile.TemporaryDirectory() as empty:
         # An empty repository beside the directory: git's rules without the checkout's own index.
@@ -37,7 +43,13 @@ def files_to_ship(directory: Path, limit_mb: float = LIMIT_MB) -> list[Path]:
             )
         except FileNotFoundError as error:
             raise InputError("git is missing; it decides what is shipped: install it") from error
-    found = [Path(name) for name in listed.stdout.decode().split("\0") if name]
+        except subprocess.CalledProcessError as error:
+            said = error.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+            raise InputError(f"git cannot list the files of {directory}: {said}") from error
+    try:
+        found = [Path(name) for name in listed.stdout.decode().split("\0") if name]
+    except UnicodeDecodeError as error:
+        raise InputError(f"a file in {directory} has a name that is not UTF-8: rename it, or exclude it") from error
     found = [path for path in found if (root / path).is_file() and (root / path).resolve().is_relative_to(root)]
     _check_size(root, found, limit_mb)
     return sorted(found)
@@ -72,10 +84,12 @@ def unpack(wheel: Path, place: Path) -> None:
 
     Raises InputError if it is not one.
     """
+    if not wheel.is_file():
+        raise InputError(f"--wheel {wheel}: no such wheel; build one with `pip wheel --no-deps .`")
     try:
         with zipfile.ZipFile(wheel) as archive:
             if not any(name.startswith("cdt/") for name in archive.namelist()):
                 raise InputError(f"--wheel {wheel}: it is not a wheel of cdt")
             archive.extractall(place)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"--wheel {wheel}: no such wheel; build one with `pip wheel --no-deps .`") from error
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
+        raise InputError(f"--wheel {wheel}: it cannot be unpacked: {reason(error)}") from error

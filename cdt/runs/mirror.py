@@ -7,6 +7,7 @@ manifest is written last and removed first.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -15,11 +16,12 @@ from typing import Any
 
 from cdt import filenames
 from cdt.checkpoints.checkpoint import CHECKPOINT, complete_checkpoints, damage
-from cdt.config import RunConfig
+from cdt.cluster.nodes import mark
+from cdt.config import MIRROR, RunConfig
 from cdt.data.read.object_store import ObjectStore
 from cdt.data.read.remote import TRIES
 from cdt.errors import InputError, RunError
-from cdt.files import written_aside
+from cdt.files import resolved, written_aside
 from cdt.retry import Retries, retried
 from cdt.settings import apply_overrides, dump_yaml, load_yaml, parse
 
@@ -187,11 +189,17 @@ def mirrored(mirror: Mirror | None, tell: Callable[[str], None]) -> Iterator[Non
 def fetch(url: str, directory: Path) -> None:
     """Brings a mirrored run into a new directory, where it is a run like any other.
 
-    Raises InputError when the directory exists or no run is there, RunError when it cannot be read or is damaged.
+    Raises InputError when the directory exists or cannot be made, or when no run is at the URL; RunError when that
+    cannot be read or is damaged.
     """
-    if directory.exists():
+    if not re.fullmatch(MIRROR, url.rstrip("/")):
+        known = "is a local path: there is nothing to download" if "://" not in url else "is no mirror of a run"
+        raise InputError(f"{url!r} {known}; give the URL that the run had in run.mirror, as s3://BUCKET/runs/NAME")
+    place = resolved(directory)
+    if os.path.lexists(place):
         raise InputError(f"{directory} exists already: name a new directory")
-    store = Store(url)
+    with mark(place):  # before anything is downloaded
+        store = Store(url)
     names = store.names()
     kept = _complete(names)
     if filenames.CONFIG not in names or not kept:
@@ -203,6 +211,6 @@ def fetch(url: str, directory: Path) -> None:
         for name in kept:
             if problem := damage(partial / filenames.CHECKPOINTS / name):
                 raise RunError(f"{url}/{filenames.CHECKPOINTS}/{name} is damaged: {problem}")
-        here = [f"run.dir={directory.resolve().parent}", f"run.name={directory.name}"]
+        here = [f"run.dir={place.parent}", f"run.name={place.name}"]
         tree = apply_overrides(load_yaml(partial / filenames.CONFIG, resolved=True), here)
         (partial / filenames.CONFIG).write_text(dump_yaml(parse(RunConfig, tree, where=url)), encoding="utf-8")

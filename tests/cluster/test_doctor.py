@@ -11,6 +11,7 @@ from node_answers import answer
 from cdt.cluster import doctor, node
 from cdt.cluster.doctor import Line, examine, machine, token
 from cdt.cluster.nodes import Answer
+from cdt.errors import InputError
 
 
 def test_the_doctor_tells_what_to_do() -> None:
@@ -81,3 +82,12 @@ def test_on_one_machine_it_checks_ports_and_storage(monkeypatch: pytest.MonkeyPa
     assert sum(line.startswith(f"ok   storage: {tmp_path / 'runs'} can be written on ") for line in lines) == 1
     unusable = f"TODO storage: cannot write in {tmp_path / 'file'}: Not a directory"
     assert sum(line.startswith(unusable) for line in lines) == 1
+
+
+def test_paths_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path in (tmp_path / "loop", tmp_path / "loop" / "x"):
+        with pytest.raises(InputError, match=f"^{path}: its links lead in a circle$"):
+            examine(None, [path])
+    with pytest.raises(InputError, match="no file can have this name"):
+        examine(None, [Path("a\0b")])

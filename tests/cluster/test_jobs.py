@@ -23,6 +23,9 @@ network: {kind: dit, patch: 4, width: 16, depth: 1, heads: 2}
         (None, "no --address, and no RAY_API_SERVER_ADDRESS: give the URL"),
         ("head:6379", "--address head:6379: give the URL of the cluster's dashboard, as http://127.0.0.1:8265"),
         ("http://127.0.0.1:1", "--address http://127.0.0.1:1: nothing answers there"),
+        ("http:///no/host", "--address http:///no/host: "),
+        ("http://a\0b", "--address http://a?b: "),
+        (f"http://{'x' * 300}", f"--address http://{'x' * 300}: "),
     ],
 )
 def test_an_address_that_is_none(
@@ -46,6 +49,15 @@ def test_relative_places_are_refused(tmp_path: Path) -> None:
         jobs._check(config, ["run.dir=runs"])
     with pytest.raises(jobs.InputError, match="did you mean"):
         jobs._check(config, ["run.wrokers=2"])
+
+
+def test_places_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for config in (tmp_path / "loop", tmp_path / "loop" / "x.yaml"):
+        with pytest.raises(jobs.InputError, match="its links lead in a circle"):
+            jobs._relative(config, tmp_path)
+    with pytest.raises(jobs.InputError, match="no file can have this name"):
+        jobs._relative(Path("a\0b"), tmp_path)
 
 
 def test_a_configuration_from_elsewhere_is_refused(tmp_path: Path) -> None:

@@ -50,6 +50,18 @@ def test_too_much_is_refused_with_the_largest(place: Path) -> None:
         files_to_ship(place, limit_mb=2)
 
 
+def test_directories_that_cannot_be_shipped(place: Path) -> None:
+    with pytest.raises(InputError, match="is no directory"):
+        files_to_ship(place / "my.yaml")
+    (place / "loop").symlink_to(place / "loop")
+    with pytest.raises(InputError, match="its links lead in a circle"):
+        files_to_ship(place / "loop")
+    assert files_to_ship(place) == SHIPPED
+    (place / "a\udce9").touch()
+    with pytest.raises(InputError, match="has a name that is not UTF-8"):
+        files_to_ship(place)
+
+
 def test_packing_copies_these_without_the_rules_that_were_followed(place: Path, tmp_path: Path) -> None:
     packed(place, SHIPPED, tmp_path / "there")
     left = {path.relative_to(tmp_path / "there") for path in (tmp_path / "there").rglob("*") if path.is_file()}
@@ -71,6 +83,10 @@ def test_a_wheel_of_cdt_is_unpacked_and_no_other_file(tmp_path: Path) -> None:
     (tmp_path / "text.whl").write_text("no wheel")
     unpack(tmp_path / "cdt.whl", tmp_path / "there")
     assert (tmp_path / "there/cdt/__init__.py").read_text() == "x = 1"
-    for name, told in (("other", "not a wheel of cdt"), ("text", "no such wheel; build one"), ("no", "no such wheel")):
+    for name, told in (
+        ("other", "not a wheel of cdt"),
+        ("text", "cannot be unpacked"),
+        ("no", "no such wheel; build one"),
+    ):
         with pytest.raises(InputError, match=told):
             unpack(tmp_path / f"{name}.whl", tmp_path / "elsewhere")

@@ -166,3 +166,45 @@ def test_runs_are_written_on_file_systems(shards: Path, setting: dict[str, str],
     with pytest.raises(ValueError, match="run") as caught:
         RunConfig.model_validate({**tiny.TREE, "data": {"shards": str(shards)}, "run": {"name": "x", **setting}})
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("runs/mine", "'runs/mine' is a local path: there is nothing to download; give the URL that the run had in"),
+        ("/dev/zero", "'/dev/zero' is a local path"),
+        ("a\0b", r"'a\x00b' is a local path"),
+        ("", "'' is a local path"),
+        ("pipe:cat", "'pipe:cat' is a local path"),
+        ("file:///etc", "'file:///etc' is no mirror of a run; give the URL"),
+        ("http://127.0.0.1:1/x", "is no mirror of a run"),
+        ("ftp://x", "is no mirror of a run"),
+        ("s3://", "is no mirror of a run"),
+    ],
+)
+def test_what_cannot_be_fetched(url: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", url, str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("cdt fetch: ")
+    assert told in said
+    assert said.count("\n") == 1
+
+
+def test_a_directory_that_cannot_be_made_is_told_before_anything_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    for place, told in (
+        (tmp_path / "file" / "x", f"cannot write in {tmp_path}/file: Not a directory"),
+        (tmp_path / "loop", f"{tmp_path}/loop: its links lead in a circle"),
+        (tmp_path / "loop" / "x", f"{tmp_path}/loop/x: its links lead in a circle"),
+        (tmp_path / ("long" * 100), "File name too long"),
+        ("a\0b", r"'a\x00b': no file can have this name"),
+        (tmp_path, f"{tmp_path} exists already: name a new directory"),
+    ):
+        assert main(["fetch", "s3://runs/no", str(place)]) == 2
+        said = capsys.readouterr().err
+        assert told in said
+        assert said.count("\n") == 1
