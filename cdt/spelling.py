@@ -15,8 +15,7 @@ LONGEST = 100
 def nearest(word: object, known: Iterable[str]) -> str | None:
     """The known name that is spelled most like ``word``, capitals aside; None if none is close."""
     by_lower = {name.lower(): name for name in known}
-    comparable = isinstance(word, str) and len(word) <= LONGEST
-    near = get_close_matches(word.lower(), by_lower, n=1) if comparable else []
+    near = get_close_matches(word.lower(), by_lower, n=1) if isinstance(word, str) and len(word) <= LONGEST else []
     return by_lower[near[0]] if near else None
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -90,6 +92,59 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         load_yaml(tmp_path / "no.yaml")
     with pytest.raises(InputError, match="Is a directory"):
         load_yaml(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero", "/dev/stdin"):
+        with pytest.raises(InputError, match="it is not a regular file"):
+            load_yaml(path)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "large.yaml").open("wb") as file:
+        file.truncate(10**12)
+    with pytest.raises(InputError, match=r"large\.yaml: it is larger than 1,048,576 bytes"):
+        load_yaml(tmp_path / "large.yaml")
+
+
+def test_a_run_may_write_more_than_somebody_would(tmp_path: Path) -> None:
+    path = written(tmp_path, "a: " + "x" * 2**20)
+    assert load_yaml(path, resolved=True) == {"a": "x" * 2**20}
+    with pytest.raises(InputError, match="larger"):
+        load_yaml(path)
+
+
+def test_an_override_of_what_an_alias_made_changes_one_place(tmp_path: Path) -> None:
+    tree = load_yaml(written(tmp_path, "a: &x {b: 1}\nc: *x\n"))
+    assert settled(apply_overrides(tree, ["a.b=2"])) == {"a": {"b": 2}, "c": {"b": 1}}
+
+
+def test_of_a_thousand_problems_few_are_told() -> None:
+    rows = [["a"]] + [[{}] for _ in range(5000)]
+    started = time.process_time()
+    with pytest.raises(InputError) as error:
+        parse(Everything, {"rows": rows}, where="run.yaml")
+    assert str(error.value).startswith("run.yaml: more than 50 problems\n  rows[1][0]: got {}; must be a string\n")
+    assert len(str(error.value).splitlines()) == 51
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("tree", "told"),
+    [
+        ({"a\nb\x1b[31m": 1}, r"a\nb\x1b[31m: unknown key; known here: "),
+        ({"k" * 1000: 1}, f"{'k' * 59}…: unknown key; known here: "),
+        ({"rate": "a\nb\x07"}, r'rate: got "a\nb\u0007"; must be a number'),
+        (
+            {"rate": [["x"] * 1000] * 1000},
+            'rate: got [["x", "x", "x", "x", "x", "x", "x", "x", "x", "x", "x", "x…; must',
+        ),
+        ({"text": ["x" * 10**6]}, f'text: got ["{"x" * 57}…; must be a string'),
+    ],
+)
+def test_what_is_quoted_is_short_and_on_one_line(tree: dict, told: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse(Everything, tree, where="run.yaml")
+    assert str(error.value).startswith(f"run.yaml: {told}")
+    assert str(error.value).isprintable()
 
 
 @pytest.mark.parametrize(
@@ -127,6 +182,10 @@ def test_later_overrides_win() -> None:
         ("a=[1", "'a=[1', line 1: "),
         ("lr.x=3", "'lr.x=3': lr is 0.5, which has no keys; override lr as a whole"),
         ("a.list.x.y=3", "'a.list.x.y=3': a.list is [1], which has no keys"),
+        (".".join("a" * 40) + "=1", "=1': a path of 40 keys; settings have at most 32"),
+        ("a=" + "[" * 500, f"'a={'[' * 197}'…, line 1: more than 32 mappings and lists inside of each other"),
+        ("a=\udcff", r"'a=\udcff': unacceptable character #xdcff: special characters are not allowed"),
+        ("a=1\n---\n2", r"'a=1\n---\n2', line 2: a second document begins here"),
     ],
 )
 def test_a_bad_override_is_one_line(override: str, message: str) -> None:

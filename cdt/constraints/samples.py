@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from cdt.errors import InputError
-from cdt.spelling import did_you_mean, place_of
+from cdt.spelling import SHOWN, did_you_mean, place_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ class Labelled:
     replayed: bool = False
 
     def describe(self) -> str:
-        parts = [f"class {' or '.join(self.classes)}"] if self.classes else []
+        named, others = self.classes[:SHOWN], len(self.classes[SHOWN:])
+        parts = [f"class {' or '.join(named)}{f' or {others} others' * bool(others)}"] if self.classes else []
         parts += [f"{name} = {value:g}" for name, value in self.where.items()]
         return " and ".join(parts)
 

@@ -23,7 +23,7 @@ from cdt.data.read.remote import TRIES
 from cdt.errors import InputError, RunError
 from cdt.files import resolved, written_aside
 from cdt.retry import Retries, retried
-from cdt.settings import apply_overrides, dump_yaml, load_yaml, parse
+from cdt.settings import dump_yaml, load_yaml, parse
 
 POLL_S = 2.0
 BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 30.0
@@ -211,6 +211,6 @@ def fetch(url: str, directory: Path) -> None:
         for name in kept:
             if problem := damage(partial / filenames.CHECKPOINTS / name):
                 raise RunError(f"{url}/{filenames.CHECKPOINTS}/{name} is damaged: {problem}")
-        here = [f"run.dir={place.parent}", f"run.name={place.name}"]
-        tree = apply_overrides(load_yaml(partial / filenames.CONFIG, resolved=True), here)
+        tree = load_yaml(partial / filenames.CONFIG, resolved=True)
+        tree["run"] = {**tree.get("run", {}), "dir": str(place.parent), "name": place.name}
         (partial / filenames.CONFIG).write_text(dump_yaml(parse(RunConfig, tree, where=url)), encoding="utf-8")

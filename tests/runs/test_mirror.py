@@ -145,6 +145,9 @@ def test_another_runs_place_is_refused_and_an_older_copy_too(store: Any, shards:
         resume(tmp_path / "run", ["train.dual_steps=8"])
     with pytest.raises(InputError, match=r"s3://runs/no is no mirror of a run"):
         mirror.fetch("s3://runs/no", tmp_path / "no")
+    for place in ("run", str(tmp_path / "run"), "https://a/b", "://", ""):
+        with pytest.raises(InputError, match="the URL of a mirrored run is needed, as s3://bucket/runs/NAME"):
+            mirror.fetch(place, tmp_path / "no")
 
 
 def test_a_store_that_fails_is_told_and_the_run_is_kept(
