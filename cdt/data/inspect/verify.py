@@ -146,7 +146,7 @@ class _Check:
                     self.report.add("too large", f"{name}: {key}")
                     continue
                 members = {ext: (file.offset, tar.read(file)) for ext, file in files.items()}
-                if IMAGES not in members:
+                if self.foreign or IMAGES not in members:
                     yield (key_by_shard(name, key) if self.source.get("keys_by_shard") else key), members
                     continue
                 try:
@@ -179,7 +179,7 @@ class _Check:
     def _sample(self, row: int, members: Members, place: str) -> None:
         index = self.index
         ext = index.extensions[index.ext[row]]
-        images = [found for found in members if image_type(found) in (*EXTENSIONS, RAW)]
+        images = [found for found in members if image_type(found) in ([RAW] if ext == RAW else EXTENSIONS)]
         if [image_type(found) for found in images] != [ext]:
             found = ", ".join(members)
             self.report.add("wrong files", f"{place} has {found}; expected one image, of type {ext}")
