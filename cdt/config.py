@@ -17,6 +17,7 @@ from cdt.data.urls import is_remote
 from cdt.diffusion.config import DiffusionConfig, SamplerConfig
 from cdt.dual.config import DualConfig
 from cdt.engine.config import EngineConfig
+from cdt.files import resolved
 from cdt.measure.config import ProbeConfig
 from cdt.networks.config import AdapterConfig, NetworkConfig
 from cdt.origin.config import ReplayConfig
@@ -153,15 +154,15 @@ class RunConfig(Config):
         config = _anchored(self)
         if is_remote(self.data.shards, self.data.allow_pipe):
             return config
-        shards = str(Path(self.data.shards).resolve())
+        shards = str(resolved(Path(self.data.shards)))
         return config.model_copy(update={"data": self.data.model_copy(update={"shards": shards})})
 
     def paths(self) -> dict[str, str]:
         """The files and directories that must exist, each with the setting that names it."""
         named = dict(_paths(self.anchored(), ""))
-        named.pop(str(self.run.dir.resolve()), None)
+        named.pop(str(resolved(self.run.dir)), None)
         if not is_remote(self.data.shards, self.data.allow_pipe):
-            named[str(Path(self.data.shards).resolve() / "index.json")] = "data.shards"
+            named[str(resolved(Path(self.data.shards)) / "index.json")] = "data.shards"
         return named
 
     @classmethod
@@ -196,4 +197,4 @@ def _anchored(tree: Any) -> Any:
         return tree.model_copy(update={name: _anchored(value) for name, value in tree})
     if isinstance(tree, dict):
         return {name: _anchored(value) for name, value in tree.items()}
-    return tree.resolve() if isinstance(tree, Path) else tree
+    return resolved(tree) if isinstance(tree, Path) else tree

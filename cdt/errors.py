@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 
 
@@ -26,6 +27,21 @@ class InputError(CdtError):
     """The user's input is wrong: say what, where, and what would be right."""
 
     exit_status = 2
+
+
+WRONG_PLACE = frozenset(
+    (
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP),
+    )
+)
+"""What the operating system refuses because of the place that the user named."""
+
+
+def refusal(error: OSError, what: str) -> CdtError:
+    """``what`` could not be done, and why: an InputError if the place is at fault, else a RunError."""
+    kind = InputError if error.errno in WRONG_PLACE else RunError
+    return kind(f"{what}: {error.strerror or error}")
 
 
 class DamagedWarning(UserWarning):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
+import socket
 import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
+
+import psutil
 
 from cdt.errors import InputError
 
@@ -86,17 +90,33 @@ def written_aside(path: Path, *, unique: bool = False) -> Iterator[Path]:
     """Yields a free name next to ``path``, for a file or a folder, which is renamed to ``path`` at the end.
 
     If something fails before that, what was written is removed. A file that is at ``path`` is replaced, as is an empty
-    folder. ``unique``: several processes or threads may write the same path at once; otherwise the remains of one that
-    was killed are cleared away here. Raises OSError.
+    folder. What a process left that was killed meanwhile is removed here, too. ``unique``: several processes or threads
+    may write the same path at once. Raises OSError, which names a file.
     """
-    writer = f".{os.getpid()}.{threading.get_ident()}" if unique else ""
+    writer = f".{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}" if unique else ""
     aside = path.with_name(f".{path.stem}{writer}.partial{path.suffix}")
-    remove(aside)
     try:
+        if unique:
+            _remove_left_behind(path)
+        remove(aside)
         yield aside
         aside.replace(path)
+    except OSError as error:
+        if error.filename is None:  # of a full disk, the system does not say which file was written
+            error.filename = str(path)
+        raise
     finally:
         remove(aside)
+
+
+def _remove_left_behind(path: Path) -> None:
+    """What processes of this machine were writing that are gone."""
+    name = re.compile(
+        rf"\.{re.escape(path.stem)}\.{re.escape(socket.gethostname())}\.(\d+)\.\d+\.partial{re.escape(path.suffix)}"
+    )
+    for found in path.parent.iterdir() if path.parent.is_dir() else ():
+        if (left := name.fullmatch(found.name)) and not psutil.pid_exists(int(left[1])):
+            remove(found)
 
 
 def remove(path: Path) -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -151,3 +154,31 @@ def test_a_link_to_a_folder_is_removed_and_not_what_it_leads_to(tmp_path: Path) 
     (tmp_path / "link").symlink_to(tmp_path / "there")
     remove(tmp_path / "link")
     assert (tmp_path / "there" / "mine").exists()
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from cdt.files import written_aside\n"
+        "with written_aside(Path('out'), unique=True) as aside:\n"
+        "    aside.mkdir(); print(aside, flush=True); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    left = tmp_path / done.stdout.strip()
+    assert left.is_dir()
+    others = tmp_path / left.name.replace(socket.gethostname(), "elsewhere")
+    others.mkdir()
+    with written_aside(tmp_path / "another", unique=True) as aside:
+        aside.touch()
+    assert left.is_dir()
+    with written_aside(tmp_path / "out", unique=True) as mine, written_aside(tmp_path / "out2", unique=True) as too:
+        assert not left.exists()
+        mine.touch()
+        too.touch()
+    assert {path.name for path in tmp_path.iterdir()} == {"another", "out", "out2", others.name}
+
+
+def test_an_error_of_writing_names_the_file(tmp_path: Path) -> None:
+    """A full disk is told without a name by the system."""
+    with pytest.raises(OSError, match="No space") as caught, written_aside(tmp_path / "x.png"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "x.png")

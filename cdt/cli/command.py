@@ -14,7 +14,7 @@ from rich.console import Console
 from cdt.cli import clusters, results, shards, training
 from cdt.cli.parser import build_parser, parse
 from cdt.cli.verb import printable
-from cdt.errors import CdtError, DamagedWarning, Terminated
+from cdt.errors import CdtError, DamagedWarning, RunError, Terminated, refusal
 
 VERBS = {verb.name: verb for verb in (*shards.VERBS, *training.VERBS, *results.VERBS, *clusters.VERBS)}
 
@@ -38,9 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cdt {arguments.verb}: {printable(str(error))}", file=sys.stderr)
         return error.exit_status
     except OSError as error:
-        reason = f"{error.filename}: {error.strerror}" if error.filename else error
-        print(f"cdt {arguments.verb}: {printable(str(reason))}", file=sys.stderr)
-        return 1
+        told = refusal(error, str(error.filename)) if error.filename else RunError(error)
+        print(f"cdt {arguments.verb}: {printable(str(told))}", file=sys.stderr)
+        return told.exit_status
     except KeyboardInterrupt as interrupt:
         terminated = isinstance(interrupt, Terminated)
         how = "terminated" if terminated else "interrupted"

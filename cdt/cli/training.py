@@ -15,7 +15,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add_overrides(parser, "settings that replace those of the file")
     add_address(parser)
     add_accept_data(parser, "let run.fork have been trained on other samples than these; it is recorded")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, leave nothing behind")
 
 
 def _train(arguments: argparse.Namespace, console: Console) -> None:
@@ -46,9 +46,10 @@ def _add_resume(parser: argparse.ArgumentParser) -> None:
 def _resume(arguments: argparse.Namespace, console: Console) -> None:
     from cdt.cli.progress import progress_bar
     from cdt.cli.report import end_of_training
+    from cdt.files import resolved
     from cdt.runs.start import resume
 
-    with progress_bar(console, arguments.run.resolve().name) as show:
+    with progress_bar(console, resolved(arguments.run).name) as show:
         run = resume(arguments.run, arguments.overrides, show, arguments.address, accept_data=arguments.accept_data)
     console.print(end_of_training(run.directory, run.constraint_rows(), run.bad_samples()))
 

@@ -15,6 +15,7 @@ from cdt.data.format.header import read_header
 from cdt.data.format.index import Index
 from cdt.dual import ALARMS
 from cdt.errors import InputError, at
+from cdt.files import resolved
 from cdt.measure.held_out import held_out_split
 from cdt.runs.run import Run
 from cdt.schema import resumable
@@ -71,7 +72,7 @@ def warm_checkpoint(config: RunConfig, bound: Bound, *, accept_data: bool = Fals
     """
     assert config.run.fork is not None
     origin = Run(config.run.fork)
-    path = origin.directory.resolve() / filenames.CHECKPOINTS / checkpoint_name(config.train.warm_steps)
+    path = resolved(origin.directory) / filenames.CHECKPOINTS / checkpoint_name(config.train.warm_steps)
     if not path.exists():
         raise InputError(
             f"run.fork: {config.run.fork} has no complete checkpoint at step {config.train.warm_steps}, the end of its "

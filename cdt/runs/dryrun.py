@@ -4,22 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 
+from cdt.cluster.nodes import mark
 from cdt.config import RunConfig
+from cdt.data.format.index import Index
+from cdt.data.read.reader import ImageReader, described
 from cdt.engine.memory import activation_bytes, copies_bytes, peak_bytes, state_bytes
+from cdt.errors import InputError, at
+from cdt.files import resolved
 from cdt.origin.replay import Replay
 from cdt.runs.start import check
 from cdt.settings import dump_yaml
 from cdt.training.calibrate import share_at_budget
 
+TRIED = 8
+"""Shards of which a sample is read."""
+
 
 def describe_plan(config: RunConfig, *, accept_data: bool = False) -> str:
-    """What a run would do, in words: resolved configuration, size, phases, memory, files. Writes nothing.
+    """What a run would do, in words: resolved configuration, size, phases, memory, files. Leaves nothing behind.
 
-    Raises InputError like ``train``.
+    Whether it could write and read is tried: a file is made and removed, and a sample of some shards is read. Raises
+    InputError like ``train``, and if either fails.
     """
     config, bound, warm = check(config, accept_data=accept_data)
+    with at("run.dir"), mark(resolved(config.directory)):
+        pass
+    tried = _try_to_read(bound.index)
     train, engine, world = config.train, config.engine, config.workers_used()
     with torch.device("meta"):
         network = bound.build().to("meta")  # a pretrained network comes with its weights
@@ -58,6 +71,7 @@ def describe_plan(config: RunConfig, *, accept_data: bool = False) -> str:
         f"writes       {config.directory}/: config.yaml, data.json, metrics.jsonl, dual.jsonl, events.jsonl, "
         "calibration.json, README.md, checkpoints/, samples/, tb/",
     ]
+    lines.append(tried)
     if bound.origin is not None:
         lines.append(f"starts from  {bound.origin.directory}: its EMA weights, network and noise schedule")
     if bound.replay is not None:
@@ -65,6 +79,17 @@ def describe_plan(config: RunConfig, *, accept_data: bool = False) -> str:
     if warm is not None:
         lines.append(f"starts from  {warm}")
     return "\n".join(lines)
+
+
+def _try_to_read(index: Index) -> str:
+    """Reads the first sample of some shards. Raises InputError if none can be read."""
+    _, firsts = np.unique(index.shard, return_index=True)
+    rows = firsts[np.linspace(0, len(firsts) - 1, min(len(firsts), TRIED)).astype(int)]
+    _, bad = ImageReader(index, cache_mb=0).usable(rows)
+    if len(bad) == len(rows):
+        raise InputError(f"data.shards: no sample can be read: {described(index, next(iter(bad.values())))}")
+    found = f", of which {len(bad)} is unusable: {described(index, next(iter(bad.values())))}" if bad else ""
+    return f"reads        tried: one sample of each of {len(rows)} shards{found}"
 
 
 def _mib(sizes: Mapping[str, float]) -> str:

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 
 from cdt.diffusion.sampler import Sampler
 from cdt.errors import InputError, RunError
-from cdt.files import written_aside
+from cdt.files import resolved, written_aside
 from cdt.networks.network import Network
 from cdt.runs.card import CardFacts, model_card
 
@@ -20,7 +20,7 @@ def export_pipeline(network: Network, sampler: Sampler, directory: Path, facts: 
     Raises InputError if ``directory`` is not new or empty, for unsuitable steps, and for a sampler that a loaded
     export cannot run; RunError if the disk does not take it. Then nothing is left behind.
     """
-    directory = directory.resolve()
+    directory = resolved(directory)
     check_new(directory)
     name, steps = sampler.config.name, sampler.config.steps
     if name in network.unusable_samplers:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -107,7 +109,11 @@ class Run:
         batch_size: int = BATCH,
         first: int = 0,
     ) -> Tensor:
-        """Samples ``first`` to ``first + n - 1`` of ``seed``: [n, C, H, W] in [-1, 1], on the CPU."""
+        """Samples ``first`` to ``first + n - 1`` of ``seed``: [n, C, H, W] in [-1, 1], on the CPU.
+
+        Raises InputError if the memory cannot hold them.
+        """
+        check_fits(n, self.shape)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         network = self.network(raw=raw, device=device)
         chosen = self.sampler(sampler, steps)
@@ -209,6 +215,16 @@ class Run:
         except InputError as error:
             warnings.warn(f"{path} is left out of the model card: {error}", DamagedWarning, stacklevel=2)
             return None
+
+
+def check_fits(n: int, shape: tuple[int, int, int]) -> None:
+    """Raises InputError if so many images of this shape do not fit into half of the free memory, as float32."""
+    needed, free = 4 * n * math.prod(shape), psutil.virtual_memory().available
+    if needed > free / 2:
+        raise InputError(
+            f"{n:,} samples of {list(shape)} take {needed / 2**30:,.0f} GiB, and {free / 2**30:,.0f} GiB of memory are "
+            "free: draw fewer at a time, with other seeds"
+        )
 
 
 def has_checkpoint(directory: Path) -> bool:

@@ -14,8 +14,8 @@ from cdt.cluster.nodes import check_nodes
 from cdt.cluster.session import check_slots, cluster
 from cdt.cluster.trainer import launch
 from cdt.config import RunConfig
-from cdt.errors import InputError, RunError
-from cdt.files import read_text
+from cdt.errors import InputError, RunError, refusal
+from cdt.files import read_text, resolved
 from cdt.monitor.journal import note
 from cdt.origin.resolve import resolve
 from cdt.records import LIMIT
@@ -121,7 +121,7 @@ def _resume(directory: str | Path, overrides: Sequence[str], on_progress: OnProg
     config = changed(run, overrides).anchored()
     if mirror := _mirror(config, run.directory):
         mirror.check_behind()
-    sound, passed_over = newest_sound(run.directory.resolve() / filenames.CHECKPOINTS)
+    sound, passed_over = newest_sound(resolved(run.directory) / filenames.CHECKPOINTS)
     state = read_state(sound) if sound else None
     if state:
         check_unfinished(run.directory, state, config)
@@ -152,7 +152,7 @@ def _resume(directory: str | Path, overrides: Sequence[str], on_progress: OnProg
         on_progress({"said": text})
     _tell_of_other_samples(run.directory, step, others, on_progress)
     try:
-        return _finish(Job(config, run.directory.resolve(), checkpoint, fork), run.directory, on_progress)
+        return _finish(Job(config, resolved(run.directory), checkpoint, fork), run.directory, on_progress)
     except InputError:
         if run.directory.is_dir():
             for name, text in stated.items():
@@ -171,7 +171,7 @@ def _fit_together(config: RunConfig) -> Bound:
     """Raises InputError unless configuration, data and machine fit together."""
     check_slots(config.run.min_workers or config.run.workers)
     bound = check_together(config)
-    check_nodes(config.directory.resolve(), config.paths())
+    check_nodes(resolved(config.directory), config.paths())
     return bound
 
 
@@ -232,7 +232,7 @@ def _lay_out(config: RunConfig, facts: dict[str, Any]) -> None:
     try:
         directory.mkdir(parents=True)
     except OSError as error:
-        raise RunError(f"cannot make {directory}: {error.strerror}") from error
+        raise refusal(error, f"cannot make {directory}") from error
     try:
         save_text(directory / filenames.CONFIG, dump_yaml(config))
         save_text(directory / filenames.DATA, json.dumps(facts, indent=1) + "\n")

@@ -210,14 +210,15 @@ def test_a_classifier_of_classes(home: Path, tmp_path: Path, cdt: Cdt) -> None:
     status, said, err = cdt("classifier", home / "data", out, "--steps", "40")
     assert (status, err) == (0, "")
     rows = [line.split() for line in said.strip().splitlines() if line.strip(" ─")]
-    assert [row[0] for row in rows] == ["label", "2", "3", "4", "5", "6", "mean", "classifier"]
+    assert [row[0] for row in rows] == ["label", "2", "3", "4", "5", "6", "mean", "Left", "classifier"]
     assert rows[1][1] == "22"
     assert rows[-1] == ["classifier", "of", "5", "labels:", str(out)]
     judge = load_judge(out, (1, 8, 8))
     assert isinstance(judge, Classifier)
     assert judge.labels == ("2", "3", "4", "5", "6")
     assert judge.network.architecture == "plain"
-    assert rows[-2] == ["mean", "of", "labels", *rows[-2][3:5], f"{judge.accuracy:.1%}"]
+    assert " ".join(rows[-2]) == "Left out, as there are fewer than 2 images of each: 0, 1, 7 and 2 more."
+    assert rows[-3] == ["mean", "of", "labels", *rows[-3][3:5], f"{judge.accuracy:.1%}"]
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 

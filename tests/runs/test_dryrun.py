@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,3 +26,16 @@ def test_the_plan_refuses_what_training_refuses_and_writes_nothing(
     with pytest.raises(InputError, match=r"continue it with `cdt resume .*/whole`"):
         describe_plan(tiny.config(home / "data", home / "whole"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_plan_tries_to_write_and_to_read(home: Path, other: Callable[..., RunConfig], tmp_path: Path) -> None:
+    assert "reads        tried: one sample of each of 2 shards" in describe_plan(other())
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"^run\.dir: cannot write in .*/file: Not a directory$"):
+        describe_plan(tiny.config(home / "data", tmp_path / "file" / "run"))
+    damaged = Path(shutil.copytree(home / "data", tmp_path / "damaged"))
+    for tar in (damaged / "train").iterdir():
+        tar.write_bytes(bytes(tar.stat().st_size))
+    with pytest.raises(InputError, match=r"^data\.shards: no sample can be read: .*train/000000\.tar, byte "):
+        describe_plan(tiny.config(damaged, tmp_path / "run"))
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "damaged"}

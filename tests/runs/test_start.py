@@ -97,7 +97,7 @@ def test_a_run_that_fails_before_its_first_checkpoint_begins_again(home: Path, o
 
 def test_a_run_directory_that_cannot_be_made(home: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match=r"cannot make .*/file/run: Not a directory"):
+    with pytest.raises(InputError, match=r"cannot make .*/file/run: Not a directory"):
         train(tiny.config(home / "data", tmp_path / "file" / "run"))
 
 

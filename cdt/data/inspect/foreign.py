@@ -27,7 +27,7 @@ from cdt.data.read.remote import size_of
 from cdt.data.sources.source import first_few
 from cdt.data.urls import is_remote
 from cdt.errors import InputError, RunError
-from cdt.files import written_aside
+from cdt.files import open_regular, resolved, written_aside
 
 T = TypeVar("T")
 
@@ -94,11 +94,15 @@ def _stamp(place: str, remote: bool) -> tuple[str, int]:
     if remote:
         size = _reached(lambda: size_of(place))
         return f"{place} {size}", size
-    path = Path(place)
-    if not path.is_file():
-        raise InputError(f"no such file: {path}")
-    found = path.stat()
-    return f"{path.resolve()} {found.st_size} {found.st_mtime_ns}", found.st_size
+    path = resolved(Path(place))
+    try:
+        with open_regular(path) as file:
+            found = os.fstat(file.fileno())
+    except FileNotFoundError as error:
+        raise InputError(f"no such file: {place}") from error
+    except OSError as error:
+        raise InputError(f"{place}: {error.strerror}") from error
+    return f"{path} {found.st_size} {found.st_mtime_ns}", found.st_size
 
 
 def _note(stamp: str, class_field: str | None) -> Path:
@@ -155,8 +159,8 @@ def _remote_names(places: list[str]) -> tuple[str, list[str]]:
 
 def _local_names(places: list[str], out: Path, split: str) -> list[str]:
     """Names in OUT: those of the shards, or of the links that will be made to shards in other places."""
-    root = out.resolve()
-    paths = [Path(place).resolve() for place in places]
+    root = resolved(out)
+    paths = [resolved(Path(place)) for place in places]
     if (repeated := Counter(paths).most_common(1)[0])[1] > 1:
         raise InputError(f"{repeated[0]} is named {repeated[1]} times, by different paths")
     if all(path.is_relative_to(root) for path in paths):
@@ -260,7 +264,7 @@ def _attributes(samples: list[Found], scans: list[Scan]) -> tuple[dict[str, np.n
 def _class_names(samples: list[Found]) -> list[str]:
     """0, 1, ... up to the largest if all labels are numbers; otherwise the labels in order."""
     labels = {spelled(sample.label) for sample in samples}
-    if not all(label.isascii() and label.isdigit() for label in labels):
+    if not all(label.isascii() and label.isdigit() and label == spelled(int(label)) for label in labels):
         return sorted(labels)
     largest = max(map(int, labels))
     if largest >= max(10_000, 10 * len(samples)):

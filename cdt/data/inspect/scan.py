@@ -141,9 +141,8 @@ def _no_attribute(name: str, value: object) -> str | None:
         return f"has a field whose name {problem}"
     if not isinstance(value, int | float):
         return "has no number there"
-    if not math.isfinite(value) or (isinstance(value, int) and abs(value) > MAX_WHOLE):
-        return f"has {str(value)[:30]}"
-    return None
+    kept = abs(value) <= MAX_WHOLE if isinstance(value, int) else math.isfinite(value)
+    return None if kept else f"has {value if isinstance(value, float) else 'a whole number beyond 2^53'}"
 
 
 def image_type(ext: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from collections import Counter
@@ -13,7 +14,9 @@ import numpy as np
 from cdt.data.format.names import MAX_WHOLE, name_problem
 from cdt.data.sources.source import first_few
 from cdt.errors import InputError
+from cdt.files import read_text
 
+MAX_BYTES = 1 << 30
 WHOLE = re.compile(r"[+-]?[0-9]{1,30}")
 
 
@@ -54,13 +57,12 @@ def read_attributes(path: Path, files: list[str]) -> dict[str, np.ndarray]:
 
 def _table(path: Path) -> tuple[list[str], list[list[str]]]:
     """Names of the attributes, and the rows with the file first."""
-    if not path.is_file():
-        raise InputError(f"no such file: {path}")
+    text = read_text(path, MAX_BYTES)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            header, *rows = [[cell.strip() for cell in row] for row in csv.reader(stream) if row] or [[]]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as CSV in UTF-8: {error}") from error
+        lines = csv.reader(io.StringIO(text, newline=""))
+        header, *rows = [[cell.strip() for cell in row] for row in lines if row] or [[]]
+    except csv.Error as error:
+        raise InputError(f"{path} cannot be read as CSV: {error}") from error
     names = header[1:]
     if header[:1] != ["file"] or not names:
         raise InputError(f"{path} begins with {','.join(header)!r}; expected the columns file,<attribute>,...")

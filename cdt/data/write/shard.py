@@ -24,8 +24,8 @@ from cdt.data.format.pack import PACK_BELOW, Sample, bundled, by_size, encoded, 
 from cdt.data.format.problems import MAX_BAD, Problems, check_max_bad
 from cdt.data.sources import Record, Source
 from cdt.data.write.select import choose
-from cdt.errors import InputError, RunError
-from cdt.files import written_aside
+from cdt.errors import CdtError, InputError, RunError, refusal
+from cdt.files import resolved, written_aside
 
 MEGABYTE = 1_000_000
 Progress = Callable[[int, int], None]
@@ -68,7 +68,7 @@ def shard(
     Raises InputError for wrong options, more unusable samples, images of mixed shapes, and an ``out`` that is not
     empty; RunError if writing fails. Nothing is left behind in either case.
     """
-    out = Path(out).resolve()
+    out = resolved(Path(out))
     check_new(out)
     check_max_bad(max_bad)
     source.problems.judge(len(source), max_bad)
@@ -227,9 +227,9 @@ def _common_shape(source: Source, positions: np.ndarray, resize: int | None) -> 
     return channels, height, width
 
 
-def _write_error(error: OSError, out: Path, needed: float) -> RunError:
+def _write_error(error: OSError, out: Path, needed: float) -> CdtError:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return RunError(f"cannot write {out}: {error.strerror or error}; nothing was left behind")
+        return refusal(error, f"cannot write {out}; nothing was left behind")
     place = next(folder for folder in out.parents if folder.is_dir())
     free = shutil.disk_usage(place).free / MEGABYTE
     wanted = f"about {needed / MEGABYTE:,.1f} MB are needed, " if needed else ""

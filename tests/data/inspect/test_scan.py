@@ -257,7 +257,7 @@ def test_attributes_that_are_not_everywhere_are_left_out_and_named(tmp_path: Pat
     _, notes = index_shards([str(write_tar(tmp_path / "a.tar", members))], tmp_path / "out")
     assert list(Index.load(tmp_path / "out").attributes) == ["whole"]
     assert notes == [
-        "attribute big is left out: 1 of 2 samples have no number there, as k1 has 1152921504606846976",
+        "attribute big is left out: 1 of 2 samples have no number there, as k1 has a whole number beyond 2^53",
         "attribute mixed is left out: 1 of 2 samples have no number there, as k1 has no number there",
         "attribute nan is left out: 1 of 2 samples have no number there, as k1 has nan",
         "attribute rare is left out: 1 of 2 samples have no number there",

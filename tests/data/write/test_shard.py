@@ -299,7 +299,7 @@ def test_a_full_disk_says_what_is_needed_and_free(
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match=r"cannot write .*file/out: Not a directory"):
+    with pytest.raises(InputError, match=r"cannot write .*file/out; nothing was left behind: Not a directory"):
         shard(source(noise(4, 1, 4, 4)), tmp_path / "file/out")
 
 
