@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -26,17 +26,19 @@ from cdt.schema import Config
 SUFFIX = ".safetensors"
 WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")  # in a directory: our name, diffusers' name
 CLASS_NAME = "Classifier"
-Side = Annotated[int, Field(ge=4)]
+MAX_SIDE, MOST = 1 << 20, 10**12
+"""Of an image, and of held-out images: what no file of ours exceeds."""
+Side = Annotated[int, Field(ge=4, le=MAX_SIDE)]
 
 
 class Description(Config):
     """What is stored of a classifier besides its weights."""
 
     architecture: str
-    shape: tuple[Annotated[int, Field(ge=1)], Side, Side]
+    shape: tuple[Annotated[int, Field(ge=1, le=MAX_SIDE)], Side, Side]
     labels: Labels
-    held_out_correct: tuple[NonNegativeInt, ...]
-    held_out_count: tuple[PositiveInt, ...]
+    held_out_correct: tuple[Annotated[int, Field(ge=0, le=MOST)], ...]
+    held_out_count: tuple[Annotated[int, Field(ge=1, le=MOST)], ...]
 
     @model_validator(mode="after")
     def _counts_of_every_label(self) -> Description:

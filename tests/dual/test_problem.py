@@ -118,16 +118,22 @@ def test_a_penalty_is_never_negative_and_draws_nothing() -> None:
 @pytest.mark.parametrize(
     ("tree", "line"),
     [
-        ({"period": 0}, "period: got 0; must be epoch or an integer >= 1"),
-        ({"period": "epch"}, 'period: got "epch"; must be epoch or an integer >= 1; did you mean epoch?'),
-        ({"eta": 0}, "eta: got 0; must be null or a finite number > 0"),
-        ({"cap": math.inf}, "cap: got Infinity; must be a finite number > 0"),
+        ({"period": 0}, "period: got 0; must be epoch or an integer >= 1 and <= 1000000000"),
+        (
+            {"period": "epch"},
+            'period: got "epch"; must be epoch or an integer >= 1 and <= 1000000000; did you mean epoch?',
+        ),
+        ({"eta": 0}, "eta: got 0; must be null or a finite number > 0 and <= 1e+06"),
+        ({"cap": math.inf}, "cap: got Infinity; must be a finite number > 0 and <= 1e+09"),
         ({"rule": "mas"}, 'rule: got "mas"; must be auto, mass, ascent or fixed; did you mean mass?'),
-        ({"kp": -1}, "kp: got -1; must be null or a finite number >= 0"),
+        ({"kp": -1}, "kp: got -1; must be null or a finite number >= 0 and <= 1e+06"),
         ({"nu": 1}, "nu: got 1; must be a finite number >= 0 and < 1"),
-        ({"gamma": math.nan}, "gamma: got NaN; must be a finite number >= 0"),
+        ({"gamma": math.nan}, "gamma: got NaN; must be a finite number >= 0 and <= 1e+06"),
         ({"start": "closed"}, 'start: got "closed"; must be closed_form or zero; did you mean closed_form?'),
-        ({"stop_when_satisfied_for": 0}, "stop_when_satisfied_for: got 0; must be null or an integer >= 1"),
+        (
+            {"stop_when_satisfied_for": 0},
+            "stop_when_satisfied_for: got 0; must be null or an integer >= 1 and <= 1000000000",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(tree: dict[str, Any], line: str) -> None:

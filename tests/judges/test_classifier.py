@@ -60,7 +60,7 @@ def test_what_is_no_classifier(tmp_path: Path) -> None:
         ("missing.safetensors", "missing.safetensors: no such file; expected a classifier of cdt"),
         ("other.safetensors", r"other.safetensors: not a classifier of cdt \("),
         ("headless.safetensors", "headless.safetensors: not a classifier of cdt: its header holds no description"),
-        ("empty", "config.json: no such file"),
+        ("empty", "config.json: No such file"),
     ):
         with pytest.raises(InputError, match=message):
             Classifier.load(tmp_path / name)

@@ -95,8 +95,8 @@ def test_a_resume_that_is_refused_changes_nothing(other: Callable[..., RunConfig
     config = other()
     train(config)
     stated = (config.directory / "config.yaml").read_text()
-    with pytest.raises(InputError, match=r"dual\.gamma: 1e\+09 with a step size"):
-        resume(config.directory, ["dual.gamma=1e9", "train.dual_steps=8"])
+    with pytest.raises(InputError, match=r"dual\.gamma: 1e\+06 with a step size"):
+        resume(config.directory, ["dual.gamma=1e6", "train.dual_steps=8"])
     assert (config.directory / "config.yaml").read_text() == stated
     assert resume(config.directory, ["train.dual_steps=8"]).state.step == 12
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from cdt.data.format.names import NOT_UTF8, name_problem
 from cdt.data.urls import REMOTE
 from cdt.errors import InputError
 
@@ -111,6 +112,8 @@ def _contradictions(header: Header) -> Iterator[str]:
         yield f"shape {list(header.shape)} has more than {MAX_VALUES} values"
     if header.base is not None and not header.base.startswith(REMOTE):
         yield f"its base {header.base!r} is none of {', '.join(REMOTE)}"
+    if nameless := next((name for name in header.class_names if name_problem(name) == NOT_UTF8), None):
+        yield f"the class {nameless!r} {NOT_UTF8}"
     if len(set(header.class_names)) < len(header.class_names):
         yield "class_names are not unique"
     for split, info in header.splits.items():

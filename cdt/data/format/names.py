@@ -9,6 +9,7 @@ MAX_WHOLE = 2**53
 
 OF_SYSTEMS = ("__MACOSX", "Thumbs.db", "desktop.ini")
 """Folders and files that operating systems leave beside images, besides hidden ones."""
+NOT_UTF8 = "is not UTF-8"
 
 
 def is_hidden(name: str) -> bool:
@@ -21,7 +22,7 @@ def name_problem(name: str) -> str | None:
     try:
         name.encode()
     except UnicodeEncodeError:
-        return "is not UTF-8"
+        return NOT_UTF8
     if not name.strip():
         return "is empty"
     if len(name) > MAX_NAME:

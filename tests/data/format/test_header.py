@@ -47,3 +47,13 @@ def test_absurd_numbers_in_an_index_are_one_line(tmp_path: Path, number: str, va
     (tmp_path / "index.json").write_text(json.dumps(header))
     with pytest.raises(InputError, match=r"^[^\n]*is not a valid index: split train: [^\n]*$"):
         Index.load(tmp_path)
+
+
+def test_a_class_that_no_later_writer_could_store(tmp_path: Path) -> None:
+    """As earlier versions wrote it from a folder whose name is not UTF-8."""
+    index_shards(pure_shards(tmp_path), tmp_path)
+    header = json.loads((tmp_path / "index.json").read_text())
+    header["class_names"][0] = "caf\udce9"
+    (tmp_path / "index.json").write_text(json.dumps(header))
+    with pytest.raises(InputError, match=r"is not a valid index: the class 'caf\\udce9' is not UTF-8"):
+        Index.load(tmp_path)
