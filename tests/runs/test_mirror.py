@@ -146,7 +146,7 @@ def test_another_runs_place_is_refused_and_an_older_copy_too(store: Any, shards:
     with pytest.raises(InputError, match=r"s3://runs/no is no mirror of a run"):
         mirror.fetch("s3://runs/no", tmp_path / "no")
     for place in ("run", str(tmp_path / "run"), "https://a/b", "://", ""):
-        with pytest.raises(InputError, match="give the URL that the run had in run.mirror, as s3://BUCKET/runs/NAME"):
+        with pytest.raises(InputError, match=r"give the URL that the run had in run\.mirror, as s3://BUCKET/runs/NAME"):
             mirror.fetch(place, tmp_path / "no")
 
 
