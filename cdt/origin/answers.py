@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,8 +20,8 @@ from cdt.data.read.reader import ImageReader, normalise
 from cdt.data.stream import Batch
 from cdt.diffusion.loss import Target, predict_eps
 from cdt.diffusion.noise import normals, stratified
-from cdt.errors import RunError
-from cdt.files import written_aside
+from cdt.errors import DamagedWarning, RunError
+from cdt.files import open_regular, read_text, write_text, written_aside
 from cdt.origin.pretrained import Pretrained
 from cdt.origin.replay import Replay
 from cdt.origin.teacher import Stopwatch
@@ -58,14 +59,52 @@ class Answers:
 
         Raises RunError when the disk refuses.
         """
-        if self.path.is_file():
+        if self.path.is_file() and self._is_sound():
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with written_aside(self.path, unique=True) as aside, aside.open("wb") as file:
                 self._ask(file, progress)
+            self._write_digest()
         except OSError as error:
             raise RunError(f"cannot write the teacher's answers to {self.path}: {error.strerror}") from error
+
+    def _is_sound(self) -> bool:
+        """Whether the stored answers are what was stored; a DamagedWarning if not, as they are asked again then.
+
+        Those of earlier versions have no digest. They get one if their header and size are right.
+        """
+        problem = "its contents differ from their digest"
+        if self._digest_file.is_file():
+            sound = read_text(self._digest_file, 1000).split() == [self._digest()]
+        else:
+            problem, sound = "it is no array of the answers' shape", self._has_shape()
+            if sound:
+                self._write_digest()
+        if not sound:
+            warnings.warn(
+                f"{self.path} is damaged: {problem}; the teacher is asked again", DamagedWarning, stacklevel=2
+            )
+        return sound
+
+    @property
+    def _digest_file(self) -> Path:
+        return self.path.with_suffix(".sha256")
+
+    def _digest(self) -> str:
+        with open_regular(self.path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def _write_digest(self) -> None:
+        write_text(self._digest_file, f"{self._digest()}\n")
+
+    def _has_shape(self) -> bool:
+        index = self.replay.index()
+        try:
+            stored = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return False
+        return stored.dtype == "<f2" and stored.shape == (index.count * self.draws, *index.shape)
 
     @torch.no_grad()
     def _ask(self, file: BinaryIO, progress: Callable[[int, int], None]) -> None:

@@ -16,7 +16,7 @@ import psutil
 from pydantic import Field, TypeAdapter
 
 from cdt.errors import InputError
-from cdt.files import write_text
+from cdt.files import written_aside
 from cdt.records import Number, read_record
 
 SIGN = "running.json"
@@ -72,11 +72,35 @@ def check_idle(directory: Path) -> None:
 
 @contextmanager
 def at_work(directory: Path) -> Iterator[Callable[[], None]]:
-    """Yields a function that records a heartbeat. Raises InputError if another process trains the run."""
-    check_idle(directory)
-    sign = directory / SIGN
-    write_text(sign, json.dumps(asdict(Presence.mine())))
+    """Yields a function that records a heartbeat. Raises InputError if another process trains the run, as does that.
+
+    A process that is at work already may enter again.
+    """
+    entered = _claim(directory)
+
+    def alive() -> None:
+        _claim(directory)  # somebody may have removed the file
+        (directory / SIGN).touch()
+
     try:
-        yield sign.touch
+        yield alive
     finally:
-        sign.unlink(missing_ok=True)
+        if entered:
+            (directory / SIGN).unlink(missing_ok=True)
+
+
+def _claim(directory: Path) -> bool:
+    """Says that this process trains the run; False if that is said already. Of two that try at once, one succeeds.
+
+    Raises InputError if another one does.
+    """
+    sign = directory / SIGN
+    if who_works(directory) == Presence.mine():
+        return False
+    with written_aside(sign, unique=True) as aside:
+        aside.write_text(json.dumps(asdict(Presence.mine())), encoding="utf-8")
+        try:
+            sign.hardlink_to(aside)  # fails if the file is there
+        except OSError:
+            check_idle(directory)  # or it was left by a process that is gone
+    return True

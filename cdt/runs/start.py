@@ -32,7 +32,7 @@ from cdt.runs.continuity import (
     warm_checkpoint,
 )
 from cdt.runs.mirror import Mirror, mirrored
-from cdt.runs.presence import at_work, check_idle
+from cdt.runs.presence import at_work
 from cdt.runs.run import Run, has_checkpoint, save_text, write_card
 from cdt.settings import dump_yaml
 from cdt.training.binding import Bound
@@ -91,7 +91,12 @@ def train(
         if config.run.fork is not None:
             _tell_of_other_samples(directory, 0, other_samples(Run(config.run.fork).data, facts), on_progress)
         job = Job(config, config.directory, checkpoint=warm, fork=warm is not None)
-        return _finish(job, directory, on_progress)
+        try:
+            return _finish(job, directory, on_progress)
+        except InputError:
+            if not has_checkpoint(directory):
+                shutil.rmtree(directory, ignore_errors=True)  # found out at calibration: the name is free again
+            raise
 
 
 def resume(
@@ -112,12 +117,12 @@ def resume(
     when no checkpoint is intact, or the run fails later.
     """
     with cluster(address):
-        return _resume(directory, overrides, on_progress, accept_data=accept_data)
+        run = Run(directory)
+        with at_work(run.directory):  # of two commands, the second one must not even write
+            return _resume(run, overrides, on_progress, accept_data=accept_data)
 
 
-def _resume(directory: str | Path, overrides: Sequence[str], on_progress: OnProgress, *, accept_data: bool) -> Run:
-    run = Run(directory)
-    check_idle(run.directory)
+def _resume(run: Run, overrides: Sequence[str], on_progress: OnProgress, *, accept_data: bool) -> Run:
     config = changed(run, overrides).anchored()
     if mirror := _mirror(config, run.directory):
         mirror.check_behind()
@@ -154,9 +159,8 @@ def _resume(directory: str | Path, overrides: Sequence[str], on_progress: OnProg
     try:
         return _finish(Job(config, resolved(run.directory), checkpoint, fork), run.directory, on_progress)
     except InputError:
-        if run.directory.is_dir():
-            for name, text in stated.items():
-                save_text(run.directory / name, text)
+        for name, text in stated.items():
+            save_text(run.directory / name, text)
         raise
 
 
@@ -198,10 +202,6 @@ def _finish(job: Job, directory: Path, on_progress: OnProgress) -> Run:
             launch(job, hear)
             run = Run(directory)
             write_card(run)
-    except InputError:
-        if not has_checkpoint(directory):
-            shutil.rmtree(directory, ignore_errors=True)  # found out at calibration: the name is free again
-        raise
     except UnsoundEndError:
         raise  # nothing is left to resume
     except RunError as error:

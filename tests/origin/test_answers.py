@@ -14,7 +14,7 @@ from cdt.data.read.reader import ImageReader, normalise
 from cdt.data.stream import Batch
 from cdt.diffusion.loss import Diffusion, predict_eps, squared_error
 from cdt.diffusion.noise import normals, stratified
-from cdt.errors import RunError
+from cdt.errors import DamagedWarning, RunError
 from cdt.origin.answers import Answers, StoredTeacher, drawn
 
 DIFFUSION = Diffusion.from_config(CONFIG)
@@ -34,7 +34,34 @@ def test_they_are_asked_once(make: Callable[[int], Answers]) -> None:
     make(3).ask(lambda done, total: heard.append((done, total)))
     assert len(heard) == 1
     assert make(4).path != make(3).path
-    assert [path.name for path in make(3).path.parent.iterdir()] == [make(3).path.name]
+    path = make(3).path
+    assert {found.name for found in path.parent.iterdir()} == {path.name, path.with_suffix(".sha256").name}
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:-5] + bytes([content[-5] ^ 64]) + content[-4:]
+
+
+@pytest.mark.parametrize(
+    "damage", [flipped, lambda content: content[:200], lambda content: b"", lambda content: b"\x93NUMPY"]
+)
+@pytest.mark.parametrize("digest", [True, False])
+def test_damaged_answers_are_asked_again_aloud(
+    make: Callable[[int], Answers], damage: Callable[[bytes], bytes], digest: bool
+) -> None:
+    """Those of earlier versions have no digest: there, only header and size can be compared."""
+    answers = make(3)
+    answers.ask()
+    whole = answers.path.read_bytes()
+    answers.path.write_bytes(damage(whole))
+    if not digest:
+        answers.path.with_suffix(".sha256").unlink()
+    if digest or damage is not flipped:
+        with pytest.warns(DamagedWarning, match=r"\.npy is damaged: .*; the teacher is asked again"):
+            make(3).ask()
+        assert answers.path.read_bytes() == whole
+    make(3).ask()
+    assert answers.path.with_suffix(".sha256").is_file()
 
 
 def test_noise_levels_are_spread_over_the_draws_of_each_sample() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from cdt.errors import InputError
-from cdt.runs.presence import SIGN, SILENT_S, at_work, check_idle, who_works
+from cdt.runs.presence import SIGN, SILENT_S, Presence, at_work, check_idle, who_works
+from cdt.runs.start import resume
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -49,6 +51,37 @@ def test_of_two_processes_the_second_is_refused_until_the_first_is_dead(
         assert found.pid == os.getpid()
         check_idle(run)
     assert not (run / SIGN).exists()
+
+
+def test_the_second_of_two_commands_leaves_everything_as_it_is(
+    stranger: subprocess.Popen[str], home: Path, tmp_path: Path
+) -> None:
+    """Also of a run that has no checkpoint yet."""
+    run = tmp_path / "run"
+    shutil.copytree(home / "whole", run, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoints"))
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    with pytest.raises(InputError, match=f"is being trained by process {stranger.pid} on "):
+        resume(run, ["train.dual_steps=8"])
+    assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
+def test_a_heartbeat_notices_that_another_process_has_taken_the_run(
+    stranger: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    sign = tmp_path / "run" / SIGN
+    theirs = sign.read_bytes()
+    sign.unlink()
+    with at_work(tmp_path / "run") as alive:
+        alive()
+        sign.unlink()
+        alive()
+        assert who_works(tmp_path / "run") == Presence.mine()
+        with at_work(tmp_path / "run"):
+            pass
+        assert sign.exists()
+        sign.write_bytes(theirs)
+        with pytest.raises(InputError, match=f"is being trained by process {stranger.pid} on "):
+            alive()
 
 
 def test_a_process_elsewhere_is_dead_when_it_has_been_silent(tmp_path: Path) -> None:

@@ -144,6 +144,14 @@ PICTURES = {
         encoded(RGB, transparency=tuple(RGB[0, 0].tolist())),
         np.where((RGB[0, 0] == RGB).all(-1, keepdims=True), 255, RGB).astype(np.uint8),
     ),
+    "a transparent grey of 2 bits": Odd(
+        png(2, 0, rows_of(TWO_BITS), extra=chunk(b"tRNS", b"\0\1")),
+        np.where(SMALL == 1, 255, SMALL * 85).astype(np.uint8),
+    ),
+    "a transparent grey of 4 bits": Odd(
+        png(4, 0, rows_of(SMALL[:, ::2] << 4 | SMALL[:, 1::2]), extra=chunk(b"tRNS", b"\0\2")),
+        np.where(SMALL == 2, 255, SMALL * 17).astype(np.uint8),
+    ),
     "palette": Odd(encoded(palette()), PALETTE),
     "palette with a transparent entry": Odd(
         encoded(palette(), transparency=2), on_white(PALETTE, np.where(np.asarray(palette()) == 2, 0, 255))

@@ -34,8 +34,10 @@ def image_of(index: Index, row: int, payload: bytes) -> np.ndarray:
         else:
             size = None if index.resize else index.shape[1:]
             image = decode(payload, ext, size, upright=index.part_of(row).upright)
+        if image.dtype == np.uint8 and len(image) == 1:
+            image = np.broadcast_to(image, (index.shape[0], *image.shape[1:]))
         if index.resize and image.dtype == np.uint8:
-            image = resized(np.broadcast_to(image, (index.shape[0], *image.shape[1:])), index.shape[1])
+            image = resized(image, index.shape[1])
     except ShapeError as error:
         raise BadDataError("wrong shape or type", str(error)) from error
     except MemoryError:

@@ -11,7 +11,7 @@ import io
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -27,7 +27,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY = ("1", "L", "LA", "La")
 COLOUR = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 ORIENTATION = 0x0112
-BITS_PER_SAMPLE = 0x0102
+BITS_PER_SAMPLE, SAMPLE_FORMAT, STRIP_OFFSETS, ROWS_PER_STRIP, PLANES = 0x0102, 0x0153, 0x0111, 0x0116, 0x011C
 METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 """Chunks of a PNG in which an orientation may be."""
 UPRIGHT = {
@@ -86,6 +86,7 @@ def read_picture(
         if size is not None and found != size:
             raise ShapeError(f"{found[0]} x {found[1]} pixels, expected {size[0]} x {size[1]}")
         check_chunks(payload)
+        _scale_transparent_grey(image, file)
         return _pixels(image, orientation)
 
 
@@ -124,12 +125,23 @@ def _check_depth(image: Image.Image, file: IO[bytes]) -> None:
     """Pillow shows 16 bits of grey as mode I;16, but those of colour as 8 bits."""
     bits = 8
     if image.format == "PNG":
-        bits = int(_at(file, 24, 1)[0])
+        bits = _png_depth(file)
     elif image.format == "TIFF":
-        found = image.tag_v2.get(BITS_PER_SAMPLE, 1)  # pyright: ignore[reportAttributeAccessIssue]
-        bits = max(found) if isinstance(found, tuple) else found
+        tags = image.tag_v2  # pyright: ignore[reportAttributeAccessIssue]
+        bits = max(_values(tags.get(BITS_PER_SAMPLE, 1)))
+        if bits <= 8 and set(_values(tags.get(SAMPLE_FORMAT, 1))) != {1}:
+            raise ValueError("its values are not unsigned whole numbers of 8 bits; convert it first")
+        rows = tags.get(ROWS_PER_STRIP, image.height) or image.height
+        planes = len(image.getbands()) if tags.get(PLANES) == 2 else 1
+        strips = _values(tags.get(STRIP_OFFSETS, ()))
+        if strips and len(strips) < -(-image.height // min(rows, image.height)) * planes:
+            raise ValueError("it has fewer strips than its height needs")
     if bits > 8 or image.mode.startswith(("I", "F")):
         raise ValueError("it has more than 8 bits per channel; convert it to 8 bits first")
+
+
+def _values(tag: Any) -> tuple[Any, ...]:
+    return tag if isinstance(tag, tuple) else (tag,)
 
 
 def _has_more_frames(image: Image.Image) -> bool:
@@ -170,6 +182,18 @@ def _pixels(image: Image.Image, orientation: int) -> np.ndarray:
         picture = Image.alpha_composite(white, picture.convert("RGBA"))
     array = np.array(picture.convert("L" if grey else "RGB"))
     return array[None] if grey else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def _png_depth(file: IO[bytes]) -> int:
+    """Bits per channel. PNG specification, section 11.2.1."""
+    return int(_at(file, 24, 1)[0])
+
+
+def _scale_transparent_grey(image: Image.Image, file: IO[bytes]) -> None:
+    """Pillow stretches 2 and 4 bits of grey to 8, but not the level that is transparent (its section 11.3.1.1)."""
+    if image.format == "PNG" and image.mode == "L" and "transparency" in image.info:
+        image.load()
+        image.info["transparency"] = image.info["transparency"] * 255 // (2 ** _png_depth(file) - 1)
 
 
 def check_chunks(payload: bytes) -> None:

@@ -110,7 +110,7 @@ class Tar:
         if header.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
             payload = self._read(data, min(header.size, MAX_PAX))
             long = _pax_path(payload) if header.type == tarfile.XHDTYPE else payload
-            self._long_name = long.rstrip(b"\0").decode("utf-8", "replace") if long else self._long_name
+            self._long_name = long.rstrip(b"\0").decode("utf-8", "surrogateescape") if long else self._long_name
             return
         name, self._long_name = self._long_name or header.name, None
         path = PurePosixPath(name)
@@ -118,6 +118,8 @@ class Tar:
             return
         if header.type not in tarfile.REGULAR_TYPES or header.type == tarfile.GNUTYPE_SPARSE:
             self._problems.add("refused: no plain file", f"{self._name}: {name}")
+        elif not _is_utf8(name):  # replaced bytes would give two files one name
+            self._problems.add("refused: name is not UTF-8", f"{self._name}: {name}")
         elif path.is_absolute() or ".." in path.parts:
             self._problems.add("refused: path leads outside", f"{self._name}: {name}")
         else:
@@ -140,9 +142,13 @@ class Tar:
         return self._end
 
 
+def _is_utf8(name: str) -> bool:
+    return not any("\udc80" <= letter <= "\udcff" for letter in name)
+
+
 def _header(block: bytes) -> tarfile.TarInfo | None:
     try:
-        return tarfile.TarInfo.frombuf(block, "utf-8", "replace")  # pyright: ignore[reportArgumentType]
+        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")  # pyright: ignore[reportArgumentType]
     except Exception:  # tarfile raises nearly any error for damaged headers
         return None
 

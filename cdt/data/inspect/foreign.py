@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from cdt.data.config import DEFAULT_CACHE_GB
 from cdt.data.format.damage import BadDataError
@@ -27,9 +28,14 @@ from cdt.data.read.remote import size_of
 from cdt.data.sources.source import first_few
 from cdt.data.urls import is_remote
 from cdt.errors import InputError, RunError
-from cdt.files import open_regular, resolved, written_aside
+from cdt.files import open_regular, read_bytes, resolved, written_aside
+from cdt.records import parsed
 
 T = TypeVar("T")
+SCAN = TypeAdapter(Scan)
+SCAN_VERSION = 1
+"""Of the rules by which a shard is scanned: what other rules found is not taken."""
+NOTE_BYTES = 1 << 32
 
 
 def index_shards(
@@ -107,7 +113,7 @@ def _stamp(place: str, remote: bool) -> tuple[str, int]:
 
 def _note(stamp: str, class_field: str | None) -> Path:
     """Where the scan of a shard is stored until the index is written."""
-    name = sha256(f"{stamp} {class_field}".encode()).hexdigest()[:32]
+    name = sha256(f"{SCAN_VERSION} {stamp} {class_field}".encode()).hexdigest()[:32]
     return cache_directory() / "scans" / f"{name}.json"
 
 
@@ -115,17 +121,24 @@ def _scanned(place: str, class_field: str | None, remote: bool) -> tuple[Scan, P
     """A scan stored by an interrupted call, or a new one, which is stored; and where."""
     stamp, size = _stamp(place, remote)
     note = _note(stamp, class_field)
-    if note.is_file():
-        raw = json.loads(note.read_text())
-        samples = [Found(**sample | {"shape": tuple(sample["shape"])}) for sample in raw["samples"]]
-        problems, other_fields = Problems(**raw["problems"]), Problems(**raw["other_fields"])
-        return Scan(raw["bytes"], raw["sha256"], samples, problems, other_fields), note
+    if stored := _stored(note):
+        return stored, note
     scan = scan_tar(_fetched(place, size) if remote else Path(place), place, class_field)
     note.parent.mkdir(parents=True, exist_ok=True)
     # A file with two paths may be scanned by two threads at once.
     with written_aside(note, unique=True) as aside:
-        aside.write_text(json.dumps(asdict(scan)))
+        text = json.dumps(asdict(scan)).encode()
+        aside.write_bytes(sha256(text).hexdigest().encode() + b"\n" + text)
     return scan, note
+
+
+def _stored(note: Path) -> Scan | None:
+    """A scan that was stored; None if there is none, or a damaged one."""
+    try:
+        digest, _, text = read_bytes(note, NOTE_BYTES).partition(b"\n")
+    except InputError:
+        return None
+    return parsed(text, SCAN, str(note)) if sha256(text).hexdigest().encode() == digest else None
 
 
 def _fetched(place: str, size: int) -> Path:
@@ -173,6 +186,10 @@ def _local_names(places: list[str], out: Path, split: str) -> list[str]:
 
 def _link(out: Path, names: list[str], places: list[str]) -> None:
     """Makes links in OUT to local shards in other places."""
+    for old in {(out / name).parent for name in names}:
+        for path in old.glob("*.tar"):
+            if path.is_symlink() and path.relative_to(out).as_posix() not in names:
+                path.unlink()  # of an index that was removed, or not finished
     for name, place in zip(names, places, strict=True):
         path = out / name
         if path.resolve() != Path(place).resolve():
@@ -224,6 +241,8 @@ def _write(
         for name, shard, scan in zip(names, kept, scans, strict=True)
     ]
     attributes, notes = _attributes(samples, scans)
+    if shape[0] == 3 and (greys := sum(sample.shape[0] == 1 for sample in samples)):
+        notes.append(f"grey images that get three equal channels, as others are coloured: {greys}")
     if transparent := sum(sample.transparent for sample in samples):
         notes.append(f"images with transparency, which becomes white: {transparent}")
     out.mkdir(parents=True, exist_ok=True)
@@ -276,8 +295,13 @@ def _shape(samples: list[Found], resize: int | None) -> tuple[int, int, int]:
     shapes = Counter((sample.dtype, *sample.shape) for sample in samples)
     if len({shape[0] for shape in shapes}) > 1:
         raise InputError("some images are uint8 and some float32")
-    if resize is not None:
-        return max(shape[1] for shape in shapes), resize, resize
+    channels = {shape[1] for shape in shapes}
+    if resize is not None and samples[0].dtype != "uint8":
+        raise InputError("--resize: float32 arrays are read as they are; only uint8 images are resized")
+    if resize is not None and (len(channels) == 1 or channels == {1, 3}):
+        return max(channels), resize, resize
+    if channels == {1, 3} and len({shape[2:] for shape in shapes}) == 1:
+        return 3, *samples[0].shape[1:]
     if len(shapes) > 1:
         (one, _), (other, count) = shapes.most_common(2)
         sides = [" x ".join(map(str, shape[1:])) for shape in (one, other)]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cdt.data.format.decode import EXTENSIONS, image_header
-from cdt.data.format.names import MAX_NAME, MAX_WHOLE, name_problem
+from cdt.data.format.names import MAX_NAME, MAX_WHOLE, name_problem, number
 from cdt.data.format.picture import MAX_PICTURE_BYTES, reason
 from cdt.data.format.problems import Problems, printable
 from cdt.data.format.tar import Member, Tar
@@ -157,7 +157,7 @@ def _json(tar: Tar, member: Member | None) -> dict[str, Any]:
     if member.size > MAX_JSON:
         raise SampleError("too large", f"its json has {member.size} bytes")
     try:
-        record = json.loads(tar.read(member))
+        record = json.loads(tar.read(member), parse_float=number)
     except (ValueError, RecursionError) as error:
         raise SampleError("damaged json", reason(error)) from error
     if not isinstance(record, dict):

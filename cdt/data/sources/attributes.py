@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
+from unicodedata import normalize
 
 import numpy as np
 
-from cdt.data.format.names import MAX_WHOLE, name_problem
+from cdt.data.format.names import name_problem, number
 from cdt.data.sources.source import first_few
 from cdt.errors import InputError
 from cdt.files import read_text
 
 MAX_BYTES = 1 << 30
-WHOLE = re.compile(r"[+-]?[0-9]{1,30}")
 
 
 def read_attributes(path: Path, files: list[str]) -> dict[str, np.ndarray]:
@@ -32,10 +30,15 @@ def read_attributes(path: Path, files: list[str]) -> dict[str, np.ndarray]:
     positions = {name: position for name, position in positions.items() if by_name[name] == 1}
     positions |= {file: position for position, file in enumerate(files)}
 
+    # An accent has two forms in Unicode, and file systems differ in which they keep.
+    alike = Counter(normalize("NFC", file) for file in positions)
+    positions |= {nfc: positions[f] for f in list(positions) if alike[nfc := normalize("NFC", f)] == 1}
+
     row_of: dict[int, list[str]] = {}
     unknown, repeated = [], []
     for file, *cells in rows:
-        position = positions.get(PurePosixPath(file).as_posix())
+        named = PurePosixPath(file).as_posix()
+        position = positions.get(named, positions.get(normalize("NFC", named)))
         if position is None:
             unknown.append(file)
         elif position in row_of:
@@ -77,21 +80,10 @@ def _table(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _numbers(path: Path, name: str, cells: tuple[str, ...], files: list[str]) -> np.ndarray:
-    values = [_number(cell) for cell in cells]
+    values = [number(cell) for cell in cells]
     if bad := [position for position, value in enumerate(values) if value is None]:
         raise InputError(
             f"{path}: column {name!r} has {cells[bad[0]][:40]!r} for {files[bad[0]]} (such cells: {len(bad)}); "
             "expected numbers, whole ones below 2**53: code categories as 0, 1, 2, ..."
         )
     return np.array(values, np.int64 if all(isinstance(value, int) for value in values) else np.float64)
-
-
-def _number(cell: str) -> int | float | None:
-    """The number as it was written; None if it is none, or cannot be kept exactly."""
-    if WHOLE.fullmatch(cell):
-        return int(cell) if abs(int(cell)) <= MAX_WHOLE else None
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and "_" not in cell else None

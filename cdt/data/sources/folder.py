@@ -55,8 +55,8 @@ def open_folder(directory: str | Path, attributes: str | Path | None = None) -> 
     folders that cannot be read.
     """
     directory = Path(directory)
-    class_names = _class_names(directory)
     listing = _Listing()
+    class_names = _class_names(directory, listing)
     for class_index, name in enumerate(class_names):
         _list_class(directory, name, class_index, listing)
     if not listing.images:
@@ -101,6 +101,8 @@ def file_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BadDataError("unreadable file", error.strerror or str(error)) from error
+    except ValueError as error:  # a NUL, in a path that a data set states
+        raise BadDataError("unreadable file", "no file can have this name") from error
 
 
 def pixels_of(payload: bytes) -> np.ndarray:
@@ -162,11 +164,17 @@ def _digest(file: str) -> str:
     return hashlib.sha256(os.fsencode(file)).hexdigest()[:12]
 
 
-def _class_names(directory: Path) -> list[str]:
+def _class_names(directory: Path, listing: _Listing) -> list[str]:
+    """The names of the class folders. What else is in ``directory`` is added to what was left out."""
     if not directory.is_dir():
         raise InputError(f"no such directory: {directory}")
-    entries = sorted(entry for entry in directory.iterdir() if not is_hidden(entry.name))
+    everything = sorted(directory.iterdir())
+    entries = [entry for entry in everything if not is_hidden(entry.name)]
+    if dangling := [entry.name for entry in entries if not entry.exists()]:
+        raise InputError(f"{directory}: links that lead nowhere: {first_few(list(map(printable, dangling)))}")
     class_names = [entry.name for entry in entries if entry.is_dir()]
+    listing.hidden += [entry.name for entry in everything if is_hidden(entry.name)]
+    listing.others += [entry.name for entry in entries if not entry.is_dir()]
     loose = [entry.name for entry in entries if entry.name.lower().endswith(SUFFIXES) and entry.is_file()]
     if loose:
         raise InputError(f"{directory}: {first_few(loose)} lie outside of any class; expected DIR/<class name>/<image>")
@@ -184,19 +192,26 @@ def _class_names(directory: Path) -> list[str]:
 
 
 def _list_class(directory: Path, class_name: str, class_index: int, listing: _Listing) -> None:
-    """Adds the files with / below one class folder, sorted. Raises InputError for a folder that cannot be read."""
+    """Adds the files below one class folder, sorted. Raises InputError for a folder that cannot be read."""
     found, seen = [], set[tuple[int, int]]()
-    for folder, folders, names in os.walk(directory / class_name, onerror=_cannot_list, followlinks=True):
-        relative = Path(folder).relative_to(directory)
-        here = Path(folder).stat()
+    left = [class_name]
+    while left:  # no recursion: folders may be nested a thousand deep
+        relative = left.pop()
+        try:
+            here = (directory / relative).stat()
+            with os.scandir(directory / relative) as there:
+                entries = sorted(there, key=lambda entry: entry.name)
+        except OSError as error:
+            raise InputError(f"{directory / relative} cannot be read: {error.strerror}") from error
         if (place := (here.st_dev, here.st_ino)) in seen:
-            listing.repeated.append(relative.as_posix())
-            folders.clear()
+            listing.repeated.append(relative)
             continue
         seen.add(place)
-        listing.hidden += [(relative / name).as_posix() for name in (*folders, *names) if is_hidden(name)]
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        found += [(relative / name).as_posix() for name in names if not is_hidden(name)]
+        paths = [(f"{relative}/{entry.name}", entry) for entry in entries]
+        listing.hidden += [path for path, entry in paths if is_hidden(entry.name)]
+        shown = [(path, entry) for path, entry in paths if not is_hidden(entry.name)]
+        left += [path for path, entry in reversed(shown) if _is_folder(entry)]
+        found += [path for path, entry in shown if not _is_folder(entry)]
     for file in sorted(found):
         if file.lower().endswith(SUFFIXES):
             listing.images.append(file)
@@ -205,5 +220,8 @@ def _list_class(directory: Path, class_name: str, class_index: int, listing: _Li
             listing.others.append(file)
 
 
-def _cannot_list(error: OSError) -> None:
-    raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links
+        return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from cdt.data.format.picture import MAX_PICTURE_BYTES, PictureFacts, picture_fac
 from cdt.data.format.problems import Problems
 from cdt.data.sources.folder import file_bytes, in_channels, pixels_of
 from cdt.data.sources.source import Source
-from cdt.errors import InputError
+from cdt.errors import InputError, at
 
 
 class _Place(NamedTuple):
@@ -34,28 +34,33 @@ def open_hf(name: str | Path, image: str | None = None, label: str | None = None
     is run. Images are those of ``read_picture``; rows that cannot be used are in ``problems``. Raises InputError: no
     `datasets` package, no such data set, no such columns.
     """
-    splits = _load(str(name))
-    first = next(iter(splits.values()))
-    image = _column(first.features, image, "Image", "--image")
-    label = _column(first.features, label, "ClassLabel", "--label")
-    class_names = list(first.features[label].names)
-    for class_name in class_names:
-        if problem := name_problem(class_name):
-            raise InputError(f"hf {name}: the name of the class {class_name!r} {problem}")
-    encoded = {split: _undecoded(data, image) for split, data in splits.items()}
+    splits = {split: data for split, data in _load(str(name)).items() if len(data)}
+    if not splits:
+        raise InputError(f"hf {name}: it has no rows")
+    images, labels, names = {}, {}, {}
+    for split, data in splits.items():
+        with at(f"hf {name}: split {split}"):
+            images[split] = _column(data.features, image, "Image", "--image")
+            labels[split] = _column(data.features, label, "ClassLabel", "--label")
+            names[split] = data.features[labels[split]].names
+            _check_names(names[split])
+    # Splits may number their classes differently.
+    class_names = list(dict.fromkeys(name for of_split in names.values() for name in of_split))
+    encoded = {split: _undecoded(data, images[split]) for split, data in splits.items()}
     places, classes, facts, problems = [], [], [], Problems()
     for split, data in splits.items():
-        for row, number in enumerate(data[label]):
+        numbers = [class_names.index(class_name) for class_name in names[split]]
+        for row, number in enumerate(data[labels[split]]):
             place = _Place(split, row)
             try:
-                if number is None or not 0 <= number < len(class_names):
-                    raise BadDataError("missing label", f"its {label} is {number}")
+                if number is None or not 0 <= number < len(numbers):
+                    raise BadDataError("missing label", f"its {labels[split]} is {number}")
                 facts.append(_facts(encoded[split][row]))
             except BadDataError as error:
                 problems.add(error.kind, f"{place}: {error}")
                 continue
             places.append(place)
-            classes.append(number)
+            classes.append(numbers[number])
     channels = max((fact.shape[0] for fact in facts), default=1)
     transparent = sum(fact.transparent for fact in facts)
 
@@ -76,6 +81,12 @@ def open_hf(name: str | Path, image: str | None = None, label: str | None = None
         notes=[f"images with transparency, which becomes white: {transparent}"] if transparent else [],
         problems=problems,
     )
+
+
+def _check_names(class_names: Sequence[str]) -> None:
+    for class_name in class_names:
+        if problem := name_problem(class_name):
+            raise InputError(f"the name of the class {class_name!r} {problem}")
 
 
 def _undecoded(data: Any, image: str) -> Any:
@@ -119,8 +130,7 @@ def _load(name: str) -> Mapping[str, Any]:
             loaded = datasets.load_dataset(name)
     except Exception as error:  # the library raises errors of many kinds for missing data sets
         raise InputError(f"hf {name}: {next(iter(str(error).splitlines()), type(error).__name__)}") from error
-    parts: dict[str, Any] = {str(split): data for split, data in loaded.items()} if isinstance(loaded, dict) else {}
-    return parts or {"train": loaded}
+    return {str(split): data for split, data in loaded.items()} if isinstance(loaded, dict) else {"train": loaded}
 
 
 def _column(features: Mapping[str, Any], chosen: str | None, kind: str, option: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cdt.data.format.header import SAFE_NAME
+from cdt.data.format.names import number
 from cdt.errors import InputError
 from cdt.spelling import SHOWN, nearest, place_of
 
@@ -18,13 +19,12 @@ def parse_fractions(text: str, option: str) -> dict[str, float]:
     """``"4=0.1,5=0.1"`` as a dictionary. InputError for another form, repeated names, fractions not in (0, 1]."""
     fractions: dict[str, float] = {}
     for part in text.split(","):
-        name, _, number = (piece.strip() for piece in part.rpartition("="))
+        name, _, written = (piece.strip() for piece in part.rpartition("="))
         if name in fractions:
             raise InputError(f"{option}: {name!r} is there twice")
-        try:
-            fractions[name] = float(number)
-        except ValueError as error:
-            raise _no_fraction(repr(part), option) from error
+        if (fraction := number(written)) is None:
+            raise _no_fraction(repr(part), option)
+        fractions[name] = float(fraction)
     check_fractions(fractions, option)
     return fractions
 

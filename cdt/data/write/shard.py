@@ -220,6 +220,8 @@ def _common_shape(source: Source, positions: np.ndarray, resize: int | None) -> 
             f"{source.path(other)} has {sides[1]}, and {len(others)} of {len(shapes)} differ from the first{remedy}"
         )
     channels, height, width = map(int, shapes[0])
+    if min(channels, height, width) < 1:
+        raise InputError(f"images of shape {[channels, height, width]} have no pixels")
     if channels * height * width > MAX_VALUES:
         raise InputError(
             f"images of shape {[channels, height, width]} have more than {MAX_VALUES:,} values; --resize N"

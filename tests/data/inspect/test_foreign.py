@@ -14,7 +14,7 @@ import torch
 from foreign_shards import images_by_key, pure_shards
 from PIL import Image
 from server import Server, serve
-from tars import png, sample, write_tar
+from tars import npy, png, sample, write_tar
 
 from cdt.cli.command import main
 from cdt.data.config import DataConfig
@@ -130,6 +130,57 @@ def test_an_interruption_does_not_cost_what_was_scanned(tmp_path: Path, monkeypa
     index_shards(places, tmp_path / "out")
     assert len(scanned) == 6
     assert len(images_by_key(Index.load(tmp_path / "out"))) == 120
+
+
+def test_a_damaged_note_of_a_scan_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CDT_CACHE", str(tmp_path / "cache"))
+    places = pure_shards(tmp_path / "theirs")
+    monkeypatch.setattr(foreign, "write_index", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        index_shards(places, tmp_path / "out")
+    monkeypatch.undo()
+    monkeypatch.setenv("CDT_CACHE", str(tmp_path / "cache"))
+    notes = sorted((tmp_path / "cache" / "scans").iterdir())
+    assert len(notes) == 6
+    for note, content in zip(notes, ["", "null", '{"bytes": 1', "[]", "{}", '{"bytes": "x"}'], strict=True):
+        note.write_text(content)
+    index_shards(places, tmp_path / "out")
+    assert len(images_by_key(Index.load(tmp_path / "out"))) == 120
+    assert list((tmp_path / "cache" / "scans").iterdir()) == []
+
+
+def test_links_of_an_index_that_was_removed_go(tmp_path: Path) -> None:
+    tars = [write_tar(tmp_path / f"{name}.tar", sample(name)) for name in "abc"]
+    index_shards(list(map(str, tars)), tmp_path / "out")
+    (tmp_path / "out" / "index.json").unlink()
+    index_shards(list(map(str, tars[:2])), tmp_path / "out")
+    assert verify(tmp_path / "out").problems == []
+    Index.load(tmp_path / "out").check_sizes()
+
+
+@pytest.mark.parametrize("resize", [None, 4])
+def test_grey_images_among_coloured_ones_get_three_channels(tmp_path: Path, resize: int | None) -> None:
+    members = [*sample("grey", value=7), ("colour.cls", b"0"), ("colour.png", png(9, channels=3))]
+    _, notes = index_shards([str(write_tar(tmp_path / "a.tar", members))], tmp_path / "out", resize=resize)
+    assert "grey images that get three equal channels, as others are coloured: 1" in notes
+    index = Index.load(tmp_path / "out")
+    images = dict(zip(index.keys(), ImageReader(index, 0).images(np.arange(2)), strict=True))
+    assert images["grey"].shape == images["colour"].shape == index.shape
+    assert (images["grey"] == 7).all()
+    assert verify(tmp_path / "out").problems == []
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (np.zeros((4, 6, 6), np.float32), "only uint8 images are resized"),
+        (np.zeros((2, 6, 6), np.uint8), "images of 2 shapes"),
+    ],
+)
+def test_what_cannot_be_resized_is_refused(tmp_path: Path, array: np.ndarray, told: str) -> None:
+    members = [("a.cls", b"0"), ("a.npy", npy(array)), ("b.cls", b"0"), ("b.npy", npy(array.repeat(2, axis=0)))]
+    with pytest.raises(InputError, match=told):
+        index_shards([str(write_tar(tmp_path / "a.tar", members))], tmp_path / "out", resize=4)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

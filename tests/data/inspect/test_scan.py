@@ -240,6 +240,15 @@ def test_compressed_tars_are_refused_with_the_remedy(
     assert not (tmp_path / "out").exists()
 
 
+def test_names_that_are_not_utf8_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        for name, content in (("\u00e9.png", png()), ("\u00e8.cls", b"1"), ("good.cls", b"0"), ("good.png", png())):
+            tar.addfile(member(name, size=len(content)), io.BytesIO(content))
+    _, notes = index_shards([str(tmp_path / "a.tar")], tmp_path / "out", max_bad=0.7)
+    assert Index.load(tmp_path / "out").keys() == ["good"]
+    assert notes[0].startswith("refused: name is not UTF-8: 2, as ")
+
+
 def test_attributes_that_are_not_everywhere_are_left_out_and_named(tmp_path: Path) -> None:
     records = [
         {"whole": 1, "nan": 1.5, "big": 1, "rare": 1, "word": "x", "mixed": 1},

@@ -72,8 +72,32 @@ def test_rows_without_image_or_label_are_left_out_as_bad_samples_are_everywhere(
     assert Index.load(tmp_path / "out").count == 1
 
 
+def test_splits_may_number_their_classes_differently(tmp_path: Path) -> None:
+    def part(names: list[str]) -> object:
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+        pictures = [Image.fromarray(np.full((6, 5), number, np.uint8)) for number in range(len(names))]
+        return datasets.Dataset.from_dict({"image": pictures, "label": [*range(len(names))]}, features=features)
+
+    datasets.DatasetDict({"train": part(["a", "b"]), "test": part(["c", "b", "a"])}).save_to_disk(tmp_path / "in")
+    shard(SOURCES["hf"](tmp_path / "in"), tmp_path / "out")
+    for split, names in (("train", ["a", "b"]), ("test", ["c", "b", "a"])):
+        index = Index.load(tmp_path / "out", split)
+        shown = ImageReader(index, 0).images(np.arange(index.count))[:, 0, 0, 0]
+        assert {index.class_names[c]: int(x) for c, x in zip(index.classes, shown, strict=True)} == {
+            name: number for number, name in enumerate(names)
+        }
+
+
+def test_without_rows_it_is_one_line(tmp_path: Path) -> None:
+    datasets.DatasetDict({}).save_to_disk(tmp_path / "in")
+    with pytest.raises(InputError, match="it has no rows"):
+        SOURCES["hf"](tmp_path / "in")
+
+
 def test_wrong_names_are_one_line(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"^--label: name one column of type ClassLabel; .*picture \(Image"):
+    with pytest.raises(
+        InputError, match=r"^hf .*: split train: --label: name one column of type ClassLabel; .*picture \(Image"
+    ):
         SOURCES["hf"](saved, None, "text")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match=r"^hf [^\n]*$"):

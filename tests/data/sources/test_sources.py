@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,8 +176,8 @@ def test_a_folder_per_class(tmp_path: Path) -> None:
     assert source.classes.tolist() == [0, 0, 1, 1, 1]
     assert source.shapes.tolist() == [[3, 4, 6]] * 5
     assert source.notes == [
-        "left out, as no images by their names: a/readme.txt",
-        "left out, as hidden or of the operating system: empty/.hidden.png",
+        "left out, as no images by their names: notes.md, a/readme.txt",
+        "left out, as hidden or of the operating system: .git, empty/.hidden.png",
         "classes without images: empty",
     ]
 
@@ -304,6 +305,27 @@ def test_what_is_no_file_is_named(tmp_path: Path, make: Callable[[Path], object]
     assert shard(open_folder(tmp_path / "in"), tmp_path / "out", max_bad=0.5).header.splits["train"].count == 1
 
 
+def test_a_class_that_is_a_link_to_nowhere_is_an_error(tmp_path: Path) -> None:
+    save(tmp_path / "a/1.png")
+    (tmp_path / "b").symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match=r"links that lead nowhere: b$"):
+        open_folder(tmp_path)
+
+
+def test_folders_a_thousand_deep(tmp_path: Path) -> None:
+    save(tmp_path / "a/1.png")
+    here = os.open(tmp_path / "a", os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=here)
+        here, before = os.open("d", os.O_RDONLY, dir_fd=here), here
+        os.close(before)
+    os.close(here)
+    try:
+        assert open_folder(tmp_path).paths == ["a/1.png"]
+    finally:
+        subprocess.run(["rm", "-rf", tmp_path / "a"], check=True)  # Python's rmtree recurses
+
+
 def test_a_folder_that_may_not_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Root may read everything, so the operating system is replaced here."""
     save(tmp_path / "a/1.png")
@@ -327,7 +349,7 @@ def test_what_operating_systems_leave_is_no_class(tmp_path: Path) -> None:
     assert source.class_names == ["a", "b"]
     assert source.paths == ["a/1.png", "b/1.png"]
     (note,) = source.notes
-    assert note == "left out, as hidden or of the operating system: a/.DS_Store, a/__MACOSX, a/._1.png"
+    assert note == "left out, as hidden or of the operating system: __MACOSX, a/.DS_Store, a/._1.png and 1 more"
 
 
 @pytest.mark.parametrize(
@@ -392,6 +414,11 @@ def test_attributes_take_the_order_of_the_files(tmp_path: Path) -> None:
         "male": ("int64", [0, 1, -1]),
         "age": ("float64", [1000.0, 7.0, 0.5]),
     }
+
+
+def test_an_accent_may_be_written_in_either_form(tmp_path: Path) -> None:
+    csv = write_csv(tmp_path / "t.csv", "file,x\ncafe\u0301.png,1\n")
+    assert read_attributes(csv, ["a/caf\u00e9.png"])["x"].tolist() == [1]
 
 
 def test_attributes_are_kept_exactly(tmp_path: Path) -> None:
