@@ -34,7 +34,7 @@ def image_of(index: Index, row: int, payload: bytes) -> np.ndarray:
         else:
             size = None if index.resize else index.shape[1:]
             image = decode(payload, ext, size, upright=index.part_of(row).upright)
-        if image.dtype == np.uint8 and len(image) == 1:
+        if image.dtype == np.uint8 and len(image) == 1 and (index.shape[0] == 3 or index.resize):
             image = np.broadcast_to(image, (index.shape[0], *image.shape[1:]))
         if index.resize and image.dtype == np.uint8:
             image = resized(image, index.shape[1])

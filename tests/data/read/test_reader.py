@@ -131,7 +131,7 @@ def overwrite_without_checksum(index: Index, row: int) -> Index:
 
 
 def other_shape(index: Index, row: int) -> Index:
-    return replace(index, shape=(3, 6, 5))
+    return replace(index, shape=(2, 6, 5))
 
 
 def other_size(index: Index, row: int) -> Index:
@@ -149,7 +149,7 @@ def other_dtype(index: Index, row: int) -> Index:
         (remove, "No such file or directory"),
         (overwrite, "the image's CRC-32 is not [0-9a-f]{8}, as the index says"),
         (overwrite_without_checksum, "not a usable png image"),
-        (other_shape, r"uint8 of shape \(1, 6, 5\), expected uint8 of \(3, 6, 5\)"),
+        (other_shape, r"uint8 of shape \(1, 6, 5\), expected uint8 of \(2, 6, 5\)"),
         (other_size, "6 x 5 pixels, expected 5 x 6"),
         (other_dtype, r"uint8 of shape \(1, 6, 5\), expected float32"),
     ],
