@@ -20,7 +20,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cdt.evaluate.divergence import Divergence
+    from cdt.evaluate.results import Divergence
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 NEW = 9

@@ -11,10 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cdt.data.sources.source import first_few
-from cdt.evaluate.divergence import Divergence
-from cdt.evaluate.evaluation import ConstraintState, Evaluation
 from cdt.evaluate.histogram import wilson_interval
-from cdt.evaluate.memorisation import NearCopies
+from cdt.evaluate.results import ConstraintState, Divergence, Evaluation, NearCopies
 from cdt.evaluate.thresholds import SUSPICIOUS
 from cdt.judges import Classifier
 

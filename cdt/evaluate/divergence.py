@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from cdt.diffusion.loss import Network, nats, predict_eps, squared_error
 from cdt.diffusion.noise import normals, stratified
 from cdt.diffusion.process import Process
+from cdt.evaluate.results import Divergence, Statistic
 
-Statistic = Literal["distance", "loss"]
 DRAWS = 4
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """An estimate of KL(q_1 || p) on log-SNR up to ``window``, q_1 what the pretrained model generates."""
-
-    nats: float
-    standard_error: float
-    """Standard error of the mean over samples."""
-    samples: int
-    window: float
-    statistic: Statistic
-    budget: float | None
-    """The bound that the model was trained under, if there was one."""
 
 
 @torch.no_grad()

@@ -9,34 +9,15 @@ a generator that smooths can be suspected wrongly, but a copy is not missed.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from scipy.stats import betabinom
 from torch import Tensor
 
+from cdt.evaluate.results import NearCopies
+
 RATE = 0.01
 CHUNK_ELEMENTS = 2**24  # of a distance matrix: 64 MiB
-
-
-@dataclass(frozen=True)
-class NearCopies:
-    """The result for one class; distances per pixel as above, medians None if nothing was generated."""
-
-    label: int
-    training: int
-    """Number of training images of the class, which could be copied."""
-    generated: int
-    """Number of generated images of the class."""
-    near_copies: int
-    """How many of them are closer to a training image than ``threshold``."""
-    expected: float
-    """How many of as many unseen real images would be, on average."""
-    chance: float
-    """Probability that as many unseen real images have at least ``near_copies``: small means memorisation."""
-    threshold: float
-    median_generated: float | None
-    median_real: float
 
 
 def nearest_distances(queries: Tensor, references: Tensor, nth: int = 1) -> Tensor:

@@ -16,8 +16,9 @@ from cdt.data.read.reader import ImageReader, normalise
 from cdt.diffusion.sampler import Sampler
 from cdt.dual import LINKS
 from cdt.errors import InputError
-from cdt.evaluate.divergence import Divergence, divergence_of
-from cdt.evaluate.evaluation import ConstraintState, Evaluation, evaluate_samples
+from cdt.evaluate.divergence import divergence_of
+from cdt.evaluate.evaluation import evaluate_samples
+from cdt.evaluate.results import ConstraintState, Divergence, Evaluation
 from cdt.judges import Classifier, attribute_label, train_classifier
 from cdt.origin.pretrained import open_pretrained
 from cdt.runs.run import Run, save_text, write_card

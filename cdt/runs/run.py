@@ -22,7 +22,7 @@ from cdt.data.format.header import is_bounded
 from cdt.diffusion.processes import make_process
 from cdt.diffusion.sampler import BATCH, Sampler
 from cdt.errors import DamagedWarning, InputError, RunError
-from cdt.evaluate.evaluation import Evaluation
+from cdt.evaluate.results import Evaluation
 from cdt.files import read_text, write_text
 from cdt.networks.build import build_network
 from cdt.networks.network import Network

@@ -8,9 +8,8 @@ import pytest
 from rich.console import Console
 
 from cdt.cli.evaluation_table import evaluation_table
-from cdt.evaluate.evaluation import ConstraintState, Evaluation
 from cdt.evaluate.histogram import expected_total_variation, total_variation, wilson_interval
-from cdt.evaluate.memorisation import NearCopies
+from cdt.evaluate.results import ConstraintState, Evaluation, NearCopies
 
 FLOORS = (
     ConstraintState("more fours", (4,), 0.1, 0.113, 12.3, 12.42, 0.12, True),

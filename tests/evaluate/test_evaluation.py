@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from cdt.errors import InputError
-from cdt.evaluate.evaluation import ConstraintState, Evaluation, evaluate_samples
+from cdt.evaluate.evaluation import evaluate_samples
 from cdt.evaluate.histogram import wilson_interval
+from cdt.evaluate.results import ConstraintState, Evaluation
 from cdt.judges import Classifier, train_classifier
 
 NAMES = ["dark", "bright"]

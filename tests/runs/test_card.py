@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import yaml
 
-from cdt.evaluate.evaluation import ConstraintState, Evaluation
-from cdt.evaluate.memorisation import NearCopies
+from cdt.evaluate.results import ConstraintState, Evaluation, NearCopies
 from cdt.runs.card import CardFacts, Requirement, model_card
 
 COPIES = NearCopies(1, 100, 300, 2, 2.9, 0.7, 0.1, 0.3, 0.3)

@@ -12,7 +12,7 @@ from tars import png, write_tar
 from cdt.cli.command import main
 from cdt.data.format.index import Index
 from cdt.data.inspect.foreign import index_shards
-from cdt.evaluate.evaluation import Evaluation
+from cdt.evaluate.results import Evaluation
 from cdt.runs.evaluation import LEAST, labelled
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

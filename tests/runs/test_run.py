@@ -13,7 +13,7 @@ import torch
 from cdt.checkpoints.checkpoint import read_weights
 from cdt.data.format.index import Index
 from cdt.errors import DamagedWarning, InputError
-from cdt.evaluate.evaluation import Evaluation
+from cdt.evaluate.results import Evaluation
 from cdt.judges import Classifier
 from cdt.networks.dit import load_dit
 from cdt.runs.evaluation import evaluate_run, read_images, train_judge

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -60,3 +62,13 @@ def test_the_status_of_a_run_under_way_and_of_one_that_was_left(other: Callable[
     after = list(describe_status(config.directory))
     assert after[0] == f"{config.directory}: not running; continue with `cdt resume {config.directory}`"
     assert after[1].startswith("  step 6 of 8, loss ")
+
+
+HEAVY = ("scipy", "torchmetrics", "transformers", "diffusers", "ray", "deepspeed", "webdataset", "peft")
+
+
+def test_the_status_imports_nothing_that_only_computes() -> None:
+    """It is asked often, and each of these takes as long as all of the rest."""
+    code = f"import sys, cdt.runs.status; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

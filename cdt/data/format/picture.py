@@ -216,13 +216,20 @@ def check_chunks(payload: bytes) -> None:
 
 def _metadata_behind_pixels(file: IO[bytes]) -> bool:
     """Whether a PNG has chunks of metadata that Pillow reads only together with the pixels."""
-    place, seen_pixels = len(PNG_SIGNATURE), False
-    while len(start := _at(file, place, 8)) == 8 and start[4:] != b"IEND":
-        seen_pixels = seen_pixels or start[4:] == b"IDAT"
-        if seen_pixels and start[4:] in METADATA:
-            return True
-        place += 12 + int.from_bytes(start[:4])
-    return False
+    before, place, seen_pixels = file.tell(), len(PNG_SIGNATURE), False
+    try:
+        while True:
+            file.seek(place)
+            start = file.read(8)
+            kind = start[4:]
+            if len(start) < 8 or kind == b"IEND":
+                return False
+            seen_pixels = seen_pixels or kind == b"IDAT"
+            if seen_pixels and kind in METADATA:
+                return True
+            place += 12 + int.from_bytes(start[:4])
+    finally:
+        file.seek(before)
 
 
 def _at(file: IO[bytes], place: int, count: int) -> bytes:
