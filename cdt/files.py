@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -64,6 +65,12 @@ def open_regular(path: str | Path) -> BufferedReader:
         file.close()
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return file
+
+
+def sha256(path: str | Path) -> str:
+    """The digest of a regular file's content, in hexadecimal. Raises OSError."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _without_waiting(path: str, flags: int) -> int:

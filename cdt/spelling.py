@@ -1,4 +1,4 @@
-"""Names that are known: the one that is meant, else the nearest one."""
+"""Names in messages: the one that is meant, else the nearest one; long lists; what a terminal can show."""
 
 from __future__ import annotations
 
@@ -36,3 +36,14 @@ def place_of(name: str, known: Sequence[str]) -> int | None:
         return known.index(name)
     alike = [number for number, other in enumerate(known) if normalize("NFC", other) == normalize("NFC", name)]
     return alike[0] if len(alike) == 1 else None
+
+
+def first_few(names: Sequence[str], most: int = 3) -> str:
+    """``a, b, c and 4 more``: how messages list many names."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def printable(text: str) -> str:
+    """Without control sequences, and without bytes that are not UTF-8."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

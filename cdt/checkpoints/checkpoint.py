@@ -28,8 +28,9 @@ from cdt import filenames
 from cdt.checkpoints.manifest import EMA, ENGINE, FORMAT, STATE, WEIGHTS, Manifest, lacking, read_manifest
 from cdt.checkpoints.state import LIMIT, TrainState, parse_state
 from cdt.errors import DamagedWarning, InputError, RunError
-from cdt.files import open_regular, read_bytes
+from cdt.files import open_regular, read_bytes, sha256
 from cdt.networks.adapter import merged
+from cdt.spelling import first_few
 
 CHECKPOINT = r"step-\d{9}"
 """The pattern of a checkpoint's name."""
@@ -103,11 +104,6 @@ def prune(directory: Path, keep: int, milestones: Collection[int]) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def sha256(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def is_complete(checkpoint: Path) -> bool:
     """Whether its manifest can be read, and all files in it exist with their sizes."""
     try:
@@ -135,15 +131,15 @@ def damage(checkpoint: Path, read: Collection[str] | None = None) -> str | None:
     try:
         manifest = read_manifest(checkpoint)
         if missing := lacking(checkpoint, manifest):
-            return f"{_some(missing)}: missing, or of another size than its manifest says"
+            return f"{first_few(missing)}: missing, or of another size than its manifest says"
         if read is None and (unlisted := _unlisted(checkpoint, manifest)):
-            return f"{_some(unlisted)}: not in its manifest"
+            return f"{first_few(unlisted)}: not in its manifest"
         chosen = [name for name in manifest.files if read is None or name in read or name == STATE]
         with ThreadPoolExecutor() as pool:
             digests = pool.map(lambda name: sha256(checkpoint / name), chosen)
             wrong = [n for n, found in zip(chosen, digests, strict=True) if found != manifest.files[n]["sha256"]]
         if wrong:
-            return f"{_some(wrong)}: contents differ from its manifest"
+            return f"{first_few(wrong)}: contents differ from its manifest"
         _state_of(checkpoint, manifest)
     except InputError as error:
         return str(error).removeprefix(f"{checkpoint}/").removeprefix(f"{checkpoint} ")
@@ -156,10 +152,6 @@ def _unlisted(checkpoint: Path, manifest: Manifest) -> list[str]:
     """Files that DeepSpeed would read, and of which there is no digest."""
     there = (path.relative_to(checkpoint).as_posix() for path in (checkpoint / ENGINE).rglob("*") if not path.is_dir())
     return sorted(name for name in there if name not in manifest.files)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 class Opened(NamedTuple):

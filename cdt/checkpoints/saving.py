@@ -15,12 +15,13 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
-from cdt.checkpoints.checkpoint import TrainState, checkpoint_name, problem_of, seal, sha256, to_disk
+from cdt.checkpoints.checkpoint import TrainState, checkpoint_name, problem_of, seal, to_disk
 from cdt.engine.ema import Ema
 from cdt.engine.engine import Engine, Fragment
 from cdt.engine.host_copies import Copies
 from cdt.engine.ranks import Ranks
 from cdt.errors import RunError
+from cdt.files import sha256
 
 Write = Callable[[], Path]
 """Writes one file, whose path it returns. Raises OSError or SafetensorError."""

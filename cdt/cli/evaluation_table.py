@@ -10,11 +10,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from cdt.data.sources.source import first_few
 from cdt.evaluate.histogram import wilson_interval
 from cdt.evaluate.results import ConstraintState, Divergence, Evaluation, NearCopies
 from cdt.evaluate.thresholds import SUSPICIOUS
 from cdt.judges import Classifier
+from cdt.spelling import first_few
 
 MAX_ROWS = 30
 MET, NEARLY, MISSED = ("✓", "green"), ("≈", "yellow"), ("✗", "red")

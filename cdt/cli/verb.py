@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cdt import spelling
 from cdt.diffusion.samplers import SAMPLERS
 
 
@@ -29,8 +30,8 @@ def say(console: Console, *lines: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Names in data may hold anything, also a terminal's control sequences."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+    """Names in data may hold anything, also a terminal's control sequences. Lines stay."""
+    return "\n".join(map(spelling.printable, text.split("\n")))
 
 
 def positive(text: str) -> int:

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cdt.cluster import node
 from cdt.engine.await_build import BUILD_S
 from cdt.errors import InputError, RunError
+from cdt.spelling import first_few
 
 ANSWER_S = 60.0
 
@@ -115,12 +116,8 @@ def _differing(what: str, values: Mapping[str, str | None]) -> str | None:
     if len(set(values.values())) == 1 and None not in values.values():
         return None
     nodes = {value: [name for name, theirs in values.items() if theirs == value] for value in values.values()}
-    found = [f"{value or 'missing'} on {_few(names)}" for value, names in nodes.items()]
+    found = [f"{value or 'missing'} on {first_few(names)}" for value, names in nodes.items()]
     return f"{what} is {', '.join(found)}"
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def check_versions(answers: Sequence[Answer]) -> None:
@@ -141,7 +138,7 @@ def storage_problems(answers: Sequence[Answer], labels: Mapping[str, str]) -> li
         theirs = {other.name: other.facts["paths"][path] for other in others}
         odd = [f"{answer} on {name}" for name, answer in theirs.items() if answer != mine]
         if odd:
-            problems.append(f"{label}: {path} is {mine} on {first.name}, {_few(odd)}")
+            problems.append(f"{label}: {path} is {mine} on {first.name}, {first_few(odd)}")
     return problems
 
 

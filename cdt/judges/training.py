@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from cdt.errors import InputError
 from cdt.judges.classifier import Classifier
 from cdt.judges.networks import ClassifierNetwork
+from cdt.spelling import first_few
 
 HELD_OUT = 8  # every eighth image of a class is kept from training
 
@@ -103,5 +104,4 @@ def _check(images: Tensor, targets: Tensor, labels: Sequence[str]) -> None:
     counts = targets.bincount(minlength=len(labels)).tolist()
     scarce = [label for label, count in zip(labels, counts, strict=True) if count < 2]
     if scarce:
-        more = f" and {len(scarce) - 5} more" if len(scarce) > 5 else ""
-        raise InputError(f"a judge needs at least 2 images of each label; too few of {', '.join(scarce[:5])}{more}")
+        raise InputError(f"a judge needs at least 2 images of each label; too few of {first_few(scarce, 5)}")

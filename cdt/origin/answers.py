@@ -21,7 +21,7 @@ from cdt.data.stream import Batch
 from cdt.diffusion.loss import Target, predict_eps
 from cdt.diffusion.noise import normals, stratified
 from cdt.errors import DamagedWarning, RunError
-from cdt.files import open_regular, read_text, write_text, written_aside
+from cdt.files import read_text, sha256, write_text, written_aside
 from cdt.origin.pretrained import Pretrained
 from cdt.origin.replay import Replay
 from cdt.origin.teacher import Stopwatch
@@ -76,7 +76,7 @@ class Answers:
         """
         problem = "its contents differ from their digest"
         if self._digest_file.is_file():
-            sound = read_text(self._digest_file, 1000).split() == [self._digest()]
+            sound = read_text(self._digest_file, 1000).split() == [sha256(self.path)]
         else:
             problem, sound = "it is no array of the answers' shape", self._has_shape()
             if sound:
@@ -91,12 +91,8 @@ class Answers:
     def _digest_file(self) -> Path:
         return self.path.with_suffix(".sha256")
 
-    def _digest(self) -> str:
-        with open_regular(self.path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
     def _write_digest(self) -> None:
-        write_text(self._digest_file, f"{self._digest()}\n")
+        write_text(self._digest_file, f"{sha256(self.path)}\n")
 
     def _has_shape(self) -> bool:
         index = self.replay.index()

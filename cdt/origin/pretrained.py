@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from cdt import filenames
-from cdt.checkpoints.checkpoint import CHECKPOINT, complete_checkpoints, network_weights, open_checkpoint, sha256, sound
+from cdt.checkpoints.checkpoint import CHECKPOINT, complete_checkpoints, network_weights, open_checkpoint, sound
 from cdt.checkpoints.manifest import EMA
 from cdt.data.facts import read_facts
 from cdt.diffusion.config import DiffusionConfig
@@ -19,6 +19,7 @@ from cdt.diffusion.process import Process
 from cdt.diffusion.processes import make_process
 from cdt.diffusion.schedulers import SETTINGS, read_scheduler
 from cdt.errors import InputError, RunError, at
+from cdt.files import sha256
 from cdt.networks.build import build_network
 from cdt.networks.config import NetworkConfig, PretrainedConfig
 from cdt.networks.pretrained import find_unet

@@ -116,7 +116,7 @@ def _row(line: bytes, kind: TypeAdapter[Any]) -> dict[str, Any] | None:
 def read_calibration(directory: Path) -> list[dict[str, Any]]:
     """What calibration.json states of each constraint; [] before calibration. Raises InputError if it is damaged."""
     try:
-        return read_record(directory / filenames.CALIBRATION, _CALIBRATION)  # type: ignore[return-value]
+        return [{**row} for row in read_record(directory / filenames.CALIBRATION, _CALIBRATION)]
     except InputError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return []

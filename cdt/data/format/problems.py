@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from cdt.errors import InputError
+from cdt.spelling import printable
 
 LISTED = 5
 """How many problems of one kind are listed; the others are only counted."""
@@ -49,8 +50,3 @@ def check_max_bad(share: float) -> None:
     """Raises InputError unless it is a share."""
     if not 0 <= share <= 1:
         raise InputError(f"--max-bad: {share} is no share; expected 0 to 1")
-
-
-def printable(text: str) -> str:
-    """Without control sequences, and without bytes that are no UTF-8."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -25,11 +25,11 @@ from cdt.data.inspect.places import expand
 from cdt.data.inspect.scan import Found, Scan, scan_tar, spelled
 from cdt.data.read.cache import ShardCache, cache_directory
 from cdt.data.read.remote import size_of
-from cdt.data.sources.source import first_few
 from cdt.data.urls import is_remote
 from cdt.errors import InputError, RunError
 from cdt.files import open_regular, read_bytes, resolved, written_aside
 from cdt.records import parsed
+from cdt.spelling import first_few
 
 T = TypeVar("T")
 SCAN = TypeAdapter(Scan)

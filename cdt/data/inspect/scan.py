@@ -14,9 +14,10 @@ from typing import Any
 from cdt.data.format.decode import EXTENSIONS, image_header
 from cdt.data.format.names import MAX_NAME, MAX_WHOLE, name_problem, number
 from cdt.data.format.picture import MAX_PICTURE_BYTES, reason
-from cdt.data.format.problems import Problems, printable
+from cdt.data.format.problems import Problems
 from cdt.data.format.tar import Member, Tar
 from cdt.errors import InputError
+from cdt.spelling import printable
 
 MAX_JSON, MAX_LABEL = 1 << 20, 1000
 ALIASES = {"jpeg": "jpg"}

@@ -11,9 +11,9 @@ from unicodedata import normalize
 import numpy as np
 
 from cdt.data.format.names import name_problem, number
-from cdt.data.sources.source import first_few
 from cdt.errors import InputError
 from cdt.files import read_text
+from cdt.spelling import first_few
 
 MAX_BYTES = 1 << 30
 

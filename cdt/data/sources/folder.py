@@ -15,10 +15,11 @@ import numpy as np
 from cdt.data.format.damage import BadDataError
 from cdt.data.format.names import is_hidden, name_problem
 from cdt.data.format.picture import MAX_PICTURE_BYTES, PictureFacts, picture_facts, read_picture
-from cdt.data.format.problems import Problems, printable
+from cdt.data.format.problems import Problems
 from cdt.data.sources.attributes import read_attributes
-from cdt.data.sources.source import Source, first_few
+from cdt.data.sources.source import Source
 from cdt.errors import InputError
+from cdt.spelling import first_few, printable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test"}

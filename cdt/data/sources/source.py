@@ -58,9 +58,3 @@ class Source:
     def path(self, position: int) -> str:
         """The name in messages of the image at this position."""
         return (self.paths or self.keys)[position]
-
-
-def first_few(names: Sequence[str]) -> str:
-    """``a, b, c and 4 more``: how messages list many names."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
