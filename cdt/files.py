@@ -1,4 +1,4 @@
-"""Files of bounded size, read whole; files and folders that are there whole or not at all: written, then renamed."""
+"""Reads files of bounded size. Writes files and folders completely or not at all: they get their name at the end."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
     are ever in memory.
 
     Raises InputError, which names the file and the reason: it is not there, may not be read, is a directory or
-    something else that is no regular file, or is too large. Where the system gave the reason, that OSError is the
-    cause, so FileNotFoundError can be told apart.
+    another kind of file, or is too large. Where the system gave the reason, that OSError is the
+    cause, so that FileNotFoundError can be distinguished.
     """
     try:
         with open(path, "rb", opener=_without_waiting) as file:
@@ -96,9 +96,9 @@ def read_text(path: str | Path, limit: int) -> str:
 def written_aside(path: Path, *, unique: bool = False) -> Iterator[Path]:
     """Yields a free name next to ``path``, for a file or a folder, which is renamed to ``path`` at the end.
 
-    If something fails before that, what was written is removed. A file that is at ``path`` is replaced, as is an empty
-    folder. What a process left that was killed meanwhile is removed here, too. ``unique``: several processes or threads
-    may write the same path at once. Raises OSError, which names a file.
+    If something fails before that, what was written is removed. A file or an empty folder at ``path`` is replaced. What
+    a killed process left is removed, too. ``unique``: several processes or threads may write the same path at once.
+    Raises OSError, which names a file.
     """
     writer = f".{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}" if unique else ""
     aside = path.with_name(f".{path.stem}{writer}.partial{path.suffix}")
@@ -117,7 +117,7 @@ def written_aside(path: Path, *, unique: bool = False) -> Iterator[Path]:
 
 
 def _remove_left_behind(path: Path) -> None:
-    """What processes of this machine were writing that are gone."""
+    """Removes what dead processes of this machine left behind."""
     name = re.compile(
         rf"\.{re.escape(path.stem)}\.{re.escape(socket.gethostname())}\.(\d+)\.\d+\.partial{re.escape(path.suffix)}"
     )

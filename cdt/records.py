@@ -1,4 +1,4 @@
-"""Files that we wrote and read back: JSON of a known type. What is damaged is told in one line."""
+"""JSON files that cdt writes and reads back, validated by type. A damaged file is reported in one line."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Count = Annotated[int, Field(ge=0, lt=2**62)]
 """How many of something there are, or a position."""
 Number = Annotated[float, Field(allow_inf_nan=False)]
 OBJECT = TypeAdapter(dict[str, Any])
-"""Of a file that others wrote: what is needed of it is looked at one by one."""
+"""For files of other programs: only the fields that are needed are checked, one by one."""
 
 
 def read_record(path: Path, kind: TypeAdapter[T], limit: int = LIMIT) -> T:
-    """The content of a file of ours.
+    """The content of a file that cdt wrote.
 
     Raises InputError, which names the file and the first thing in it that is wrong: not JSON, something missing, or of
     another type or range.
@@ -30,12 +30,12 @@ def read_record(path: Path, kind: TypeAdapter[T], limit: int = LIMIT) -> T:
     return parsed(read_bytes(path, limit), kind, f"{path} cannot be read")
 
 
-def parsed(content: bytes | str, kind: TypeAdapter[T], told: str) -> T:
-    """JSON of a known type. Raises InputError, which begins with ``told``."""
+def parsed(content: bytes | str, kind: TypeAdapter[T], prefix: str) -> T:
+    """JSON of a known type. Raises InputError, whose message begins with ``prefix``."""
     try:
         return kind.validate_json(content, strict=True)
     except ValidationError as error:
-        raise InputError(f"{told}: {first_problem(error)}") from None
+        raise InputError(f"{prefix}: {first_problem(error)}") from None
 
 
 def first_problem(error: ValidationError) -> str:

@@ -22,17 +22,17 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _truth_is_no_number(cls, tree: Any) -> Any:
-        """Pydantic would take true for 1 and 1 for true."""
+        """Pydantic would convert true to 1, and 1 to true."""
         mistaken = [*_mistaken(tree, [cls])] if isinstance(tree, dict) else []
         if mistaken:
-            error = PydanticCustomError("truth_or_number", "truth values are not numbers")
+            error = PydanticCustomError("truth_or_number", "booleans are not numbers")
             lines = [InitErrorDetails(type=error, loc=place, input=value) for place, value in mistaken]
             raise ValidationError.from_exception_data(cls.__name__, lines)
         return tree
 
 
 def _mistaken(value: Any, wanted: list[Any]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """Where a truth value stands in place of a number, or a number in place of a truth value; and what stands there."""
+    """Paths and values: booleans in place of numbers, and numbers in place of booleans."""
     if isinstance(value, list | tuple):
         inside = [*items(wanted)]
         for number, item in enumerate(value):
@@ -40,7 +40,7 @@ def _mistaken(value: Any, wanted: list[Any]) -> Iterator[tuple[tuple[str | int, 
     elif isinstance(value, dict):
         of = below(wanted)
         for key, item in value.items():
-            # Settings of their own look at theirs.
+            # Nested Config classes check their own fields.
             if not any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in of(key)):
                 yield from (((key, *place), found) for place, found in _mistaken(item, of(key)))
     elif isinstance(value, bool):

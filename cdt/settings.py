@@ -1,6 +1,6 @@
 """Settings from YAML and ``key=value``, and back to YAML.
 
-A tree of settings has text for keys, and its plain words are not read before ``parse`` knows what is wanted.
+In a tree of settings, keys are text. Unquoted scalars are converted by ``parse``, which knows the type of each setting.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from cdt.yaml_text import MAX_DEPTH, MAX_NODES, read_yaml
 T = TypeVar("T", bound=BaseModel)
 
 LARGEST = 2**20
-"""Bytes of a configuration that somebody wrote."""
+"""Bytes of a configuration that a user wrote."""
 RESOLVED = 4
-"""A configuration that a run wrote states all defaults: it may be this many times as large."""
+"""A configuration that a run wrote has all defaults: it may be this many times as large."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that YAML 1.1 or 1.2 would take for something else."""
+    """Quotes text that YAML 1.1 or 1.2 would read as another type."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True

@@ -1,7 +1,7 @@
-"""What the plain words of a configuration mean: a number or a truth value where a setting takes one, else their text.
+"""Unquoted scalars of a configuration: a number or a boolean if the setting takes one, else their text.
 
-So a class called 007, 1e3 or true is constrained under its own name, in quotes or not, and 1e-4 is a number where a
-number is wanted. Which words can be numbers says the core schema of YAML 1.2.
+So a class called 007, 1e3 or true is constrained under its own name, with or without quotes, and 1e-4 is a number where
+the setting is one. The core schema of YAML 1.2 defines which scalars can be numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FLOAT = r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|I
 
 
 class Plain(str):
-    """A word that stands in a configuration without quotes."""
+    """An unquoted scalar."""
 
     __slots__ = ()
 
@@ -33,7 +33,7 @@ class Plain(str):
 
 
 def meaning(value: Any) -> Any:
-    """What a plain word is where nothing else is known: null, a truth value, a number or text; others are themselves.
+    """The value of an unquoted scalar whose type is not known: null, a boolean, a number or text. Other values stay.
 
     An integer has a bounded number of digits (``cdt.yaml_text``).
     """
@@ -51,7 +51,7 @@ def meaning(value: Any) -> Any:
 
 
 def settled(tree: Any, *wanted: Any) -> Any:
-    """``tree`` with each plain word as the settings there want it; ``wanted``: types, of which a value has one."""
+    """``tree`` with each unquoted scalar converted to what its setting takes. ``wanted``: types that it may have."""
     if isinstance(tree, Mapping):
         of = below(wanted)
         return {key: settled(value, *of(key)) for key, value in tree.items()}
@@ -65,7 +65,7 @@ def _read(word: Plain, wanted: Iterable[Any]) -> Any:
     value = meaning(word)
     if value is None or isinstance(value, str):
         return value
-    takes = {*wanted, *items(wanted)}  # one word can stand for a list of one
+    takes = {*wanted, *items(wanted)}  # a single scalar is accepted for a list of one
     fitting = {bool} if isinstance(value, bool) else {int, float}
     return str(word) if takes & {str, Path} and not takes & {Any, *fitting} else value
 

@@ -1,7 +1,7 @@
-"""YAML text as a tree of mappings, lists and words, of bounded size; what only other programs need is refused.
+"""YAML text as a tree of mappings, lists and scalars of bounded size. Tags and merge keys are refused.
 
-The tree is built from the events of PyYAML's parser, without its composer and constructors. So no tag makes anything,
-nothing nests too deep, and aliases are counted as what they stand for.
+The tree is built from the events of PyYAML's parser, without its composer and constructors. So tags construct no
+objects, the depth is bounded, and aliases count as many nodes as they expand to.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from cdt.words import INTEGER, Plain
 Tree: TypeAlias = "dict[str, Tree] | list[Tree] | str"
 
 MAX_DEPTH = 32
-"""Mappings and lists inside of each other; settings need six."""
+"""Depth of nesting; settings need six."""
 MAX_NODES = 200_000
-"""Words, mappings and lists of a configuration that somebody wrote, where aliases are written out."""
+"""Number of scalars, mappings and lists of a configuration, with aliases expanded."""
 MAX_DIGITS = 400
 """Of a whole number: beyond that, it is not even a float."""
 TEXT_TAGS = {None, "!", "tag:yaml.org,2002:str"}
-"""A word with one of these is what is written."""
+"""Scalars with one of these tags are text."""
 COLLECTION_TAGS = {None, "!", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
 
 
@@ -77,7 +77,7 @@ class _Builder:
         self.found: list[Tree] = []
         self.open: list[_Open] = []
         self.anchors: dict[str, tuple[Tree, int]] = {}
-        """By name: what it stands for, and of how many nodes that is made."""
+        """By name: the value, and its number of nodes."""
         self.nodes = self.documents = 0
 
     def trees(self, text: str | bytes) -> list[Tree]:
@@ -120,7 +120,7 @@ class _Builder:
         """``value`` into what is open, as a key, a value or an item."""
         self.nodes += 1
         if self.nodes > self.most:
-            raise _refusal(event, f"more than {self.most:,} values, where aliases are written out")
+            raise _refusal(event, f"more than {self.most:,} values, with aliases expanded")
         if anchor is not None:
             self.anchors[anchor] = value, 1
         if not self.open:
@@ -138,7 +138,7 @@ class _Builder:
     def alias(self, event: AliasEvent) -> Tree:
         """A copy, so that an override changes one place alone."""
         if any(each.anchor == event.anchor for each in self.open):
-            raise _refusal(event, f"*{event.anchor} stands for what it is in, which would have no end")
+            raise _refusal(event, f"*{event.anchor} refers to a value that contains it")
         if event.anchor not in self.anchors:
             raise _refusal(event, f"no anchor &{event.anchor} before *{event.anchor}")
         value, size = self.anchors[event.anchor]
@@ -172,7 +172,7 @@ def _key(event: Event, key: Tree, mapping: dict[str, Tree]) -> str:
 
 
 def _check_depth(event: Event, tree: Tree, depth: int) -> None:
-    """That of an alias is what it stands for."""
+    """The depth of an alias is that of its value."""
     if isinstance(tree, str):
         return
     if depth == MAX_DEPTH:

@@ -69,7 +69,7 @@ def test_an_empty_file_is_an_empty_mapping(tmp_path: Path) -> None:
         ("a: 1\n\tb: 2\n", ", line 2: found character '\\t' that cannot start any token"),
         ("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n", ", line 5: the key 'c' appears twice here"),
         ("a: 1\n? [b]\n: 2\n", ", line 2: a key must be a word"),
-        ("a: &a [1, *a]\n", ", line 1: *a stands for what it is in, which would have no end"),
+        ("a: &a [1, *a]\n", ", line 1: *a refers to a value that contains it"),
         (
             "a: !!python/object/apply:os.getcwd []\n",
             ", line 1: the tag tag:yaml.org,2002:python/object/apply:os.getcwd is not",

@@ -40,7 +40,7 @@ def bomb(levels: int, width: int = 9) -> str:
         ("!!bool a: 1", ", line 1: the tag tag:yaml.org,2002:bool is not known here"),
         ("a: 1\n<<: {b: 1}", ", line 2: merge keys (<<) are not read; write the keys out"),
         ("a: &a {b: 1}\nc: {<<: *a}", ", line 2: merge keys (<<) are not read"),
-        ("a: &a [*a]", ", line 1: *a stands for what it is in, which would have no end"),
+        ("a: &a [*a]", ", line 1: *a refers to a value that contains it"),
         ("a: *b", ", line 1: no anchor &b before *b"),
         ("a: 1\na: 2", ", line 2: the key 'a' appears twice here"),
         ("a: 1\n'a': 2", ", line 2: the key 'a' appears twice here"),
@@ -59,7 +59,7 @@ def bomb(levels: int, width: int = 9) -> str:
         ("a: \x1b[31m", ": unacceptable character #x001b: special characters are not allowed, at character 4"),
         (b"a: \xff", ": unacceptable character #x00ff: invalid start byte, at byte 4"),
         ("a: 1".encode("utf-16")[:-1], ": unacceptable character #x0031: truncated data, at byte 9"),
-        (bomb(7), f", line 6: more than {MAX_NODES:,} values, where aliases are written out"),
+        (bomb(7), f", line 6: more than {MAX_NODES:,} values, with aliases expanded"),
         (bomb(60), f", line 6: more than {MAX_NODES:,} values"),
     ],
 )

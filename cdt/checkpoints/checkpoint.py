@@ -1,7 +1,7 @@
 """Checkpoints: complete or invisible. The manifest is written last; readers trust only the files that it lists.
 
-Whoever reads weights gets their checkpoint from ``open_checkpoint``, ``newest_sound`` or ``sound``: these compare it
-with its digests and pass over what is damaged.
+Only ``open_checkpoint``, ``newest_sound`` and ``sound`` open checkpoints for reading. They compare the files with their
+digests, and skip damaged checkpoints.
 """
 
 from __future__ import annotations

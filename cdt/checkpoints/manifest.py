@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: which files it has, with their sizes and digests. Nothing else in it is trusted."""
+"""The manifest of a checkpoint: its files with sizes and digests. Files that it does not list are not trusted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STATE, EMA, WEIGHTS = "state.json", "ema.safetensors", "weights.safetensors"
 """Of every checkpoint; the rest is DeepSpeed's, in ``ENGINE``."""
 ENGINE = "engine"
 _NAME = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9_.-]*/){0,4}[A-Za-z0-9_-][A-Za-z0-9_.-]*")
-"""Below the checkpoint, and never a path to elsewhere."""
+"""A path below the checkpoint: relative, without ``..``."""
 
 
 class Entry(TypedDict):
@@ -53,17 +53,17 @@ class Manifest:
 def read_manifest(checkpoint: Path) -> Manifest:
     """Raises InputError when there is none, when it is damaged, and when another version of cdt wrote it."""
     path = checkpoint / filenames.MANIFEST
-    content, told = read_bytes(path, LIMIT), f"{path} cannot be read"
-    if (found := parsed(content, _VERSION, told)["format"]) != FORMAT:
+    content, prefix = read_bytes(path, LIMIT), f"{path} cannot be read"
+    if (found := parsed(content, _VERSION, prefix)["format"]) != FORMAT:
         raise InputError(f"{checkpoint} has format {found}; this version of cdt reads format {FORMAT}")
-    tree = parsed(content, _KIND, told)
+    tree = parsed(content, _KIND, prefix)
     if odd := [name for name in tree["files"] if not _NAME.fullmatch(name)]:
-        raise InputError(f"{told}: {odd[0][:100]!r} is no name of a file in a checkpoint")
+        raise InputError(f"{prefix}: {odd[0][:100]!r} cannot be a file of a checkpoint")
     lacking = [name for name in (STATE, EMA, WEIGHTS) if name not in tree["files"]]
     if not any(name.startswith(f"{ENGINE}/") for name in tree["files"]):
         lacking.append(f"{ENGINE}/")
     if lacking:
-        raise InputError(f"{told}: it lists no {', '.join(lacking)}")
+        raise InputError(f"{prefix}: it lists no {', '.join(lacking)}")
     return Manifest(tree["step"], tree["files"])
 
 

@@ -1,4 +1,4 @@
-"""The state in a checkpoint besides weights and optimiser: what it is, and what its file must look like."""
+"""The state in a checkpoint besides weights and optimiser, and the schema of its file."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TrainState:
 
 
 Unknown = float | None
-"""What was measured may be anything, also nan; null where nothing was. What is drawn by must be a ``Number``."""
+"""A measured value: any float, also nan; null if not measured. Values that decide what is drawn are ``Number``."""
 Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
@@ -108,11 +108,11 @@ class _State(TypedDict):
 _KIND = TypeAdapter(_State)
 
 
-def parse_state(content: bytes, told: str) -> TrainState:
-    """What ``state.json`` says. Raises InputError, which begins with ``told``."""
-    tree: Any = parsed(content, _KIND, told)
+def parse_state(content: bytes, prefix: str) -> TrainState:
+    """The contents of ``state.json``. Raises InputError, whose message begins with ``prefix``."""
+    tree: Any = parsed(content, _KIND, prefix)
     if problem := next(_contradictions(tree), None):
-        raise InputError(f"{told}: {problem}")
+        raise InputError(f"{prefix}: {problem}")
     return TrainState.from_json(tree)
 
 

@@ -1,4 +1,4 @@
-"""data.json: what a run was trained on."""
+"""data.json: the data that a run was trained on."""
 
 from __future__ import annotations
 

@@ -72,14 +72,14 @@ def check_idle(directory: Path) -> None:
 
 @contextmanager
 def at_work(directory: Path) -> Iterator[Callable[[], None]]:
-    """Yields a function that records a heartbeat. Raises InputError if another process trains the run, as does that.
+    """Yields a function that records a heartbeat. Both raise InputError if another process trains the run.
 
-    A process that is at work already may enter again.
+    May be nested in one process.
     """
     entered = _claim(directory)
 
     def alive() -> None:
-        _claim(directory)  # somebody may have removed the file
+        _claim(directory)  # the file may have been removed
         (directory / SIGN).touch()
 
     try:
@@ -90,9 +90,10 @@ def at_work(directory: Path) -> Iterator[Callable[[], None]]:
 
 
 def _claim(directory: Path) -> bool:
-    """Says that this process trains the run; False if that is said already. Of two that try at once, one succeeds.
+    """Writes running.json for this process; returns False if it was written before.
 
-    Raises InputError if another one does.
+    If two processes try at once and the file does not exist, one succeeds. Raises InputError if another one trains the
+    run.
     """
     sign = directory / SIGN
     if who_works(directory) == Presence.mine():
@@ -100,7 +101,7 @@ def _claim(directory: Path) -> bool:
     with written_aside(sign, unique=True) as aside:
         aside.write_text(json.dumps(asdict(Presence.mine())), encoding="utf-8")
         try:
-            sign.hardlink_to(aside)  # fails if the file is there
+            sign.hardlink_to(aside)  # atomic: fails if the file exists
         except OSError:
-            check_idle(directory)  # or it was left by a process that is gone
+            check_idle(directory)  # if it returns, the file was left by a dead process
     return True

@@ -50,7 +50,7 @@ def test_what_is_no_manifest_is_told(text: str, tmp_path: Path) -> None:
 )
 def test_a_name_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
     tree = TREE | {"files": FILES | {name: ENTRY}}
-    with pytest.raises(InputError, match="is no name of a file in a checkpoint"):
+    with pytest.raises(InputError, match="cannot be a file of a checkpoint"):
         read_manifest(write(tmp_path, json.dumps(tree)))
 
 

@@ -11,13 +11,15 @@ from cdt.data.format.index import Index
 
 
 def digest_of(index: Index) -> str:
-    """Equal for the same samples in the same order, wherever they lie and whatever their shards are called.
+    """Equal for the same samples in the same order, independent of the location and names of the shards.
 
     It covers what is read from where (the shards' digests, offsets and sizes), classes, attributes, and how images are
     read. The shards themselves are not opened.
     """
     shards = [[shard.count, shard.bytes, shard.sha256] for shard in index.shards]
-    kinds = sorted({index.extensions[code] for code in np.unique(index.ext).tolist()})  # others are of other splits
+    kinds = sorted(
+        {index.extensions[code] for code in np.unique(index.ext).tolist()}
+    )  # the others occur in other splits only
     facts = [list(index.shape), index.dtype, index.order, index.resize, index.class_names, kinds, shards]
     columns = {name: getattr(index, name) for name in ("shard", "offset", "size", "classes", "crc")}
     place = {name: code for code, name in enumerate(kinds)}
