@@ -17,5 +17,8 @@ FILES = (CONFIG, DATA, CALIBRATION, METRICS, DUAL, EVENTS, CARD, EVALUATION)
 """All of these, without pictures, logs and TensorBoard."""
 CHECKPOINTS = "checkpoints"
 """The folder of checkpoints, each a folder ``step-N``."""
+TENSORBOARD, SAMPLES, LOGS, STACKS = "tb", "samples", "logs", "stacks"
+"""Folders of TensorBoard's files, of pictures, of what the workers print, and of their stacks."""
+FOLDERS = (CHECKPOINTS, TENSORBOARD, SAMPLES, LOGS, STACKS)
 MANIFEST = "manifest.json"
 """Of a checkpoint: its files with sizes and digests, written last."""

@@ -67,6 +67,18 @@ def open_regular(path: str | Path) -> BufferedReader:
     return file
 
 
+def append_text(path: Path, text: str) -> None:
+    """Adds to the end of a regular file, which is made if it does not exist. Raises OSError, also for a pipe."""
+    with open(path, "a", encoding="utf-8", opener=_for_appending) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        file.write(text)
+
+
+def _for_appending(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
+
+
 def sha256(path: str | Path) -> str:
     """The digest of a regular file's content, in hexadecimal. Raises OSError."""
     with open_regular(path) as file:

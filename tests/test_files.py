@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cdt.errors import InputError
-from cdt.files import read_bytes, read_text, remove, write_text, written_aside
+from cdt.files import append_text, read_bytes, read_text, remove, write_text, written_aside
 
 
 def refused(path: str | Path, limit: int = 1000) -> str:
@@ -182,3 +182,16 @@ def test_an_error_of_writing_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space") as caught, written_aside(tmp_path / "x.png"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.filename == str(tmp_path / "x.png")
+
+
+def test_only_regular_files_are_appended_to(tmp_path: Path) -> None:
+    append_text(tmp_path / "new", "a")
+    append_text(tmp_path / "new", "b")
+    assert (tmp_path / "new").read_text() == "ab"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder", "missing/x"):
+        with pytest.raises(OSError, match=r"No such|Is a directory"):
+            append_text(tmp_path / name, "c")
+    with pytest.raises(OSError, match="it is not a regular file"):
+        append_text(Path("/dev/null"), "c")

@@ -16,12 +16,10 @@ from ray.train import get_context
 from ray.train.torch import TorchConfig
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage] (torch documents it)
 
+from cdt import filenames
 from cdt.cluster.ray_train_private import TorchBackend, WorkerGroupCallback, process_of
 from cdt.cluster.session import LOOPBACK
 from cdt.cluster.watchdog import Process, Watcher, pulse
-
-LOGS = "logs"
-"""Folder of a run directory."""
 
 
 class Started(WorkerGroupCallback):
@@ -110,8 +108,8 @@ def name_interface() -> None:
 
 def log_to(directory: Path, rank: int) -> None:
     """Redirects all output of this process to the run directory, also that of native code."""
-    (directory / LOGS).mkdir(exist_ok=True)
-    with (directory / LOGS / f"rank-{rank}.log").open("ab") as file:
+    (directory / filenames.LOGS).mkdir(exist_ok=True)
+    with (directory / filenames.LOGS / f"rank-{rank}.log").open("ab") as file:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         for descriptor in (1, 2):

@@ -21,14 +21,15 @@ from ray.train import FailureConfig, ScalingConfig, TrainingFailedError, get_con
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
 
-from cdt.cluster.backend import LOGS, NodesTorchConfig, Started, formed, log_to
+from cdt import filenames
+from cdt.cluster.backend import NodesTorchConfig, Started, formed, log_to
 from cdt.cluster.coordinator import Coordinator, Failure, RemoteCoordinator
 from cdt.cluster.nodes import alive, tell_nodes
 from cdt.cluster.notice import notice
 from cdt.cluster.restarts import WorkerDiedError, persist
 from cdt.cluster.room import Workers, wait_for_room
 from cdt.cluster.session import cluster_slots, local_ray, set_environment
-from cdt.cluster.watchdog import STACKS, Hang, Watcher, pulse
+from cdt.cluster.watchdog import Hang, Watcher, pulse
 from cdt.config import RunConfig
 from cdt.engine.engine import start_deepspeed
 from cdt.errors import CdtError, RunError, Terminated
@@ -193,7 +194,7 @@ def _cause(error: TrainingFailedError, failures: list[Failure], directory: Path,
     if silent:
         return WorkerDiedError(
             f"worker {silent[0]} died: killed from outside, by the kernel because memory ran out (see `dmesg`), or by "
-            f"a crash in native code (its last words are in {directory / LOGS}/rank-{silent[0]}.log)"
+            f"a crash in native code (its last words are in {directory / filenames.LOGS}/rank-{silent[0]}.log)"
         )
     return failures[0].error if failures else RunError(f"Ray cannot run the workers: {error}")
 
@@ -258,4 +259,4 @@ def _end_hanging(hang: Hang, coordinator: RemoteCoordinator, job: Job) -> str:
     states = [process.end() for process in hang.processes]
     each = [f"{process.pid} {state}" for process, state in zip(hang.processes, states, strict=True)]
     told = states[0] if len(set(states)) == 1 else ", ".join(each)
-    return f"{hang.text} ({told}); stacks are in {job.directory / STACKS}"
+    return f"{hang.text} ({told}); stacks are in {job.directory / filenames.STACKS}"

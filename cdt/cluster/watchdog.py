@@ -19,11 +19,10 @@ import psutil
 import ray
 from ray.exceptions import RayError
 
+from cdt import filenames
 from cdt.cluster.nodes import on_node
 
 PACKAGE = str(Path(__file__).parent.parent)
-STACKS = "stacks"
-"""Folder of a run directory to which its ranks write their stacks."""
 START_S = 120.0
 """Seconds added to the timeout of a worker's first heartbeat: it imports much, perhaps at once with many others."""
 END_S = 30.0
@@ -159,7 +158,7 @@ def pulse(rank: int, watcher: Watcher) -> Iterator[Callable[[Callable[[], int]],
             step = steps[-1]()
             try:
                 if watcher.tell(Beat(rank, mine, step, place, hash((step, position)))):
-                    _write_stack(watcher.directory / STACKS / f"rank-{rank}.txt", step)
+                    _write_stack(watcher.directory / filenames.STACKS / f"rank-{rank}.txt", step)
             except (RayError, OSError):
                 continue  # the coordinator is restarting, or the disk is full: the next heartbeat may succeed
 

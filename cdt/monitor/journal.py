@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cdt import filenames
+from cdt.files import append_text
 from cdt.monitor.writer import Writer
 
 
@@ -35,10 +36,8 @@ def note(directory: Path, step: int, kind: str, text: str, **details: Any) -> No
 
 def append(path: Path, *rows: Mapping[str, Any]) -> None:
     """Appends JSON objects, one per line. JSON has no nan and no infinities: they become null."""
-    with path.open("a", encoding="utf-8") as file:
-        for row in rows:
-            known = {name: None if isinstance(x, float) and not isfinite(x) else x for name, x in row.items()}
-            file.write(json.dumps(known, allow_nan=False) + "\n")
+    known = ({name: None if isinstance(x, float) and not isfinite(x) else x for name, x in row.items()} for row in rows)
+    append_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in known))
 
 
 def _event(step: int, kind: str, text: str, details: Mapping[str, Any]) -> dict[str, Any]:

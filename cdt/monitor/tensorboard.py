@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
+from cdt import filenames
 from cdt.monitor.writer import DualRows, Writer
 
 PLOTTED = ("lambda", "average", "loss", "threshold", "slack", "satisfied", "share")
@@ -21,7 +22,9 @@ class TensorBoard(Writer):
     """``tb/`` of a run directory. What an earlier attempt wrote after ``step``, where the run continues, is purged."""
 
     def __init__(self, directory: Path, step: int) -> None:
-        self._board = SummaryWriter(str(directory / "tb"), flush_secs=10, purge_step=step + 1 if step else None)
+        self._board = SummaryWriter(
+            str(directory / filenames.TENSORBOARD), flush_secs=10, purge_step=step + 1 if step else None
+        )
         self._threads_hook, threading.excepthook = threading.excepthook, self._thread_failed
 
     def _thread_failed(self, failed: threading.ExceptHookArgs) -> None:

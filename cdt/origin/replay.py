@@ -19,6 +19,8 @@ from cdt.data.read.cache import cache_directory
 from cdt.data.sources.generated import open_generated
 from cdt.data.write.shard import shard
 from cdt.diffusion.sampler import BATCH, Sampler
+from cdt.errors import InputError
+from cdt.files import remove
 from cdt.origin.config import ReplayConfig
 from cdt.origin.pretrained import Pretrained
 
@@ -62,8 +64,14 @@ class Replay:
 
     @property
     def missing(self) -> bool:
-        """Whether it is still to be drawn."""
-        return self._theirs is None and not (self.directory / "index.json").is_file()
+        """Whether it is still to be drawn: its cache has no index, or a damaged one."""
+        if self._theirs is not None:
+            return False
+        try:
+            read_header(self.directory)
+        except InputError:
+            return True
+        return False
 
     def count(self) -> int:
         """Samples to train on. Raises InputError when the user's shards cannot be opened."""
@@ -94,6 +102,7 @@ class Replay:
             seed = stream_key(self._config.seed, "replay") >> 1
             images[first : first + count] = self._sampler.draw(network, count, seed=seed, first=first, device=device)
             progress(first + count, total)
+        remove(self.directory)  # what is left of a damaged cache
         splits = np.repeat([TRAIN, FRESH], [self._config.samples, FRESH_SAMPLES])
         source = open_generated(images, self._made_of, bounded=self._sampler.bounded, splits=splits)
         shard(source, self.directory, pack=None)

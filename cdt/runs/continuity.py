@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,16 @@ from cdt.runs.run import Run
 from cdt.schema import resumable
 from cdt.settings import apply_overrides, load_yaml, parse
 from cdt.training.binding import Bound
+
+
+def check_layout(directory: Path) -> None:
+    """Raises InputError if something else has the name of a file or a folder of a run."""
+    for name in filenames.FILES:
+        if os.path.lexists(directory / name) and not (directory / name).is_file():
+            raise InputError(f"{directory / name} is not a regular file: remove it")
+    for name in filenames.FOLDERS:
+        if os.path.lexists(directory / name) and not (directory / name).is_dir():
+            raise InputError(f"{directory / name} is not a directory: remove it")
 
 
 def check_unfinished(directory: Path, state: TrainState, config: RunConfig) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from cdt.cluster.nodes import mark
 from cdt.config import MIRROR, RunConfig
 from cdt.data.read.object_store import ObjectStore
 from cdt.data.read.remote import TRIES
-from cdt.errors import InputError, RunError
+from cdt.errors import DamagedWarning, InputError, RunError
 from cdt.files import resolved, written_aside
 from cdt.retry import Retries, retried
 from cdt.settings import dump_yaml, load_yaml, parse
@@ -90,16 +92,27 @@ class Mirror:
         return any(path.name not in self._sent for path in self._here())
 
     def publish(self) -> None:
-        """Uploads what the store lacks, once the run has a checkpoint. Raises RunError."""
+        """Uploads what the store lacks, once the run has a checkpoint.
+
+        A damaged checkpoint is not uploaded: the store may have an intact copy. Raises RunError, also for that.
+        """
         if not (here := self._here()):
             return
         self._send_files()
+        damaged = []
         for path in here:
-            if path.name not in self._sent:
-                with contextlib.suppress(FileNotFoundError):  # pruned meanwhile: without its manifest it is not there
-                    self._send(path)
+            if path.name in self._sent:
+                continue
+            if path.is_dir() and (problem := damage(path)):
+                damaged.append(f"{path.name} is damaged: {problem}")
+                self._sent.add(path.name)
+                continue
+            with contextlib.suppress(FileNotFoundError):  # pruned meanwhile: without its manifest it is not there
+                self._send(path)
         self._send_files()
         self._prune({path.name for path in here})
+        if damaged:
+            raise RunError(f"{'; '.join(damaged)}; it is not uploaded")
 
     def _here(self) -> list[Path]:
         return complete_checkpoints(self.directory / filenames.CHECKPOINTS)
@@ -208,9 +221,18 @@ def fetch(url: str, directory: Path) -> None:
         for name in names:
             if name in filenames.FILES or _is_of(name, kept):
                 store.get(name, partial / name)
-        for name in kept:
-            if problem := damage(partial / filenames.CHECKPOINTS / name):
-                raise RunError(f"{url}/{filenames.CHECKPOINTS}/{name} is damaged: {problem}")
+        _leave_out_damaged(partial / filenames.CHECKPOINTS, kept, url)
         tree = load_yaml(partial / filenames.CONFIG, resolved=True)
         tree["run"] = {**tree.get("run", {}), "dir": str(place.parent), "name": place.name}
         (partial / filenames.CONFIG).write_text(dump_yaml(parse(RunConfig, tree, where=url)), encoding="utf-8")
+
+
+def _leave_out_damaged(checkpoints: Path, kept: list[str], url: str) -> None:
+    """Removes damaged checkpoints, with a DamagedWarning for each. Raises RunError if none is intact."""
+    problems = {name: problem for name in kept if (problem := damage(checkpoints / name))}
+    told = [f"{url}/{filenames.CHECKPOINTS}/{name} is damaged: {problem}" for name, problem in problems.items()]
+    if len(problems) == len(kept):
+        raise RunError("; ".join(told))
+    for name, text in zip(problems, told, strict=True):
+        warnings.warn(f"{text}; it is left out", DamagedWarning, stacklevel=2)
+        shutil.rmtree(checkpoints / name)

@@ -21,6 +21,7 @@ from cdt.origin.resolve import resolve
 from cdt.records import LIMIT
 from cdt.runs.continuity import (
     changed,
+    check_layout,
     check_origin,
     check_state,
     check_unfinished,
@@ -118,6 +119,7 @@ def resume(
     """
     with cluster(address):
         run = Run(directory)
+        check_layout(run.directory)
         with at_work(run.directory):  # of two commands, the second one must not even write
             return _resume(run, overrides, on_progress, accept_data=accept_data)
 

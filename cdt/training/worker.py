@@ -295,7 +295,7 @@ class Worker:
                 network, self.parts.sampler, self.config.train.grid_images, self.config.run.seed, self.ranks
             )
         if self.recorder:
-            save_picture(picture, self.parts.job.directory / "samples" / f"step-{self.step:09d}.png")
+            save_picture(picture, self.parts.job.directory / filenames.SAMPLES / f"step-{self.step:09d}.png")
             self.recorder.grid(self.step, picture)
 
     def _restore(self) -> list[str]:

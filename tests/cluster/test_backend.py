@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from cdt import filenames
 from cdt.cluster import backend
-from cdt.cluster.backend import LOGS, Started, name_interface
+from cdt.cluster.backend import Started, name_interface
 from cdt.cluster.watchdog import Process
 
 
@@ -53,7 +54,7 @@ def test_output_of_python_and_of_native_code_goes_to_the_log_of_the_rank(tmp_pat
     for _ in range(2):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert (done.stdout, done.stderr) == ("", "")
-    assert (tmp_path / LOGS / "rank-1.log").read_text().splitlines() == ["python", "native", "error"] * 2
+    assert (tmp_path / filenames.LOGS / "rank-1.log").read_text().splitlines() == ["python", "native", "error"] * 2
 
 
 def test_the_store_of_torch_listens_on_loopback_alone() -> None:

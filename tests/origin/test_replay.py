@@ -48,6 +48,16 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Repla
     return made
 
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("null")])
+def test_a_damaged_cache_is_drawn_again(make: Callable[..., Replay], damage: Callable[[Path], object]) -> None:
+    make().draw()
+    whole = (make().directory / "index.json").read_text()
+    damage(make().directory / "index.json")
+    assert make().missing
+    make().draw()
+    assert (make().directory / "index.json").read_text() == whole
+
+
 def test_it_is_drawn_once_and_found_again(make: Callable[..., Replay]) -> None:
     first = make()
     assert first.missing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 import tiny
 from tiny_runs import flip, interrupting, rows, same_weights
 
+from cdt import filenames
 from cdt.config import RunConfig
 from cdt.errors import InputError
+from cdt.files import remove
 from cdt.runs.continuity import other_samples
 from cdt.runs.start import resume, train
 
@@ -99,6 +102,15 @@ def test_a_resume_that_is_refused_changes_nothing(other: Callable[..., RunConfig
         resume(config.directory, ["dual.gamma=1e6", "train.dual_steps=8"])
     assert (config.directory / "config.yaml").read_text() == stated
     assert resume(config.directory, ["train.dual_steps=8"]).state.step == 12
+
+
+@pytest.mark.parametrize("name", [*filenames.FILES, *filenames.FOLDERS])
+def test_what_has_the_name_of_a_run_s_file_is_refused_before_it_is_opened(whole: Path, name: str) -> None:
+    """A pipe would be waited for."""
+    remove(whole / name)
+    os.mkfifo(whole / name)
+    with pytest.raises(InputError, match=rf"{name}\b"):
+        resume(whole, ["train.dual_steps=8"])
 
 
 @pytest.fixture

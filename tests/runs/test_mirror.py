@@ -15,10 +15,10 @@ from fsspec.config import conf as fsspec_settings
 from stores import Google, serving
 
 from cdt import filenames
-from cdt.checkpoints.checkpoint import read_weights
+from cdt.checkpoints.checkpoint import damage, read_weights
 from cdt.cli.command import main
 from cdt.config import RunConfig
-from cdt.errors import InputError, RunError
+from cdt.errors import DamagedWarning, InputError, RunError
 from cdt.runs import mirror
 from cdt.runs.run import Run
 from cdt.runs.start import resume, train
@@ -97,6 +97,39 @@ def test_what_is_pruned_here_is_pruned_there(store: Any, shards: Path, tmp_path:
     assert {name.split("/")[2] for name in names(store) if "/checkpoints/" in name} == kept
     mirror.fetch(f"{ROOT}/run", tmp_path / "copy")
     assert Run(tmp_path / "copy").sample(2).shape == (2, 1, 8, 8)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_checkpoint_that_is_damaged_here_does_not_replace_the_copy(store: Any, shards: Path, tmp_path: Path) -> None:
+    run = train(config(shards, tmp_path / "run")).directory
+    flip_a_bit(run / "checkpoints" / "step-000000008" / "ema.safetensors")
+    of_the_next_command = mirror.Mirror(run, f"{ROOT}/run")
+    with pytest.raises(RunError, match=r"step-000000008 is damaged: ema\.safetensors: .*; it is not uploaded"):
+        of_the_next_command.publish()
+    of_the_next_command.publish()  # said once
+    mirror.fetch(f"{ROOT}/run", tmp_path / "copy")
+    kept = {path.name: damage(path) for path in (tmp_path / "copy" / "checkpoints").iterdir()}
+    assert kept == {"step-000000004": None, "step-000000008": None}
+
+
+def test_a_damaged_checkpoint_of_the_mirror_is_left_out_aloud(store: Any, shards: Path, tmp_path: Path) -> None:
+    train(config(shards, tmp_path / "run"))
+    for step, others in ((8, ["step-000000004"]), (4, [])):
+        key = f"mine/run/checkpoints/step-{step:09d}/state.json"
+        body = store.get_object(Bucket="runs", Key=key)["Body"].read()
+        store.put_object(Bucket="runs", Key=key, Body=body[:-3] + b" " + body[-2:])
+        if others:
+            with pytest.warns(DamagedWarning, match=r"step-000000008 is damaged: .*; it is left out"):
+                mirror.fetch(f"{ROOT}/run", tmp_path / "copy")
+            assert [path.name for path in (tmp_path / "copy" / "checkpoints").iterdir()] == others
+    with pytest.raises(RunError, match=r"step-000000004 is damaged: .*step-000000008 is damaged"):
+        mirror.fetch(f"{ROOT}/run", tmp_path / "another")
+    assert not (tmp_path / "another").exists()
 
 
 def test_google_cloud_storage(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
