@@ -18,6 +18,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from cdt.cluster.parcel import code_of_cdt, files_to_ship, packed, unpack
 from cdt.cluster.ray_private import TALKATIVE
+from cdt.cluster.session import passed_on
 from cdt.cluster.token import NOT_LET_IN, header, keep_private
 from cdt.config import RunConfig
 from cdt.errors import InputError, RunError
@@ -99,7 +100,7 @@ class Jobs:
             packed(directory, code_of_cdt(files), Path(place))
             if wheel is not None:
                 unpack(wheel, Path(place))
-            variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(SAVE_S), "PYTHONSAFEPATH": "1"}
+            variables = {**passed_on(), "RAY_JOB_STOP_WAIT_TIME_S": str(SAVE_S), "PYTHONSAFEPATH": "1"}
             return self._client.submit_job(
                 entrypoint=f"cd {FILES} && {shlex.join(command)}",
                 runtime_env={"working_dir": place, "env_vars": variables},

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -37,6 +38,7 @@ RECORDED = (
 
 SECRETS = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "_KEY")
 DIGEST_BYTES = 2**20
+DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
 def facts(paths: Sequence[str] = ()) -> dict[str, Any]:
@@ -54,6 +56,7 @@ def facts(paths: Sequence[str] = ()) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpus": os.cpu_count() or 1,
         "gpus": _gpus(),
+        "cuda": _cuda(),
         "memory": _memory(),
         "disk": shutil.disk_usage("/tmp").free,
         "tools": {tool: _found(tool) for tool in ("ninja", os.environ.get("CXX", "c++"))},
@@ -132,11 +135,21 @@ def _git(source: Path | None) -> str | None:
 
 
 def _gpus() -> list[str]:
-    """Name, memory and driver of each; empty without NVIDIA's driver."""
-    if shutil.which("nvidia-smi") is None:
-        return []
+    """Name, memory and driver of each; in containers without nvidia-smi the name; empty without NVIDIA's driver."""
     printed = _said("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
-    return printed.splitlines() if printed else []
+    if printed:
+        return printed.splitlines()
+    rows = [row for file in sorted(DRIVER.glob("*/information")) for row in file.read_text().splitlines()]
+    return [row.partition(":")[2].strip() for row in rows if row.startswith("Model:")]
+
+
+def _cuda() -> str | None:
+    """The CUDA that torch was built for, read from its file, as an import takes seconds; None for a build for CPUs."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return None
+    stated = re.search(r"^cuda\b.*=\s*'([^']+)'", (Path(found.origin).parent / "version.py").read_text(), re.MULTILINE)
+    return stated.group(1) if stated else None
 
 
 def _memory() -> dict[str, int]:

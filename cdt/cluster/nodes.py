@@ -150,6 +150,15 @@ def check_storage(answers: Sequence[Answer], labels: Mapping[str, str]) -> None:
         )
 
 
+def check_cuda(answers: Sequence[Answer]) -> None:
+    """Raises InputError where Ray counts GPUs that torch cannot use."""
+    if blind := [answer.name for answer in answers if answer.facts["gpus"] and answer.facts["cuda"] is None]:
+        raise InputError(
+            f"torch is built for CPUs on {first_few(blind)}, which has GPUs: install torch with CUDA, or train on CPUs "
+            "with `ray start --num-gpus=0`"
+        )
+
+
 def check_tools(answers: Sequence[Answer]) -> None:
     """Checks that DeepSpeed can load its communication for CPUs (by ninja) or build it (by a compiler).
 
@@ -168,17 +177,22 @@ def check_tools(answers: Sequence[Answer]) -> None:
 
 
 def stale_lock(facts: Mapping[str, Any]) -> str | None:
-    """The lock of a build that was killed, for which every later one would wait; None on a node with GPUs."""
-    if facts["gpus"] or facts["lock"] is None:
+    """The lock of a build that was killed, for which every later one would wait; None where workers use GPUs."""
+    if uses_gpus(facts) or facts["lock"] is None:
         return None
     lock, seconds = facts["lock"]
     return lock if seconds > BUILD_S else None
 
 
+def uses_gpus(facts: Mapping[str, Any]) -> bool:
+    """Whether a node has GPUs that its torch can use."""
+    return bool(facts["gpus"]) and facts["cuda"] is not None
+
+
 def missing_tools(facts: Mapping[str, Any]) -> list[str]:
-    """The tools that a node lacks for training on its CPUs; empty if it has GPUs."""
+    """The tools that a node lacks for training on its CPUs; empty if workers use its GPUs."""
     compiled = {"ninja": facts["tools"]["ninja"]} if facts["op"] else facts["tools"]
-    return [] if facts["gpus"] else [tool for tool, found in compiled.items() if found is None]
+    return [] if uses_gpus(facts) else [tool for tool, found in compiled.items() if found is None]
 
 
 def check_nodes(directory: Path, paths: Mapping[str, str]) -> None:
@@ -198,6 +212,7 @@ def check_nodes(directory: Path, paths: Mapping[str, str]) -> None:
         raise InputError(f"run.dir: {error}") from error
     check_versions(answers)
     check_storage(answers, {**paths, str(sign): "run.dir"})
+    check_cuda(answers)
     check_tools(answers)
 
 

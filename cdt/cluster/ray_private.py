@@ -6,11 +6,13 @@ Nothing else in cdt touches Ray's internals. tests/cluster/test_ray_private.py s
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterable, Iterator
 
 from ray._private import ray_constants
 from ray._private import worker as ray_worker
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue] (compiled)
 from ray.job_config import JobConfig
@@ -37,6 +39,12 @@ def job_with_path(path: list[str]) -> JobConfig:
     job = JobConfig()
     job._py_driver_sys_path = _Fixed(reversed(path))  # each is put in front of those before it
     return job
+
+
+def job_variables() -> dict[str, str]:
+    """The environment variables that the submitted job around this process sets on all nodes; none outside of a job."""
+    job = JobConfig.from_json(json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}")))
+    return (job.runtime_env or {}).get("env_vars", {})
 
 
 @contextlib.contextmanager

@@ -25,11 +25,20 @@ from ray.exceptions import AuthenticationError
 from cdt.cluster.import_path import own_path
 from cdt.cluster.nodes import alive
 from cdt.cluster.private_folder import SOCKET_PATH, private_folder
-from cdt.cluster.ray_private import CLUSTER_ID, job_with_path, on_loopback, running_address, silence_workers
+from cdt.cluster.ray_private import (
+    CLUSTER_ID,
+    job_variables,
+    job_with_path,
+    on_loopback,
+    running_address,
+    silence_workers,
+)
 from cdt.cluster.token import NOT_LET_IN, header, keep_private
 from cdt.errors import CdtError, InputError, RunError
 
 LOOPBACK = "127.0.0.1"
+COMMUNICATION = ("NCCL_", "TORCH_NCCL_", "GLOO_", "FI_", "UCX_")
+"""Prefixes of variables that say how ranks communicate. Workers on this machine inherit them, others do not."""
 LONGEST_TMPDIR = SOCKET_PATH - len("/pymp-12345678/listener-12345678")
 """Bytes above which processes that load data could not send their batches: their sockets are there."""
 CONNECT_S = 5.0
@@ -52,6 +61,15 @@ class Slots:
 
 def _number(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
+
+
+def passed_on() -> dict[str, str]:
+    """The variables of this process's environment that workers on other nodes need to communicate as it would.
+
+    Without those that they have from the job that this process belongs to: Ray refuses a variable that is set twice.
+    """
+    theirs = job_variables()
+    return {name: value for name, value in os.environ.items() if name.startswith(COMMUNICATION) and name not in theirs}
 
 
 def machine_slots() -> int:
@@ -133,6 +151,7 @@ def local_ray() -> Iterator[None]:
             "address": "local",
             "include_dashboard": False,
             "num_cpus": machine_slots(),
+            "num_gpus": torch.cuda.device_count(),  # Ray counts those that this torch cannot use, too
             "_node_ip_address": LOOPBACK,
             "_temp_dir": str(folder),
             "_system_config": {"enable_metrics_collection": False},
@@ -164,7 +183,7 @@ def cluster(address: str | None) -> Iterator[None]:
         if found is None:
             raise ConnectionError
         _check_answers(found)
-        _init({"address": found})
+        _init({"address": found, "runtime_env": {"env_vars": passed_on()}})
     except AuthenticationError as error:
         raise InputError(f"--address {address}: {NOT_LET_IN}") from error
     except ConnectionError as error:

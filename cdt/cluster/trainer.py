@@ -32,6 +32,7 @@ from cdt.cluster.session import cluster_slots, local_ray, set_environment
 from cdt.cluster.watchdog import Hang, Watcher, pulse
 from cdt.config import RunConfig
 from cdt.engine.engine import start_deepspeed
+from cdt.engine.ranks import collectives
 from cdt.errors import CdtError, RunError, Terminated
 from cdt.training.assemble import assemble
 from cdt.training.job import Job
@@ -66,7 +67,7 @@ def _run_here(job: Job, on_progress: OnProgress, given: threading.Event) -> bool
     if not dist.is_initialized():
         # It stays for the life of the process: DeepSpeed keeps references to the first group that it sees.
         store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage] (torch documents it)
-        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+        dist.init_process_group(collectives(gpus=torch.cuda.is_available()), store=store, rank=0, world_size=1)
     coordinator = Coordinator(job.directory, on_progress, given)
 
     def tell(kind: str, text: str) -> None:
@@ -145,7 +146,7 @@ def _trainer(job: Job, workers: Workers, coordinator: RemoteCoordinator) -> Torc
         ),
         # What hangs is ended by the watchdog, by name; a collective that gave up before would end the run.
         torch_config=NodesTorchConfig(
-            backend="nccl" if gpu else "gloo",
+            backend=collectives(gpus=gpu),
             timeout_s=round(1800 + 2 * _patience(job.config)),
             watcher=_watcher(job, coordinator),
         ),

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from cdt.cluster import node
 from cdt.engine.await_build import OP
@@ -23,6 +24,29 @@ def test_a_node_knows_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert facts["environment"]["NCCL_DEBUG"] == "INFO"
     assert "x" not in facts["environment"].values()
     assert 0 < facts["memory"]["free"] <= facts["memory"]["all"]
+
+
+def test_gpus_are_found_without_their_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node, "DRIVER", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert node._gpus() == []
+    for number in range(2):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}" / "information").write_text("Model: \t NVIDIA H100\nIRQ:   16\n")
+    assert node._gpus() == ["NVIDIA H100", "NVIDIA H100"]
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA H100, 81559 MiB, 580'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert node._gpus() == ["NVIDIA H100, 81559 MiB, 580"]
+
+
+def test_what_torch_was_built_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert node._cuda() == torch.version.cuda
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").touch()
+    (tmp_path / "torch" / "version.py").write_text("from typing import Optional\ncuda: Optional[str] = '12.9'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch")
+    assert node._cuda() == "12.9"
 
 
 def test_our_own_source_counts_by_its_contents(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from node_answers import answer
 
 from cdt.cluster import node
-from cdt.cluster.nodes import check_storage, check_tools, check_versions, mark, version_problems
+from cdt.cluster.nodes import check_cuda, check_storage, check_tools, check_versions, mark, version_problems
 from cdt.errors import InputError
 
 
@@ -50,6 +50,16 @@ def test_tools_are_missed_only_where_they_are_needed() -> None:
             check_tools([answer("a", tools=whole), answer("b", tools=nothing, op=built, gpus=[])])
         told = str(caught.value)
         assert [tool for tool in nothing if f"{tool} is missing on b (h, b-node): " in told] == missing
+
+
+def test_gpus_that_torch_cannot_use_are_named() -> None:
+    """Ray would place workers on them. Training on their machine's cores needs the tools of other machines."""
+    check_cuda([answer("a", gpus=["H100"]), answer("b", gpus=[], cuda=None)])
+    blind = answer("b", gpus=["H100"], cuda=None, tools={"ninja": None, "c++": None})
+    with pytest.raises(InputError, match=r"torch is built for CPUs on b \(h, b-node\), which has GPUs: install "):
+        check_cuda([answer("a", gpus=["H100"]), blind])
+    with pytest.raises(InputError, match="ninja is missing on b"):
+        check_tools([blind])
 
 
 def test_a_build_that_was_killed_is_named_before_a_run_waits_for_it() -> None:

@@ -16,6 +16,7 @@ USED = {
     "ray.autoscaler._private.constants.AUTOSCALER_METRIC_PORT": "keep Ray from serving figures to everyone",
     "ray.dashboard.consts.DASHBOARD_METRIC_PORT": "keep Ray from serving figures to everyone",
     "ray._private.services.canonicalize_bootstrap_address": "find the Ray that runs on this machine (--address auto)",
+    "ray._private.runtime_env.constants.RAY_JOB_CONFIG_JSON_ENV_VAR": "know the variables of a job",
     "ray._private.worker": "reach _worker_logs_enabled",
     "ray._private.worker._worker_logs_enabled": "keep Ray from printing paragraphs about each worker that died",
     "ray._raylet.AuthenticationTokenLoader": "send Ray's token with requests",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import threading
@@ -45,6 +46,18 @@ def test_workers_run_on_gpus_if_any_node_has_one(nodes: list[dict[str, float]]) 
     assert str(cluster_slots("CPU")) == "16 CPUs on 2 nodes"
     nodes.pop(0)
     assert str(cluster_slots()) == "8 CPUs on 1 node"
+
+
+def test_what_says_how_ranks_communicate_is_passed_on_to_other_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a submitted job passes on, it has on all nodes; Ray refuses a variable that is passed on twice."""
+    for name in [name for name in os.environ if name.startswith(session.COMMUNICATION)]:
+        monkeypatch.delenv(name)
+    for name in ("NCCL_DEBUG", "UCX_TLS", "SECRET_NCCL_"):
+        monkeypatch.setenv(name, "1")
+    assert session.passed_on() == {"NCCL_DEBUG": "1", "UCX_TLS": "1"}
+    job = {"runtime_env": {"env_vars": {"UCX_TLS": "1"}}, "metadata": {}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
+    assert session.passed_on() == {"NCCL_DEBUG": "1"}
 
 
 def test_missing_slots_are_counted_and_busy_ones_are_distinguished(nodes: list[dict[str, float]]) -> None:

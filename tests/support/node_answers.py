@@ -9,5 +9,5 @@ from cdt.cluster.nodes import Answer
 
 
 def answer(address: str, **changed: Any) -> Answer:
-    """This machine's facts under another address."""
-    return Answer(address, {**node.facts(), "host": "h", **changed}, node_id=f"{address}-node")
+    """This machine's facts under another address, with a torch for GPUs."""
+    return Answer(address, {**node.facts(), "host": "h", "cuda": "12.9", **changed}, node_id=f"{address}-node")
