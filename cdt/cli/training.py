@@ -40,7 +40,7 @@ def _add_resume(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     add_overrides(parser, "settings that may change, as train.dual_steps")
     add_address(parser)
-    add_accept_data(parser, "go on with other samples than before, of the same classes and counts; it is recorded")
+    add_accept_data(parser, "go on with other samples or classifiers than before; it is recorded")
 
 
 def _resume(arguments: argparse.Namespace, console: Console) -> None:

@@ -40,7 +40,7 @@ class DataFacts(TypedDict):
     replay: NotRequired[_Replay | None]
     digests: NotRequired[dict[str, str]]
     """Of the indexes that are read (``digest_of``): ``data``, and where they are read ``probe``, ``replay`` and
-    ``fresh``. Runs of earlier versions have none."""
+    ``fresh``; of classifiers, ``classifier of NAME``. Runs of earlier versions have none, or none of classifiers."""
 
 
 _KIND = TypeAdapter(DataFacts)

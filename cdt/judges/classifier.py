@@ -110,6 +110,7 @@ class Classifier:
             description = Description.model_validate_json(text)
             network = ClassifierNetwork(description.architecture, description.shape, len(description.labels))
             network.load_state_dict(weights)
+            _check_values(weights, network)
         except FileNotFoundError as error:
             raise InputError(f"{error.filename or path}: no such file; expected a classifier of cdt") from error
         except ValidationError as error:
@@ -146,7 +147,21 @@ def _read_directory(path: Path) -> tuple[str, dict[str, Tensor]]:
             f"config.json names the class {name!r}; of directories only a {CLASS_NAME!r} of cdt can be loaded: "
             "give another network as TorchScript (.pt, .ts)"
         )
-    file = next((path / name for name in WEIGHTS if (path / name).is_file()), path / WEIGHTS[0])
+    file = weights_in(path)
     open_regular(file).close()
     text = json.dumps({key: value for key, value in settings.items() if not key.startswith("_")})
     return text, load_file(file)
+
+
+def weights_in(directory: Path) -> Path:
+    """The file with the weights in a directory of a classifier."""
+    return next((directory / name for name in WEIGHTS if (directory / name).is_file()), directory / WEIGHTS[0])
+
+
+def _check_values(weights: dict[str, Tensor], network: ClassifierNetwork) -> None:
+    """Raises InputError for values that ``load_state_dict`` takes as they are, or rounds."""
+    for name, own in network.state_dict().items():
+        if weights[name].dtype != own.dtype:
+            raise InputError(f"not a classifier of cdt: {name} is {weights[name].dtype}, not {own.dtype}")
+        if not own.isfinite().all():
+            raise InputError(f"the classifier cannot be used: {name} has values that are not finite")

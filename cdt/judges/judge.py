@@ -58,11 +58,17 @@ def in_batches(
     device: torch.device | str = "cpu",
     batch_size: int = 512,
 ) -> Tensor:
-    """The output of a network on ``device`` for images [N, C, H, W], on the CPU; InputError for another shape."""
+    """The output of a network on ``device`` for images [N, C, H, W], on the CPU.
+
+    Raises InputError for images of another shape, and for output that is not finite though the images are.
+    """
     if images.shape[1:] != shape:
         raise InputError(f"the judge reads images of shape {shape}, not {tuple(images.shape[1:])}")
     with torch.inference_mode():
-        return torch.cat([network(batch.to(device)).cpu() for batch in images.split(batch_size)])
+        output = torch.cat([network(batch.to(device)).cpu() for batch in images.split(batch_size)])
+        if not output.isfinite().all() and images.isfinite().all():
+            raise InputError("the judge's output has values that are not finite, and the images have none")
+    return output
 
 
 def _each_once(labels: tuple[str, ...]) -> tuple[str, ...]:

@@ -51,6 +51,8 @@ class ScriptJudge:
         judge = cls(module, _labels(path, inside[LABELS]), shape)
         try:
             logits = judge.probabilities(torch.zeros(2, *shape))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         except (RuntimeError, TypeError, AttributeError, IndexError) as error:
             raise InputError(f"{path}: the judge cannot read images of shape {shape}: {_last_line(error)}") from error
         if logits.shape != (2, len(judge.labels)):
@@ -60,8 +62,13 @@ class ScriptJudge:
         return judge
 
 
+def labels_beside(path: Path) -> Path:
+    """Where the labels of a module are that has none inside."""
+    return path.with_name(f"{path.name}.{LABELS}")
+
+
 def _labels(path: Path, inside: str | bytes) -> tuple[str, ...]:
-    beside = path.with_name(f"{path.name}.{LABELS}")
+    beside = labels_beside(path)
     if not inside and not beside.is_file():
         raise InputError(f"{path}: a judge needs labels: {LABELS} as an extra file inside, or {beside.name} beside it")
     try:

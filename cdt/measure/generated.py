@@ -16,7 +16,7 @@ from cdt.diffusion.sampler import Sampler
 from cdt.dual import Sums
 from cdt.dual.links import negative_log
 from cdt.engine.ranks import Ranks
-from cdt.errors import InputError
+from cdt.errors import InputError, at
 from cdt.judges import Judge, attribute_label, columns, load_judge
 from cdt.measure.instrument import Setup, Warm
 
@@ -95,11 +95,15 @@ class GeneratedShares:
                 device=self._ranks.device,
             )
             paths = {path for path, _ in asked.values()}
-            posteriors = {path: self._judges[path].probabilities(images) for path in paths}
+            posteriors = {path: self._judged(path, images) for path in paths}
             for i, (path, chosen) in asked.items():
                 mass = posteriors[path][:, chosen].sum(dim=1).double()
                 sums[:, i] = [mass.sum().item(), mass.square().sum().item(), torch.numel(mass)]
         return Sums(*self._ranks.sum(sums))
+
+    def _judged(self, path: Path, images: torch.Tensor) -> torch.Tensor:
+        with at(str(path)):
+            return self._judges[path].probabilities(images)
 
 
 def judged_columns(judge: Judge, name: str, share: GeneratedShare) -> list[int]:

@@ -17,6 +17,7 @@ from cdt.data.format.index import Index
 from cdt.dual import ALARMS
 from cdt.errors import InputError, at
 from cdt.files import resolved
+from cdt.judges import judge_digest
 from cdt.measure.held_out import held_out_split
 from cdt.runs.run import Run
 from cdt.schema import resumable
@@ -133,7 +134,10 @@ def data_facts(config: RunConfig, bound: Bound) -> dict[str, Any]:
 
 
 def _digests(config: RunConfig, bound: Bound) -> dict[str, str]:
-    """Of each index that is read. Drawn replay has none: its directory is named by all that it depends on."""
+    """Of each index that is read, and of each classifier that measures a constraint.
+
+    Drawn replay has none: its directory is named by all that it depends on.
+    """
     indexes = {"data": bound.index}
     if (split := held_out_split(config.probe, bound.index)) is not None:
         indexes["probe"] = Index.load(config.data.shards, split, config.data.allow_pipe)
@@ -141,7 +145,10 @@ def _digests(config: RunConfig, bound: Bound) -> dict[str, str]:
         indexes["replay"] = bound.replay.index()
         if (fresh := bound.replay.fresh()) is not None:
             indexes["fresh"] = fresh
-    return {name: digest_of(index) for name, index in indexes.items()}
+    judges = {name: each.warm_share.judge for name, each in config.constraints.items() if each.warm_share is not None}
+    return {name: digest_of(index) for name, index in indexes.items()} | {
+        f"{_JUDGE}{name}": judge_digest(path) for name, path in judges.items()
+    }
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
@@ -157,8 +164,18 @@ def _plain(value: Any) -> Any:
 
 def other_samples(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The settings whose samples are not those of ``before``, where it knows a digest."""
+    return [_SETTINGS[name] for name in _replaced(before, now) if name in _SETTINGS]
+
+
+def other_classifiers(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The constraints whose classifier is not that of ``before``, where it knows a digest."""
+    replaced = [name.removeprefix(_JUDGE) for name in _replaced(before, now) if name.startswith(_JUDGE)]
+    return [f"constraints.{name}" for name in replaced]
+
+
+def _replaced(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     known = before.get("digests") or {}
-    return [_SETTINGS[name] for name, digest in now["digests"].items() if known.get(name, digest) != digest]
+    return [name for name, digest in now["digests"].items() if known.get(name, digest) != digest]
 
 
 _SETTINGS = {
@@ -168,10 +185,12 @@ _SETTINGS = {
     "fresh": "the split fresh of replay.shards",
 }
 """By the names of digests in data.json."""
+_JUDGE = "classifier of "
+"""Before the name of a constraint: the name of its classifier's digest."""
 
 
 def facts_now(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """What data.json states of a run that continues: as before, and the digests of the samples that it reads now."""
+    """What data.json states of a run that continues: as before, and the digests of what it reads now."""
     return {**before, "digests": {**(before.get("digests") or {}), **now["digests"]}}
 
 

@@ -28,6 +28,7 @@ from cdt.runs.continuity import (
     data_facts,
     differences,
     facts_now,
+    other_classifiers,
     other_samples,
     pinned,
     warm_checkpoint,
@@ -90,7 +91,8 @@ def train(
         facts = data_facts(config, bound)
         _lay_out(config, facts)
         if config.run.fork is not None:
-            _tell_of_other_samples(directory, 0, other_samples(Run(config.run.fork).data, facts), on_progress)
+            others = other_samples(Run(config.run.fork).data, facts)
+            _tell_of_others(directory, 0, others, "other samples", on_progress)
         job = Job(config, config.directory, checkpoint=warm, fork=warm is not None)
         try:
             return _finish(job, directory, on_progress)
@@ -111,8 +113,8 @@ def resume(
     """Continues a run from its newest sound checkpoint, or from its beginning where it has none.
 
     ``overrides`` change budgets, and settings that are marked as ``RESUMABLE``; ``address`` is as in ``train``.
-    ``accept_data``: whether the samples may be others than before, of the same classes and counts; that is recorded
-    as an event, and from then on these are the run's.
+    ``accept_data``: whether the samples may be others than before, of the same classes and counts, and the classifiers
+    of constraints, too; that is recorded as an event, and from then on these are the run's.
 
     Raises InputError when there is nothing to continue, nothing left to do, or something else would change; RunError
     when no checkpoint is intact, or the run fails later.
@@ -142,6 +144,11 @@ def _resume(run: Run, overrides: Sequence[str], on_progress: OnProgress, *, acce
             f"{', '.join(others)}: these are not the samples that the run was trained on, though they are as many of "
             f"the same classes; if that is wanted: `cdt resume {run.directory} --accept-data`"
         )
+    if (judged := other_classifiers(run.data, facts)) and not accept_data:
+        raise InputError(
+            f"{', '.join(judged)}: the classifier is not the one that the run was begun with, and its shares are not "
+            f"comparable; if that is wanted: `cdt resume {run.directory} --accept-data`"
+        )
     if sound and state:
         check_state(sound, state, bound)
     check_origin(run.data, bound)
@@ -157,7 +164,8 @@ def _resume(run: Run, overrides: Sequence[str], on_progress: OnProgress, *, acce
         text = f"{problem}; it is passed over, {sound.name if sound else 'the beginning'} is taken"
         note(run.directory, step, "damaged", text)
         on_progress({"said": text})
-    _tell_of_other_samples(run.directory, step, others, on_progress)
+    _tell_of_others(run.directory, step, others, "other samples", on_progress)
+    _tell_of_others(run.directory, step, judged, "another classifier", on_progress)
     try:
         return _finish(Job(config, resolved(run.directory), checkpoint, fork), run.directory, on_progress)
     except InputError:
@@ -166,9 +174,9 @@ def _resume(run: Run, overrides: Sequence[str], on_progress: OnProgress, *, acce
         raise
 
 
-def _tell_of_other_samples(directory: Path, step: int, settings: Sequence[str], on_progress: OnProgress) -> None:
+def _tell_of_others(directory: Path, step: int, settings: Sequence[str], what: str, on_progress: OnProgress) -> None:
     if settings:
-        text = f"{', '.join(settings)}: other samples than before, which was accepted"
+        text = f"{', '.join(settings)}: {what} than before, which was accepted"
         note(directory, step, "data changed", text)
         on_progress({"said": text})
 

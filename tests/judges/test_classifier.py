@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,3 +96,31 @@ def test_a_description_that_does_not_fit(
         Classifier.load(path)
     assert str(told.value).startswith(f"{path}: ")
     assert len(str(told.value).splitlines()) == 1
+
+
+def made_of(value: float) -> Callable[[Tensor], Tensor]:
+    return lambda weight: weight.clone().fill_(value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (made_of(math.nan), "the classifier cannot be used: head.weight has values that are not finite"),
+        (made_of(-math.inf), "the classifier cannot be used: head.weight has values that are not finite"),
+        (Tensor.half, r"not a classifier of cdt: head.weight is torch.float16, not torch.float32"),
+        (Tensor.double, r"not a classifier of cdt: head.weight is torch.float64, not torch.float32"),
+    ],
+)
+@pytest.mark.parametrize("name", ["judge.safetensors", "judge"])
+def test_weights_that_are_taken_as_they_are(
+    change: Callable[[Tensor], Tensor], message: str, name: str, judge: Classifier, tmp_path: Path
+) -> None:
+    judge.save(tmp_path / name)
+    file = tmp_path / name if name.endswith("s") else tmp_path / name / "model.safetensors"
+    with safe_open(file, framework="pt") as opened:
+        facts = opened.metadata()
+    weights = load_file(file)
+    save_file(weights | {"head.weight": change(weights["head.weight"])}, file, metadata=facts)
+    with pytest.raises(InputError) as told:
+        Classifier.load(tmp_path / name)
+    assert str(told.value) == f"{tmp_path / name}: {message}"

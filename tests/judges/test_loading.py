@@ -6,15 +6,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cdt.errors import InputError
-from cdt.judges import Classifier, load_judge
+from cdt.judges import Classifier, judge_digest, load_judge
 from cdt.judges.networks import ClassifierNetwork
 
 SHAPE = (1, 8, 8)
 LINEAR = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
 JIT = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
+
+class Divides(nn.Module):
+    """Not finite for grey images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (1 / x).flatten(1)[:, :2]
 
 
 def save_script(module: nn.Module, path: Path, inside: str | None = None) -> Path:
@@ -84,6 +92,7 @@ def test_torchscript(suffix: str, tmp_path: Path) -> None:
         (LINEAR, '["x", "x", "y"]', "a label appears twice"),
         (LINEAR, '["x", "y"]', r"the judge has 2 labels, but gives \[2, 3\] for 2 images"),
         (nn.Conv2d(1, 3, 3), '["x", "y", "z"]', r"has 3 labels, but gives \[2, 3, 6, 6\]"),
+        (Divides(), '["x", "y"]', r"a.pt: the judge's output has values that are not finite, and the images have none"),
         (nn.Linear(7, 3), '["x", "y"]', r"cannot read images of shape \(1, 8, 8\): RuntimeError: mat1 and mat2"),
     ],
 )
@@ -140,3 +149,40 @@ def test_a_description_that_is_damaged(text: str, judge: Classifier, tmp_path: P
     with pytest.raises(InputError, match=r"config\.json") as caught:
         load_judge(tmp_path / "judge", SHAPE)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_finite_and_output_that_is_not(judge: Classifier, tmp_path: Path) -> None:
+    judge.save(tmp_path / "judge")
+    file = tmp_path / "judge" / "model.safetensors"
+    weights = load_file(file)
+    save_file(weights | {"head.bias": torch.full_like(weights["head.bias"], torch.finfo().max)}, file)
+    assert load_judge(tmp_path / "judge", SHAPE), "a softmax of equal logits is finite"
+    save_file({name: weight * (1e30 if weight.is_floating_point() else 1) for name, weight in weights.items()}, file)
+    with pytest.raises(InputError, match=r"^.*/judge: the judge's output has values that are not finite"):
+        load_judge(tmp_path / "judge", SHAPE)
+
+
+@JIT
+def test_images_that_are_not_finite_are_not_the_judge_s_fault(tmp_path: Path) -> None:
+    judge = load_judge(save_script(LINEAR, tmp_path / "a.pt", '["x", "y", "z"]'), SHAPE)
+    assert judge.probabilities(torch.full((2, *SHAPE), torch.nan)).isnan().all()
+
+
+@JIT
+def test_a_digest_is_of_what_is_read_wherever_it_is(judge: Classifier, tmp_path: Path) -> None:
+    for name in ("one", "two", "one.safetensors", "two.safetensors"):
+        judge.save(tmp_path / name)
+    assert judge_digest(tmp_path / "one") == judge_digest(tmp_path / "two")
+    assert judge_digest(tmp_path / "one.safetensors") == judge_digest(tmp_path / "two.safetensors")
+    settings = json.loads((tmp_path / "two" / "config.json").read_text())
+    settings["labels"].reverse()
+    (tmp_path / "two" / "config.json").write_text(json.dumps(settings))
+    assert judge_digest(tmp_path / "one") != judge_digest(tmp_path / "two"), "other labels"
+    script = save_script(LINEAR, tmp_path / "a.pt")
+    digests = set()
+    for labels in ('["x", "y", "z"]', '["z", "y", "x"]'):
+        (tmp_path / "a.pt.labels.json").write_text(labels)
+        digests.add(judge_digest(script))
+    assert len(digests) == 2
+    with pytest.raises(InputError, match=r"missing\.pt: No such file"):
+        judge_digest(tmp_path / "missing.pt")

@@ -16,9 +16,11 @@ from tiny_runs import flip, interrupting, rows, same_weights
 
 from cdt import filenames
 from cdt.config import RunConfig
+from cdt.data.format.index import Index
 from cdt.errors import InputError
-from cdt.files import remove
+from cdt.files import remove, sha256
 from cdt.runs.continuity import other_samples
+from cdt.runs.evaluation import classifier_of
 from cdt.runs.start import resume, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -189,3 +191,31 @@ def test_probe_splits_and_given_replay_have_digests_too(tmp_path: Path) -> None:
     run = train(tiny.config(tmp_path / "data", tmp_path / "run", constraints=constraints, probe={"split": "probe"}))
     assert run.data["digests"].keys() == {"data", "probe"}
     assert other_samples({"digests": {"probe": "x"}}, run.data) == ["probe.split"]
+
+
+def test_another_classifier_is_refused_or_accepted_and_recorded(other: Callable[..., RunConfig], home: Path) -> None:
+    """Of the same labels: its shares are not comparable with those before."""
+    judge = other().directory.parent / "judge.safetensors"
+    judge.parent.mkdir()
+    classifier_of(Index.load(home / "data"), steps=2).save(judge)
+    constraints = {
+        "four": {"class": 4, "generated_frequency": {"min": 0.2, "classifier": str(judge)}},
+        "five": {"class": 5, "min_frequency": 0.4, "classifier": str(judge), "window": 0},
+        "six": {"class": 6, "max_loss": 300.0},
+    }
+    config = other(constraints=constraints, probe={"generated_samples": 16})
+    with pytest.raises(KeyboardInterrupt):
+        train(config, interrupting(6, KeyboardInterrupt()))
+    run = config.directory
+    before = json.loads((run / "data.json").read_text())["digests"]
+    assert before.keys() == {"data", "classifier of four", "classifier of five"}
+    assert before["classifier of four"] == sha256(judge)
+    classifier_of(Index.load(home / "data"), steps=3).save(judge)
+    with pytest.raises(InputError, match=r"^constraints\.four, constraints\.five: the classifier .* --accept-data`$"):
+        resume(run)
+    assert json.loads((run / "data.json").read_text())["digests"] == before
+    assert resume(run, accept_data=True).state.step == 8
+    (event,) = [row for row in rows(run, "events.jsonl") if row["event"] == "data changed"]
+    assert event["text"] == "constraints.four, constraints.five: another classifier than before, which was accepted"
+    after = json.loads((run / "data.json").read_text())["digests"]
+    assert after == before | {name: sha256(judge) for name in ("classifier of four", "classifier of five")}
