@@ -33,6 +33,7 @@ from cdt.runs.continuity import (
     pinned,
     warm_checkpoint,
 )
+from cdt.runs.lost import check_not_lost
 from cdt.runs.mirror import Mirror, mirrored
 from cdt.runs.presence import at_work
 from cdt.runs.run import Run, has_checkpoint, save_text, write_card
@@ -110,7 +111,7 @@ def resume(
     *,
     accept_data: bool = False,
 ) -> Run:
-    """Continues a run from its newest sound checkpoint, or from its beginning where it has none.
+    """Continues a run from its newest sound checkpoint, or from its beginning where it never had one.
 
     ``overrides`` change budgets, and settings that are marked as ``RESUMABLE``; ``address`` is as in ``train``.
     ``accept_data``: whether the samples may be others than before, of the same classes and counts, and the classifiers
@@ -131,6 +132,8 @@ def _resume(run: Run, overrides: Sequence[str], on_progress: OnProgress, *, acce
     if mirror := _mirror(config, run.directory):
         mirror.check_behind()
     sound, passed_over = newest_sound(resolved(run.directory) / filenames.CHECKPOINTS)
+    if sound is None:
+        check_not_lost(run)
     state = read_state(sound) if sound else None
     if state:
         check_unfinished(run.directory, state, config)

@@ -10,6 +10,7 @@ from typing import Any
 from cdt import filenames
 from cdt.checkpoints.checkpoint import damage, named_checkpoints, read_state
 from cdt.dual import replayed
+from cdt.runs.lost import lost_checkpoints
 from cdt.runs.presence import who_works
 from cdt.runs.rows import read_journal
 from cdt.runs.run import Run
@@ -37,7 +38,7 @@ def describe_status(directory: str | Path) -> Iterator[str]:
         state = f"not running; continue with `cdt resume {directory}`"
     yield f"{directory}: {state}"
     yield f"  step {step:,} of {total:,}" + (f", loss {_loss(metrics[-1]['loss'])}" if metrics else "")
-    yield from _checkpoints(run.directory / filenames.CHECKPOINTS)
+    yield from _checkpoints(run)
     starts = sum(event["event"] == "start" for event in events)
     restarts = sum(event["event"] == "restart" for event in events)
     yield f"  started {starts} time{'s' * (starts != 1)}, {restarts} of them after a worker had died"
@@ -56,15 +57,16 @@ def _loss(loss: float | None) -> str:
     return "not finite" if loss is None else f"{loss:.4f}"
 
 
-def _checkpoints(directory: Path) -> Iterator[str]:
-    problems = {path: damage(path, read=()) for path in named_checkpoints(directory)}
+def _checkpoints(run: Run) -> Iterator[str]:
+    problems = {path: damage(path, read=()) for path in named_checkpoints(run.directory / filenames.CHECKPOINTS)}
     usable = [path for path, problem in problems.items() if problem is None]
     if usable:
         newest = usable[-1]
         age = time.time() - (newest / filenames.MANIFEST).stat().st_mtime
         yield f"  last checkpoint: step {read_state(newest).step:,}, {_span(age)} ago; {len(usable)} are kept"
     elif not problems:
-        yield "  no checkpoint yet"
+        lost = lost_checkpoints(run)
+        yield f"  no checkpoint any more, though {lost}" if lost else "  no checkpoint yet"
     for path, problem in problems.items():
         if problem is not None:
             yield f"  {path.name} is damaged: {problem}"
