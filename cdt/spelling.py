@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 from unicodedata import normalize
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SHOWN = 20
 """Names that a message lists."""
@@ -42,6 +46,11 @@ def first_few(names: Sequence[str], most: int = 3) -> str:
     """``a, b, c and 4 more``: how messages list many names."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def digits(value: float | np.floating | np.integer) -> str:
+    """A number with all of its digits, the fewest that tell it from others of its type: 1, 9007199254740992, 0.1."""
+    return str(int(value)) if float(value).is_integer() else str(value)
 
 
 def printable(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -17,10 +18,9 @@ from cdt.constraints.statistic import DenoisingLoss, GeneratedShare, Statistic
 from cdt.errors import InputError
 from cdt.schema import Config, LogSnr
 
-AttributeValue = Annotated[float, Field(ge=-1e38, le=1e38)]
-"""Attributes are kept in single precision."""
 EXACT = 2**53
 """The largest whole number up to which floats have all of them."""
+AttributeValue = Annotated[float, Field(ge=-EXACT, le=EXACT)]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Constraint(Config):
     def _exact(cls, where: object) -> object:
         """A whole number that floats round would select another value."""
         for name, value in where.items() if isinstance(where, dict) else ():
-            if isinstance(value, int) and abs(value) > EXACT:
+            if _is_rounded(_in_quotes(value)):
                 raise ValueError(f"{name}: {value} cannot be kept exactly; whole numbers up to {EXACT} can")
         return where
 
@@ -152,3 +152,19 @@ class Constraint(Config):
                 "a constraint needs at least one"
             )
         return rows
+
+
+def _in_quotes(value: object) -> object:
+    """The number that a text means, whole if it is written so; other values stay."""
+    if isinstance(value, str):
+        for kind in (int, float):
+            with suppress(ValueError):
+                return kind(value)
+    return value
+
+
+def _is_rounded(value: object) -> bool:
+    """Whether a number may not be the one that was written: 2**53 as a float may have been 2**53 + 1."""
+    if isinstance(value, float):
+        return EXACT <= abs(value) < math.inf
+    return isinstance(value, int) and abs(value) > EXACT

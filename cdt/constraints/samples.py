@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from cdt.errors import InputError
-from cdt.spelling import SHOWN, did_you_mean, place_of
+from cdt.spelling import SHOWN, did_you_mean, digits, place_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Labelled:
     def describe(self) -> str:
         named, others = self.classes[:SHOWN], len(self.classes[SHOWN:])
         parts = [f"class {' or '.join(named)}{f' or {others} others' * bool(others)}"] if self.classes else []
-        parts += [f"{name} = {value:g}" for name, value in self.where.items()]
+        parts += [f"{name} = {digits(value)}" for name, value in self.where.items()]
         return " and ".join(parts)
 
     def rows(self, name: str, population: Population) -> np.ndarray:
@@ -77,7 +77,7 @@ class Labelled:
         for attribute, value in self.where.items():
             known = list(population.attributes)
             number = _lookup(f"constraints.{name}.where", attribute, known)
-            chosen &= population.attributes[known[number]] == value
+            chosen &= _equal(population.attributes[known[number]], value)
         return population.first + np.flatnonzero(chosen)
 
 
@@ -92,6 +92,16 @@ class Replayed:
 
     def rows(self, name: str, population: Population) -> np.ndarray:
         return np.asarray(population.replay, dtype=np.int64)
+
+
+def _equal(column: np.ndarray, value: float) -> np.ndarray:
+    """Which values [N] are this one. Whole numbers are compared exactly, whatever the column's type.
+
+    Fractions are compared in the type of the column: indexes of earlier versions keep them in single precision.
+    """
+    if not float(value).is_integer():
+        return column == value
+    return column == (int(value) if np.issubdtype(column.dtype, np.integer) else np.float64(value))
 
 
 def _lookup(where: str, name: str, known: list[str]) -> int:

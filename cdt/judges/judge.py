@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from cdt.errors import InputError
-from cdt.spelling import did_you_mean, place_of
+from cdt.spelling import did_you_mean, digits, place_of
 
 
 class Judge(Protocol):
@@ -45,9 +45,12 @@ def columns(judge: Judge, labels: Sequence[str], where: str) -> list[int]:
     return places
 
 
-def attribute_label(name: str, value: float) -> str:
-    """The label of an attribute's value, given with float32's precision: "male=1", "age=0.1"."""
-    return f"{name}={int(value)}" if float(value).is_integer() else f"{name}={np.float32(value)!s}"
+def attribute_label(name: str, value: float | np.floating | np.integer) -> str:
+    """The label of an attribute's value: "male=1", "age=0.1". Different values have different labels.
+
+    A value from data is given in its own type: the same digits are fewer in float32 than in float64.
+    """
+    return f"{name}={digits(value)}"
 
 
 def in_batches(

@@ -77,7 +77,7 @@ def labelled(index: Index, attribute: str | None = None) -> Labelled:
         column, names, counts = index.classes, index.class_names, index.class_counts
     else:
         values, column, counts = np.unique(index.attributes[attribute], return_inverse=True, return_counts=True)
-        names = [attribute_label(attribute, value) for value in values.tolist()]
+        names = [attribute_label(attribute, value) for value in values]
     judged = counts >= LEAST
     rows = np.flatnonzero(judged[column])
     targets = (np.cumsum(judged) - 1)[column[rows]]

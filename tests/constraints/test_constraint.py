@@ -46,6 +46,45 @@ def test_classes_groups_and_attributes_select_their_samples(tree: dict[str, Any]
     assert constraint(**tree).samples.describe() == words
 
 
+LARGE = 2**53
+IDS = np.array([LARGE - 1, LARGE, LARGE + 1, 123456789], np.int64)
+
+
+@pytest.mark.parametrize(
+    ("values", "value", "rows", "words"),
+    [
+        (IDS, LARGE - 1, [0], "id = 9007199254740991"),
+        (IDS, LARGE, [1], "id = 9007199254740992"),
+        (IDS, "123456789", [3], "id = 123456789"),
+        (IDS, 123456789.0, [3], "id = 123456789"),
+        (np.array([16777216, 0.5], np.float32), 16777216, [0], "id = 16777216"),
+        (np.array([0.123456789, 0.123456788]), 0.123456788, [1], "id = 0.123456788"),
+    ],
+)
+def test_attributes_are_compared_and_named_exactly(values: np.ndarray, value: Any, rows: list[int], words: str) -> None:
+    population = Population(np.zeros(len(values), np.int32), ["a"], {"id": values}, "x")
+    chosen = constraint(where={"id": value})
+    assert chosen.select("x", population).tolist() == rows
+    assert chosen.samples.describe() == words
+
+
+def test_a_whole_number_that_single_precision_lacks_selects_no_neighbour() -> None:
+    population = Population(np.zeros(1, np.int32), ["a"], {"id": np.array([16777216], np.float32)}, "x")
+    assert "no samples of id = 16777217 in x" in refusal(population, where={"id": 16777217})
+
+
+@pytest.mark.parametrize("value", [LARGE + 1, str(LARGE + 1), f"{LARGE + 1}.0", float(LARGE), "1e30", -LARGE - 1])
+def test_whole_numbers_that_floats_round_are_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"id: -?[0-9.e+]+ cannot be kept exactly; whole numbers up to \d+ can"):
+        constraint(where={"id": value})
+
+
+@pytest.mark.parametrize("value", ["x", float("inf"), "nan", "9" * 5000, True, None])
+def test_what_is_no_number_is_no_value_of_an_attribute(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"where\.id"):
+        constraint(where={"id": value})
+
+
 @given(data=st.data())
 def test_selection_against_brute_force(data: st.DataObject) -> None:
     names = ["a", "b", "c", "d"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -31,7 +32,22 @@ def test_columns_of_labels() -> None:
 )
 def test_labels_of_attributes(value: float, label: str) -> None:
     assert attribute_label("a", value) == label
-    assert attribute_label("a", float(torch.tensor(value, dtype=torch.float64).float())) == label
+    assert attribute_label("a", np.float32(value)) == label
+    assert attribute_label("a", np.float64(value)) == label
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([2**53 - 1, 2**53, -(2**53), 2**62, 2**62 + 1]),
+        np.array([0.123456789, 0.123456788, 0.1, float(np.float32(0.1)), 1e-300, 2e-300]),
+        np.array([0.1, np.nextafter(np.float32(0.1), np.float32(1))], np.float32),
+    ],
+)
+def test_different_values_have_different_labels(values: np.ndarray) -> None:
+    labels = [attribute_label("a", value) for value in values]
+    assert len(set(labels)) == len(values)
+    assert [values.dtype.type(label.removeprefix("a=")) for label in labels] == list(values)
 
 
 def test_batches() -> None:

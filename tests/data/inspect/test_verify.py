@@ -237,6 +237,28 @@ def test_no_damage_passes_and_none_breaks_the_check(whole: Path, tmp_path: Path,
     assert first_tar(root).read_bytes() == first_tar(whole).read_bytes() or not verify(root).ok
 
 
+@pytest.mark.parametrize("pack", [False, True])
+def test_an_attribute_that_differs_in_its_last_digits_is_found(tmp_path: Path, pack: bool) -> None:
+    images = np.zeros((2, 1, 6, 5), np.uint8)
+    source = Source(
+        class_names=["a"],
+        keys=["k0", "k1"],
+        classes=np.zeros(2, int),
+        shapes=np.tile((1, 6, 5), (2, 1)),
+        dtype="uint8",
+        read=images.__getitem__,
+        origin={"name": "by hand"},
+        splits=np.full(2, "train"),
+        attributes={"age": np.array([0.123456789, 0.5])},
+    )
+    shard(source, tmp_path, pack=pack)
+    assert verify(tmp_path).ok
+    tar = first_tar(tmp_path)
+    tar.write_bytes(tar.read_bytes().replace(b"0.123456789", b"0.123456788"))
+    (told,) = [line for line in verify(tmp_path).problems if line.startswith("wrong attributes")]
+    assert "k0: {'age': 0.123456788} instead of {'age': 0.123456789}" in told
+
+
 def test_a_key_in_two_splits_is_found(root: Path) -> None:
     with tarfile.open(root / "test/000000.tar") as tar:
         name = tar.getnames()[0].split(".")[0]
