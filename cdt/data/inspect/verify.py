@@ -8,28 +8,39 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cdt.data.format.damage import BadDataError
 from cdt.data.format.decode import EXTENSIONS, RAW
 from cdt.data.format.header import ShardInfo, read_header
-from cdt.data.format.image import check_crc, image_of
+from cdt.data.format.image import check_crc, check_size, image_of
 from cdt.data.format.index import Index, located
 from cdt.data.format.pack import CLASSES, IMAGES
-from cdt.data.format.picture import MAX_PICTURE_BYTES, reason
+from cdt.data.format.picture import reason
 from cdt.data.format.problems import LISTED, Problems
-from cdt.data.format.tar import Tar
+from cdt.data.format.tar import Member, Tar
 from cdt.data.inspect.foreign import key_by_shard
 from cdt.data.inspect.scan import SampleError, image_type, label_in_field, label_in_text, spelled
 from cdt.data.read.files import whole_shard
 from cdt.errors import InputError
 
 DECIMAL = re.compile(r"\d{1,9}")
-Members = dict[str, tuple[int, bytes]]
-"""Files of one sample by extension: offset in the tar, payload."""
+
+
+class Part(NamedTuple):
+    """Bytes of a tar, which are read when they are needed: what else lies beside a sample may be large."""
+
+    offset: int
+    size: int
+    read: Callable[[], bytes]
+
+
+Members = dict[str, Part]
+"""Files of one sample by extension."""
 
 
 @dataclass
@@ -142,37 +153,37 @@ class _Check:
         """Key and files of every sample of a tar; each image of a bundle counts as a sample."""
         with Tar(path, name, Problems() if self.foreign else self.report) as tar:
             for key, files in tar.samples():
-                if sum(file.size for file in files.values()) > MAX_PICTURE_BYTES:
-                    self.report.add("too large", f"{name}: {key}")
-                    continue
-                members = {ext: (file.offset, tar.read(file)) for ext, file in files.items()}
+                members = {ext: Part(file.offset, file.size, partial(tar.read, file)) for ext, file in files.items()}
                 if self.foreign or IMAGES not in members:
                     yield (key_by_shard(name, key) if self.source.get("keys_by_shard") else key), members
                     continue
                 try:
-                    yield from self._images_of(members)
+                    yield from self._images_of(tar, members)
+                except BadDataError as error:
+                    self.report.add(error.kind, f"{name}: {key}: {error}")
                 except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                     self.report.add("damaged bundle", f"{name}: {key}: {reason(error)}")
 
-    def _images_of(self, members: Members) -> Iterator[tuple[str, Members]]:
-        about = json.loads(members["json"][1])
+    def _images_of(self, tar: Tar, members: Members) -> Iterator[tuple[str, Members]]:
+        about = json.loads(_bytes_of(members["json"]))
         keys, attributes = about["keys"], about["attributes"]
-        offset, payload = members[IMAGES]
+        images = members[IMAGES]
         size = math.prod(self.index.shape) * np.dtype(self.index.dtype).itemsize
-        first = len(payload) - size * len(keys)
-        labels = members[CLASSES][1]
+        first = images.size - size * len(keys)
+        labels = _bytes_of(members[CLASSES])
         classes = np.frombuffer(labels, "<i4", offset=len(labels) - 4 * len(keys))
         if first < 0 or any(len(values) != len(keys) for values in attributes.values()):
             raise ValueError("keys, classes, attributes and images are not equally many")
         for number, key in enumerate(map(str, keys)):
-            start = first + number * size
+            start = images.offset + first + number * size
             about_one = {name: values[number] for name, values in attributes.items()}
+            one = Member(key, start, size)
             yield (
                 key,
                 {
-                    RAW: (offset + start, payload[start : start + size]),
-                    "cls": (0, str(int(classes[number])).encode()),
-                    "json": (0, json.dumps(about_one).encode()),
+                    RAW: Part(start, size, partial(tar.read, one)),
+                    "cls": _written(str(int(classes[number])).encode()),
+                    "json": _written(json.dumps(about_one).encode()),
                 },
             )
 
@@ -184,17 +195,22 @@ class _Check:
             found = ", ".join(members)
             self.report.add("wrong files", f"{place} has {found}; expected one image, of type {ext}")
             return
-        offset, payload = members[images[0]]
-        if (offset, len(payload)) != (promise := (int(index.offset[row]), int(index.size[row]))):
-            found = f"{place} has {len(payload)} bytes at {offset} instead of {promise[1]} at {promise[0]}"
+        image = members[images[0]]
+        if (image.offset, image.size) != (promise := (int(index.offset[row]), int(index.size[row]))):
+            found = f"{place} has {image.size} bytes at {image.offset} instead of {promise[1]} at {promise[0]}"
             self.report.add("wrong offset", found)
+        try:
+            payload = _bytes_of(image)
+            about, text = (_bytes_of(members[ext]) if ext in members else b"" for ext in ("json", "cls"))
+        except BadDataError as error:
+            self.report.add(error.kind, f"{place}: {error}")
+            return
         for check in (lambda: check_crc(int(index.crc[row]), payload), lambda: image_of(index, row, payload)):
             try:
                 check()
             except BadDataError as error:
                 self.report.add(error.kind, f"{place}: {error}")
-        record = self._record(members.get("json", (0, b"{}"))[1], place)
-        text = members.get("cls", (0, b""))[1]
+        record = self._record(about, place) if "json" in members else {}
         if self.foreign:
             self._foreign_label(row, text, record, place)
         else:
@@ -236,6 +252,17 @@ class _Check:
             self.report.add("wrong label", f"{place}: {label} is out of range, there are {len(names)} classes")
         elif label != promise:
             self.report.add("wrong label", f"{place}: {label} instead of {promise}")
+
+
+def _bytes_of(part: Part) -> bytes:
+    """Raises BadDataError if it is larger than what is read of a sample."""
+    check_size(part.size)
+    return part.read()
+
+
+def _written(payload: bytes) -> Part:
+    """What no file of the tar has as it is."""
+    return Part(0, len(payload), lambda: payload)
 
 
 def _same(found: object, promise: np.generic) -> bool:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tars
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from cdt.data.format.problems import LISTED
+from cdt.data.inspect.foreign import index_shards
 from cdt.data.inspect.verify import verify
 from cdt.data.sources import Source
 from cdt.data.write.shard import shard
@@ -282,6 +284,47 @@ def test_values_that_are_not_finite_are_found(tmp_path: Path) -> None:
     shard(latents, tmp_path / "out")
     told = "not finite: train/000000.tar: k1: the image has values that are not finite"
     assert verify(tmp_path / "out").problems == [told]
+
+
+@pytest.fixture
+def at_most_64_kib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdt.data.format.image.MAX_PICTURE_BYTES", 1 << 16)
+
+
+@pytest.mark.usefixtures("at_most_64_kib")
+@pytest.mark.parametrize("beside", ["txt", "flac", "images.bin", "features.npz"])
+def test_files_beside_a_sample_may_be_large(tmp_path: Path, beside: str) -> None:
+    many: list[tars.Entry] = [(f"k1.{number}.{beside}", bytes(1 << 15)) for number in range(4)]
+    tar = tars.write_tar(tmp_path / "a.tar", [*tars.sample("k0"), *tars.sample("k1"), *many])
+    index_shards([str(tar)], tmp_path / "out")
+    assert verify(tmp_path / "out").problems == []
+
+
+@pytest.mark.usefixtures("at_most_64_kib")
+def test_bundles_may_be_larger_than_an_image(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (9, 1, 100, 100), dtype=np.uint8)
+    source = Source(
+        class_names=["a"],
+        keys=[f"k{number}" for number in range(9)],
+        classes=np.zeros(9, int),
+        shapes=np.tile((1, 100, 100), (9, 1)),
+        dtype="uint8",
+        read=images.__getitem__,
+        origin={"name": "by hand"},
+        splits=np.full(9, "train"),
+    )
+    shard(source, tmp_path, pack=True)
+    with tarfile.open(first_tar(tmp_path)) as tar:
+        assert tar.getmember("bundle-train-000000.images.npy").size > 9 * 100 * 100
+    assert verify(tmp_path).problems == []
+
+
+@pytest.mark.usefixtures("at_most_64_kib")
+def test_an_image_above_the_limit_is_told(tmp_path: Path) -> None:
+    large = tars.npy(np.zeros((1, 300, 300), np.uint8))
+    tar = tars.write_tar(tmp_path / "a.tar", [("k.cls", b"0"), ("k.npy", large)])
+    index_shards([str(tar)], tmp_path / "out")
+    assert verify(tmp_path / "out").problems == ["too large: train/000000.tar: k: 90128 bytes; the limit is 65536"]
 
 
 def test_without_an_index_there_is_nothing_to_verify(tmp_path: Path) -> None:
