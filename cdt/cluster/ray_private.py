@@ -44,7 +44,7 @@ def job_with_path(path: list[str]) -> JobConfig:
 def job_variables() -> dict[str, str]:
     """The environment variables that the submitted job around this process sets on all nodes; none outside of a job."""
     job = JobConfig.from_json(json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}")))
-    return (job.runtime_env or {}).get("env_vars", {})
+    return (job.runtime_env or {}).get("env_vars") or {}
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ from cdt.cluster.session import cluster_slots, local_ray, set_environment
 from cdt.cluster.watchdog import Hang, Watcher, pulse
 from cdt.config import RunConfig
 from cdt.engine.engine import start_deepspeed
+from cdt.engine.numerics import reproducible
 from cdt.engine.ranks import collectives
 from cdt.errors import CdtError, RunError, Terminated
 from cdt.training.assemble import assemble
@@ -78,7 +79,8 @@ def _run_here(job: Job, on_progress: OnProgress, given: threading.Event) -> bool
     try:
         torch.set_num_threads(job.config.run.threads or threads)
         start_deepspeed()
-        return persist(job, lambda job: Worker(assemble(job), coordinator).run(), tell)
+        with reproducible(job.config.engine.deterministic):
+            return persist(job, lambda job: Worker(assemble(job), coordinator).run(), tell)
     except Exception as error:
         told = _in_our_words(error)
         coordinator.note("failed", str(told))
@@ -169,7 +171,8 @@ def _work(arguments: dict[str, Any]) -> bool:
         torch.set_num_threads(job.config.run.threads or max(1, cores))
         start_deepspeed()
         formed()
-        with pulse(dist.get_rank(), _watcher(job, coordinator)) as at_step:
+        deterministic = reproducible(job.config.engine.deterministic)
+        with deterministic, pulse(dist.get_rank(), _watcher(job, coordinator)) as at_step:
             worker = Worker(assemble(job), coordinator)
             at_step(lambda: worker.step)
             return worker.run()

@@ -21,15 +21,20 @@ _OWNED = {
     "amp": "engine.precision",
     "torch_autocast": "engine.precision",
 }
-_BUCKET = 500_000_000
-"""Gradients that DeepSpeed reduces at once, by its default."""
+_BUCKET = 50_000_000
+"""Gradients that are reduced at once: so few that most are reduced while the backward pass goes on."""
 
 
 class EngineConfig(Config):
     zero_stage: Literal[0, 1, 2, 3] = 1
     """What DeepSpeed shards over the workers: 0 nothing, 1 the optimiser state, 2 also gradients, 3 also weights."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the forward and backward pass; master weights, statistics and probes are always fp32 or better."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Of the forward and backward pass; master weights and statistics are always fp32 or better. tf32: fp32 whose
+    products are rounded to 10 bits on GPUs that can."""
+    eval_precision: Literal["fp32", "tf32"] = "fp32"
+    """Of what is evaluated under the averages: probes, generated samples and grids."""
+    deterministic: bool = False
+    """On GPUs: only kernels that give the same bits each time, which cost time. On CPUs all do."""
     accumulation: int = Field(default=1, ge=1, le=10**6)
     """Micro-batches per step."""
     clip: FiniteFloat = Field(default=1.0, ge=0, le=1e12)
@@ -54,18 +59,23 @@ class EngineConfig(Config):
 
 
 def bucket_size(engine: EngineConfig, trained: int) -> int:
-    """How many gradients are reduced at once: DeepSpeed allocates a buffer of this size, however few there are."""
+    """How many gradients are reduced at once: DeepSpeed allocates buffers of this size, however few there are."""
     stated = engine.deepspeed.get("zero_optimization", {}).get("reduce_bucket_size")
     return stated if isinstance(stated, int) else min(trained, _BUCKET)
 
 
-def deepspeed_options(engine: EngineConfig, batch_size: int, world: int, trained: int) -> dict[str, Any]:
+def deepspeed_options(
+    engine: EngineConfig, batch_size: int, world: int, trained: int, *, gpus: bool = False
+) -> dict[str, Any]:
     """The configuration that DeepSpeed gets. ``batch_size`` must divide by workers times accumulation.
 
     ``trained``: how many weights are.
     """
     raw = dict(engine.deepspeed)
     return {
+        # It waits for the device twice in each micro-batch. At stage 3 DeepSpeed's own streams are ordered by that.
+        "timers": {"throughput": {"enabled": engine.zero_stage == 3}},
+        "zero_force_ds_cpu_optimizer": False,  # AdamW of torch updates off-loaded weights, too
         **raw,
         "train_batch_size": batch_size,
         "train_micro_batch_size_per_gpu": batch_size // (world * engine.accumulation),
@@ -74,6 +84,7 @@ def deepspeed_options(engine: EngineConfig, batch_size: int, world: int, trained
         "bf16": {"enabled": engine.precision == "bf16"},
         "zero_optimization": {
             "reduce_bucket_size": bucket_size(engine, trained),
+            "overlap_comm": gpus and world > 1,
             **raw.get("zero_optimization", {}),  # what it makes of a size that is no number, DeepSpeed says
             "stage": engine.zero_stage,
         },

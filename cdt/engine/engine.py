@@ -22,6 +22,7 @@ from cdt.engine.await_build import await_build
 from cdt.engine.config import EngineConfig, deepspeed_options
 from cdt.engine.deepspeed_files import UNFIT, captured, data_only, load_data_only, reason_in
 from cdt.engine.host_copies import Copies
+from cdt.engine.numerics import allow_tf32
 from cdt.engine.ranks import Ranks
 from cdt.errors import RunError
 
@@ -90,27 +91,35 @@ class Engine:
         if weights is not None:
             self.module.load_state_dict(weights)
         self.module.to(ranks.device)
+        allow_tf32(config.eval_precision == "tf32")
         named = dict(self.module.named_parameters())
         self._shapes = {name: tuple(weight.shape) for name, weight in named.items()}
         self.trained = [name for name, weight in named.items() if weight.requires_grad]
         # Their fp32 values: DeepSpeed keeps none of what it does not train.
         self._frozen = {name: self._slice(named[name]).clone() for name in named.keys() - set(self.trained)}
         weights_to_train = [named[name] for name in self.trained]
-        optimizer = torch.optim.AdamW(weights_to_train, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay)
+        low = config.precision == "bf16"
+        # DeepSpeed makes its fp32 masters from weights that it has rounded already.
+        exact = {name: named[name].detach().to("cpu", copy=True) for name in self.trained} if low else {}
+        optimizer = torch.optim.AdamW(
+            weights_to_train, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, fused=True
+        )
         with contextlib.redirect_stdout(io.StringIO()):
             trained = sum(weight.numel() for weight in weights_to_train)
-            options = deepspeed_options(config, train.batch_size, ranks.world, trained)
+            gpus = ranks.device.type == "cuda"
+            options = deepspeed_options(config, train.batch_size, ranks.world, trained, gpus=gpus)
             wrapped = deepspeed.initialize(model=self.module, optimizer=optimizer, config=options)
         self.network: Any = wrapped[0]
         deepspeed_private.copy_no_scripts(self.network)
         deepspeed_private.read_with(self.network, load_data_only)
         self._optimizer: Any = wrapped[1]
-        self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        self.dtype = torch.bfloat16 if low else torch.float32
         self.accumulation = config.accumulation
         self._masters = self._unpartitioned_masters()
+        self._begin_from(exact)
         self.applied = True
         """Whether the last update was made. If the gradient is not finite, it is skipped on all ranks."""
-        if config.zero_stage == 0 and config.precision == "fp32":
+        if config.zero_stage == 0 and not low:
             self._check_gradient()
         self._partitioned_network: Any = None
         self._bare_network: nn.Module | None = None
@@ -121,6 +130,15 @@ class Engine:
             return f"{odd[0]} is {'surplus' if odd[0] in weights else 'missing'}"
         shapes = ((name, tuple(weight.shape), self._shapes[name]) for name, weight in weights.items())
         return next((f"{name} is {list(a)} and not {list(b)}" for name, a, b in shapes if a != b), None)
+
+    @contextlib.contextmanager
+    def training_precision(self) -> Iterator[None]:
+        """Products of fp32 as training computes them; outside of this context, as evaluation does."""
+        allow_tf32(self._config.precision == "tf32")
+        try:
+            yield
+        finally:
+            allow_tf32(self._config.eval_precision == "tf32")
 
     def backward(self, loss: Tensor) -> None:
         self.network.backward(loss)
@@ -181,9 +199,21 @@ class Engine:
     def _unpartitioned_masters(self) -> dict[nn.Parameter, Tensor]:
         """Every weight's fp32 values if nothing is sharded: DeepSpeed keeps copies next to bf16 weights."""
         masters: dict[nn.Parameter, Tensor] = {weight: weight for weight in self.module.parameters()}
-        if self._config.zero_stage != 0 or self._config.precision == "fp32":
+        if self._config.zero_stage != 0 or self._config.precision != "bf16":
             return masters
         return masters | dict(deepspeed_private.fp32_copies(self._optimizer))
+
+    def _begin_from(self, whole: Mapping[str, Tensor]) -> None:
+        """Takes the masters that this rank has from whole fp32 weights by name."""
+        if self._config.zero_stage == 0:
+            named = dict(self.module.named_parameters())
+            for name, values in whole.items():
+                self._masters[named[name]].data.copy_(values)
+            return
+        fragments = self.fragments() if whole else {}
+        for name, values in whole.items():
+            start, mine = fragments[name].start, fragments[name].values
+            mine.copy_(values.flatten()[start : start + mine.numel()])
 
     def gather(self, name: str, fragment: Fragment) -> Tensor:
         """The whole of one weight from every rank's fragment: fp32, in its shape, on every rank."""
@@ -218,7 +248,12 @@ class Engine:
         for name, weight in self._partitioned_network.module.named_parameters():
             values = weights[name].values
             deepspeed_private.part(weight).data.flatten()[: values.numel()] = values
+        self._finish_writes()
         return self._partitioned_network
+
+    def _finish_writes(self) -> None:
+        """DeepSpeed gathers weights on a stream of its own, which does not wait for the one that wrote them."""
+        self._deepspeed.get_accelerator().synchronize()
 
     def _partition(self, network: nn.Module, *, offload: bool = False) -> Any:
         """A second engine, which trains nothing: its weights are sharded over the ranks."""
@@ -278,6 +313,7 @@ class Engine:
                     part.data.flatten()[: values.numel()] = values
                 else:
                     weight.data.copy_(values.view_as(weight))
+        self._finish_writes()
 
     def _load(self, directory: Path) -> None:
         try:

@@ -49,7 +49,7 @@ def state_bytes(parameters: int, trained: int, engine: EngineConfig, world: int)
         "optimiser": _optimiser_bytes(trained, engine, world),
         "bucket": low * {0: 0, 1: 0, 2: min(bucket, trained - trained / world), 3: bucket}[stage],
         "gathered": low * (parameters + min(parameters, _PREFETCHED)) if stage == 3 and world > 1 else 0,
-        "update": 4 * trained * {0: 1, 1: 2 / world, 2: 2 / world, 3: 3 / world}[stage],
+        "update": 4 * trained * {0: 1, 1: 1 / world, 2: 1 / world, 3: 1.5 / world}[stage],
         "EMA": 4 * parameters / world,
         "probe": 4 * parameters / (world if stage >= 3 else 1),
     }

@@ -27,7 +27,8 @@ Columns = dict[int, tuple[Path, list[int]]]
 class GeneratedShares:
     """The mean posterior of each judged constraint's classes over fresh samples, drawn as they will be when used.
 
-    Every judge sees the same samples. Each rank draws equally many, in equal batches.
+    Every judge sees the same samples. Each rank draws equally many, in equal batches; what is drawn beyond
+    ``samples`` does not count.
     """
 
     measures: ClassVar[tuple[type[Statistic], ...]] = (GeneratedShare,)
@@ -43,7 +44,7 @@ class GeneratedShares:
     ) -> None:
         """``samples``: drawn per period, over all ranks."""
         self._sampler, self._ranks, self._seed = sampler, ranks, seed
-        self._share = -(-samples // ranks.world)
+        self._samples, self._share = samples, -(-samples // ranks.world)
         each = list(constraints.items())
         asked = {i: (name, share) for i, (name, constraint) in enumerate(each) if (share := constraint.warm_share)}
         self._judges: dict[Path, Judge] = {
@@ -87,13 +88,14 @@ class GeneratedShares:
         """
         sums = np.zeros((3, self._m))
         if asked:
+            first = self._ranks.rank * self._share
             images = self._sampler.draw(
                 network,
                 self._share,
                 seed=stream_key(self._seed, f"generated {period}") >> 1,
-                first=self._ranks.rank * self._share,
+                first=first,
                 device=self._ranks.device,
-            )
+            )[: max(self._samples - first, 0)]
             paths = {path for path, _ in asked.values()}
             posteriors = {path: self._judged(path, images) for path in paths}
             for i, (path, chosen) in asked.items():

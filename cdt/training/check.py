@@ -23,6 +23,9 @@ from cdt.origin.pretrained import check_continued
 from cdt.training.binding import Bound, bind
 from cdt.training.calibrate import check_stable, drawn
 
+BF16_WINDOW = 2.0
+"""Log-SNR above which rounding to bf16 shows in losses: +.15 nats and more over the full range at 64 dimensions."""
+
 
 def check(config: RunConfig) -> Bound:
     """The configuration bound to its data. Raises InputError for whatever does not fit together."""
@@ -164,3 +167,11 @@ def _check_windows(config: RunConfig) -> None:
             "dual.estimate: training needs one window for all constraints, a number or null; "
             f"found {found}: set constraints.NAME.window, or estimate: probe"
         )
+    if config.dual.estimate == "training" and config.engine.precision == "bf16":
+        high = max((process.logsnr_max if window is None else float(window) for window in windows), default=-np.inf)
+        if high > BF16_WINDOW:
+            raise InputError(
+                "dual.estimate: training in bf16 cannot be held against thresholds that were measured in fp32 above a "
+                f"log-SNR of {BF16_WINDOW:g}; the windows end at {high:.4g}: set estimate: probe, or a window up to "
+                "there"
+            )

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cdt.constraints import Requirements
 from cdt.data.stream import Batch
 from cdt.diffusion.loss import Diffusion, Losses, nats
 from cdt.dual import Sums
 from cdt.engine.ranks import Ranks
+
+
+def once_per_cell(columns: Tensor, cells: Tensor) -> Tensor:
+    """The totals of each cell at its first sample, 0 at the others: [B, n], from columns [B, n] and cells [B].
+
+    Added to by cell, they have the same bits each time: a GPU adds in any order, and all but one summand are 0.
+    """
+    same = cells[:, None] == cells
+    first = ~same.tril(-1).any(dim=1)
+    return torch.where(first[:, None], same.to(columns.dtype) @ columns, 0.0)
 
 
 class PeriodSums:
@@ -29,7 +40,8 @@ class PeriodSums:
         known = full.isfinite()
         full = torch.where(known, full, 0.0)
         windowed = full * (losses.logsnr <= self._windows[batch.cells])
-        self._sums.index_add_(0, batch.cells, torch.stack([windowed, windowed**2, known.to(full.dtype)], dim=1))
+        columns = torch.stack([windowed, windowed**2, known.to(full.dtype)], dim=1)
+        self._sums.index_add_(0, batch.cells, once_per_cell(columns, batch.cells))
         base = full * (batch.streams == 0)
         count = (known & (batch.streams == 0)).sum()
         self._sums[-1] += torch.stack([base.sum(), base.square().sum(), count.to(full.dtype)])

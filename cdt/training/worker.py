@@ -90,7 +90,8 @@ class Worker:
 
     def _train(self) -> None:
         parts, config, progress = self.parts, self.config, self.progress
-        self._event("start", f"step {self.step} of {progress.schedule.total_steps} on {self.ranks.world} workers")
+        on = f"{self.ranks.world} workers{self._precisions()}"
+        self._event("start", f"step {self.step} of {progress.schedule.total_steps} on {on}")
         meter, leaving = Meter(config.train.batch_size), False
         penalties = list(parts.bound.penalties.values())
         while not progress.finished and not leaving:
@@ -102,17 +103,18 @@ class Worker:
             waited = time.monotonic() - waited
             # What dropout draws is a function of the position too.
             torch.manual_seed(stream_key(config.run.seed, f"dropout {self.step} {self.ranks.rank}") >> 1)
-            loss = train_step(
-                self.engine,
-                parts.diffusion,
-                batch,
-                self.sums,
-                parts.teacher,
-                learning_rate=progress.schedule.learning_rate(self.step),
-                seed=config.run.seed,
-                batch_size=config.train.batch_size,
-                penalties=penalties,
-            )
+            with self.engine.training_precision():
+                loss = train_step(
+                    self.engine,
+                    parts.diffusion,
+                    batch,
+                    self.sums,
+                    parts.teacher,
+                    learning_rate=progress.schedule.learning_rate(self.step),
+                    seed=config.run.seed,
+                    batch_size=config.train.batch_size,
+                    penalties=penalties,
+                )
             self.ema.update(config.train.ema_decay_at(self.step))
             progress.step += 1
             self._check_health()
@@ -129,6 +131,14 @@ class Worker:
                     self._commit()
             if due:
                 self._save()
+
+    def _precisions(self) -> str:
+        """Which device computes what how exactly; on CPUs, fp32 is fp32."""
+        if self.ranks.device.type == "cpu":
+            return ""
+        engine, name = self.config.engine, torch.cuda.get_device_name(self.ranks.device)
+        bits = "the same bits each time" if engine.deterministic else "bits may differ each time"
+        return f" ({name}: training in {engine.precision}, evaluation in {engine.eval_precision}, {bits})"
 
     def _period_sums(self, windows: np.ndarray) -> PeriodSums:
         process, requirements = self.parts.diffusion.process, self.parts.requirements

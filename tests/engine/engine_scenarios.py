@@ -7,7 +7,9 @@ import functools
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
+import deepspeed
 import numpy as np
 import torch
 from scenario import Place, Scenario
@@ -83,6 +85,10 @@ class Told:
     poison_applied: bool = True
     """Whether an update was made where one rank's loss was not finite, and whether the weights are as before."""
     poison_left_weights: bool = False
+    begins_exact: bool = False
+    """Whether the masters of a fresh engine are the fp32 weights that it was given, at every precision."""
+    finished_writes: int = 0
+    """How often the device was waited for when a network got other weights."""
     resumed_weights: bool = False
     """Whether a fresh engine continues from the checkpoint to the same bits."""
     resumed_ema: bool = False
@@ -158,7 +164,9 @@ class Case:
 
         first = train(engine, self.ranks, 0, steps // 2, first_half)
         self.told.ema_error = distance(whole(engine, ema.fragments), averages)
-        self.told.forward_errors = [forward_error(engine, ema.fragments)]
+        with patch.object(deepspeed.get_accelerator(), "synchronize") as synchronize:
+            self.told.forward_errors = [forward_error(engine, ema.fragments)]
+        self.told.finished_writes = synchronize.call_count
         saver, saved = Saver(self.folder, engine, ema, self.ranks), (whole(engine), whole(engine, ema.fragments))
         saver.begin(state_at(steps // 2, self.ranks))
         second = train(engine, self.ranks, steps // 2, steps, second_half)
@@ -188,8 +196,6 @@ class Case:
 
     def _against_forward_weights(self, engine: Engine) -> None:
         """The weights of the forward pass are the masters, rounded; the masters are finer than bf16."""
-        import deepspeed
-
         masters = whole(engine)
         weights = dict(engine.module.named_parameters())
         with deepspeed.zero.GatheredParameters(list(weights.values()), enabled=self.config.zero_stage == 3):
@@ -218,6 +224,13 @@ class Case:
         self.told.beside_unchanged = all(map(torch.equal, before, after))
         self.told.beside_holds = [sum(weight.numel() for weight in each.parameters()) for each in teachers]
 
+    def _agree(self, engine: Engine) -> bool:
+        """Whether the masters of all ranks are the same, where each rank has all of them."""
+        if self.config.zero_stage:
+            return True
+        sums = [float(master.detach().double().sum()) for master in engine._masters.values()]
+        return self.ranks.all_of(sums) == [sums] * self.ranks.world
+
     def _finish(self, saver: Saver, saved: tuple[dict[str, Tensor], dict[str, Tensor]], step: int) -> None:
         """A save that was written while training went on, against what there was when it began."""
         self.told.complete_before = [path.name for path in checkpoint.complete_checkpoints(self.folder)]
@@ -241,6 +254,7 @@ class Case:
         path = self.folder / checkpoint.checkpoint_name(steps // 2)
         other = {name: weight + 1 for name, weight in build().state_dict().items()}
         engine = Engine(build, self.config, TRAIN, self.ranks, other)
+        self.told.begins_exact = same(whole(engine), other) and self._agree(engine)
         ema = Ema(engine)
         engine.load(path)
         ema.load(checkpoint.read_weights(path))
@@ -254,5 +268,20 @@ def run_case(name: str, place: Place) -> Told:
     return Case(config_of(name), place.ranks, place.folder / name, plainly()).run()
 
 
+def off_load(place: Place) -> list[float]:
+    """Distances between networks trained with and without the optimiser in the memory of the host, by stage."""
+    distances = []
+    for stage in (1, 2, 3):
+        trained = []
+        for zero in ({}, {"offload_optimizer": {"device": "cpu"}}):
+            config = EngineConfig.model_validate({"zero_stage": stage, "deepspeed": {"zero_optimization": zero}})
+            engine = Engine(build, config, TRAIN, place.ranks)
+            train(engine, place.ranks, 0, 5, lambda step: None)
+            trained.append(whole(engine))
+        distances.append(distance(*trained))
+    return distances
+
+
+OFF_LOADED = Scenario("optimiser off-loaded", off_load)
 ENGINE = {name: Scenario(f"engine at {name}", functools.partial(run_case, name)) for name in CASES}
-SCENARIOS = list(ENGINE.values())
+SCENARIOS = [*ENGINE.values(), OFF_LOADED]

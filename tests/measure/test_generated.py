@@ -113,6 +113,32 @@ def test_shares_are_mean_posteriors_of_fresh_samples(tmp_path: Path, alone: Rank
     np.testing.assert_array_equal(again.total, bright.total)
 
 
+class OneOf(Ranks):
+    """A rank that is asked alone: its sums are its own."""
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        return values
+
+
+def test_as_many_samples_count_on_any_number_of_ranks(tmp_path: Path) -> None:
+    """Ranks draw equally many; on 7 ranks that is 28 samples for 24, of which 4 do not count."""
+    judge, images = tmp_path / "judge.safetensors", torch.randn(64, *SHAPE)
+    train_classifier(images, torch.arange(64) % 2, ["dark", "light"], architecture="plain", seed=0, steps=1).save(judge)
+    budget = {"min": 0.5, "classifier": str(judge)}
+    constraints = {"light": GeneratedFrequency.model_validate({"class": "light", "generated_frequency": budget})}
+    sampler = Sampler(SamplerConfig(steps=2), PROCESS, SHAPE)
+
+    def measured(world: int) -> np.ndarray:
+        ranks = (OneOf(rank, world, torch.device("cpu")) for rank in range(world))
+        shares = (GeneratedShares(constraints, sampler, each, samples=24, seed=3) for each in ranks)
+        sums = (share.measure(Bright(0.8), np.arange(1), period=1) for share in shares)
+        return np.sum([(each.count[0], each.total[0]) for each in sums], axis=0)
+
+    one, seven = measured(1), measured(7)
+    assert one[0] == seven[0] == 24
+    assert seven[1] == pytest.approx(one[1])
+
+
 def test_without_a_classifier_nothing_is_drawn(alone: Ranks) -> None:
     free = {"free": MinFrequency.model_validate({"class": "dark", "min_frequency": 0.1})}
     shares = GeneratedShares(free, Sampler(SamplerConfig(), PROCESS, SHAPE), alone, samples=24, seed=3)

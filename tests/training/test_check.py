@@ -101,6 +101,14 @@ def test_floors_that_sum_to_one_are_met_together(digits: Index) -> None:
         ({"constraints": {"x": {"where": {"male": 1}, "max_loss": 1.0}}}, "constraints.x.where: 'male'"),
         ({"constraints": {"x": {"class": 1, "max_loss": 1.0, "window": 11}}}, "constraints.x.window: 11 is not within"),
         ({"dual": {"estimate": "training"}}, "dual.estimate: training needs one window.*found auto, null"),
+        (
+            {
+                "constraints": {"x": {"class": 1, "max_loss": 1.0, "window": 2.5}},
+                "dual": {"estimate": "training"},
+                "engine": {"precision": "bf16"},
+            },
+            "dual.estimate: training in bf16 cannot be held against .* log-SNR of 2; the windows end at 2.5",
+        ),
         ({"data": {"split": "val"}}, "has no split 'val'; it has train"),
         (
             {"engine": {"accumulation": 4}},

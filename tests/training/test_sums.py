@@ -8,7 +8,7 @@ from cdt.data.stream import Batch
 from cdt.diffusion.config import DiffusionConfig
 from cdt.diffusion.loss import Diffusion, Losses
 from cdt.engine.ranks import Ranks
-from cdt.training.sums import PeriodSums, constraint_sums
+from cdt.training.sums import PeriodSums, constraint_sums, once_per_cell
 
 DIFFUSION = Diffusion.from_config(DiffusionConfig())
 LOW, HIGH = DIFFUSION.process.logsnr_min, DIFFUSION.process.logsnr_max
@@ -44,6 +44,18 @@ def by_brute_force(parts: list[tuple[Batch, Losses]]) -> np.ndarray:
             if stream == 0:
                 sums[-1] += [loss, loss**2, 1]
     return sums
+
+
+def test_each_cell_is_added_to_once() -> None:
+    """A GPU adds in any order; one summand that is not 0 gives the same bits in all of them."""
+    columns = torch.from_numpy(np.random.default_rng(0).lognormal(size=(40, 3)))
+    cells = torch.from_numpy(np.random.default_rng(1).integers(0, 5, 40))
+    single = once_per_cell(columns, cells)
+    assert (single != 0).any(dim=1).sum() == 5
+    for cell in range(5):
+        found, expected = single[cells == cell], columns[cells == cell].sum(dim=0)
+        torch.testing.assert_close(found[0], expected)
+        assert (found[1:] == 0).all()
 
 
 def test_sums_by_cell_are_windowed_and_the_base_is_not() -> None:
