@@ -149,6 +149,10 @@ class RunConfig(Config):
         parts = self.train.batch_size // self.engine.accumulation
         return next(workers for workers in range(wanted, 0, -1) if parts % workers == 0)
 
+    def micro_batch(self, workers: int) -> int:
+        """How many samples a worker has in one forward."""
+        return max(1, self.train.batch_size // (workers * self.engine.accumulation))
+
     def anchored(self) -> RunConfig:
         """With absolute paths: workers start in other directories, and a run is opened from anywhere."""
         config = _anchored(self)

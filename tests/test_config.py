@@ -54,3 +54,10 @@ def test_an_empty_network_is_none_beside_init() -> None:
     config = parse(RunConfig, {"data": DATA, "init": "run", "network": {}}, where="run")
     assert config.network is None
     assert parse(RunConfig, {"data": DATA, "network": DIT}, where="run").resolved_network.kind == "dit"
+
+
+def test_a_micro_batch_is_what_a_worker_has_in_one_forward() -> None:
+    config = RunConfig.model_validate(
+        {"data": DATA, "network": DIT, "train": {"batch_size": 48}, "engine": {"accumulation": 3}}
+    )
+    assert [config.micro_batch(workers) for workers in (1, 2, 4, 100)] == [16, 8, 4, 1]

@@ -93,7 +93,7 @@ def assemble(job: Job) -> Parts:
         probe=config.probe,
         sampler=sampler,
         seed=config.run.seed,
-        chunk=max(1, config.train.batch_size // ranks.world),
+        chunk=config.micro_batch(ranks.world),  # of which training also keeps the activations: it fits
         init=config.init,
         teacher=None if pretrained is None else pretrained.measured_against,
         fresh=None if bound.replay is None else bound.replay.fresh(),
