@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cdt.cli.verb import Verb, add_checkpoint, add_run, add_sampling, positive, say
+from cdt.cli.verb import Verb, add_checkpoint, add_max_bad, add_run, add_sampling, positive, say
 from cdt.errors import InputError
 
 
@@ -66,17 +66,20 @@ def _add_classifier(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=1, help="of weights and batches; `cdt evaluate` uses 0 (default: 1)"
     )
+    add_max_bad(parser)
 
 
 def _classifier(arguments: argparse.Namespace, console: Console) -> None:
     from cdt.cli.evaluation_table import classifier_table, left_out_note
     from cdt.data.format.index import Index
+    from cdt.data.format.problems import check_max_bad
     from cdt.runs.evaluation import classifier_of, labelled
     from cdt.runs.output import check_new_file
 
     check_new_file(arguments.out, {".safetensors"}, "OUT")
     if arguments.out.exists():
         raise InputError(f"OUT {arguments.out}: it exists; name a new file")
+    check_max_bad(arguments.max_bad)
     index = Index.load(arguments.shards, arguments.split)
     with console.status("training the classifier"):
         trained = classifier_of(
@@ -85,10 +88,12 @@ def _classifier(arguments: argparse.Namespace, console: Console) -> None:
             architecture=arguments.architecture,
             steps=arguments.steps,
             seed=arguments.seed,
+            max_bad=arguments.max_bad,
         )
     trained.save(arguments.out)
     console.print(classifier_table(trained))
-    say(console, *left_out_note(labelled(index, arguments.attribute).left_out))
+    asked = labelled(index, arguments.attribute)
+    say(console, *left_out_note([*asked.left_out, *(name for name in asked.labels if name not in trained.labels)]))
     say(console, f"classifier of {len(trained.labels)} labels: {arguments.out}")
 
 
@@ -114,7 +119,7 @@ def _evaluate(arguments: argparse.Namespace, console: Console) -> None:
     reference = Index.load(arguments.reference or data.shards, arguments.split, data.allow_pipe)
     taken = run.checkpoint.name  # opened first: what is damaged is then told before the judge is trained
     with console.status("training the judge"):
-        judge = train_judge(reference)
+        judge = train_judge(reference, max_bad=data.max_bad_fraction)
     with console.status(f"drawing {arguments.n} samples"):
         samples = run.sample(arguments.n, seed=arguments.seed)
     evaluation = evaluate_run(run, reference, judge, samples)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cdt.cli.verb import Verb, positive, say
-from cdt.data.format.problems import MAX_BAD
+from cdt.cli.verb import Verb, add_max_bad, positive, say
 from cdt.errors import InputError
 
 
@@ -28,7 +27,7 @@ def _add_shard(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="many images in one array (default: if an image has fewer than 4,096 bytes of pixels)",
     )
-    _add_max_bad(options)
+    add_max_bad(options)
     sources = parser.add_subparsers(dest="source", metavar="SOURCE", required=True)
     for name, (summary, add_arguments, _) in SOURCE_ARGUMENTS.items():
         place = argparse.ArgumentParser(add_help=False)
@@ -104,13 +103,7 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keys-by-shard", action="store_true", help="keys are unique only within a shard: put its name before them"
     )
-    _add_max_bad(parser)
-
-
-def _add_max_bad(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--max-bad", type=float, default=MAX_BAD, metavar="F", help=f"share that may be unusable (default: {MAX_BAD})"
-    )
+    add_max_bad(parser)
 
 
 def _index(arguments: argparse.Namespace, console: Console) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cdt import spelling
+from cdt.data.format.problems import MAX_BAD
 from cdt.diffusion.samplers import SAMPLERS
 
 
@@ -70,6 +71,12 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 def add_accept_data(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--accept-data", action="store_true", help=text)
+
+
+def add_max_bad(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-bad", type=float, default=MAX_BAD, metavar="F", help=f"share that may be unusable (default: {MAX_BAD})"
+    )
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from cdt import filenames
 from cdt.data.format.index import Index
+from cdt.data.format.problems import MAX_BAD
 from cdt.data.plan.order import stream_key
-from cdt.data.read.reader import ImageReader, normalise
+from cdt.data.read.reader import normalise
+from cdt.data.read.usable import UsableImages
 from cdt.diffusion.sampler import Sampler
 from cdt.dual import LINKS
 from cdt.errors import InputError
@@ -24,35 +26,51 @@ from cdt.origin.pretrained import open_pretrained
 from cdt.runs.run import Run, save_text, write_card
 from cdt.spelling import did_you_mean, place_of
 
+FRACTION = "data.max_bad_fraction"
+"""The setting of a run that says which share of its samples may be unusable."""
 LEAST = 2
 """Images of a label that a judge needs: one to train on, one to test."""
 
 
-def read_images(index: Index, rows: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
-    """Images [n, C, H, W] in [-1, 1] and labels [n] of some rows of a split, or of all."""
-    rows = np.arange(index.count) if rows is None else rows
-    images = normalise(ImageReader(index, cache_mb=0).images(rows))
-    return torch.from_numpy(images), torch.from_numpy(index.classes[rows].astype(np.int64))
+def read_images(index: Index, max_bad: float = MAX_BAD) -> tuple[Tensor, Tensor]:
+    """Images [n, C, H, W] in [-1, 1] and labels [n] of the usable samples of a split (``UsableImages``)."""
+    images, rows = UsableImages(index, max_bad, FRACTION).read(np.arange(index.count))
+    return torch.from_numpy(normalise(images)), torch.from_numpy(index.classes[rows].astype(np.int64))
 
 
-def train_judge(reference: Index, seed: int = 0) -> Classifier:
-    """A classifier of the reference's classes, best trained on balanced data that the run has not seen."""
-    rows, targets, labels, _ = labelled(reference)
-    images, _ = read_images(reference, rows)
-    return train_classifier(images, targets, labels, architecture="residual", seed=seed)
+def train_judge(reference: Index, seed: int = 0, max_bad: float = MAX_BAD) -> Classifier:
+    """A classifier of the reference's classes, best trained on balanced data that the run has not seen.
+
+    Unusable images are left out, as by ``UsableImages``.
+    """
+    learnt, images = _learnt(reference, None, UsableImages(reference, max_bad, FRACTION))
+    return train_classifier(images, learnt.targets, learnt.labels, architecture="residual", seed=seed)
 
 
 def classifier_of(
-    index: Index, attribute: str | None = None, *, architecture: str = "plain", steps: int = 320, seed: int = 1
+    index: Index,
+    attribute: str | None = None,
+    *,
+    architecture: str = "plain",
+    steps: int = 320,
+    seed: int = 1,
+    max_bad: float = MAX_BAD,
 ) -> Classifier:
     """A classifier of a split's classes or of the values of an attribute, as ``labelled`` names them.
 
     For constraints on what is generated: by default it has another architecture and seed than the judge of
-    the evaluation, so that a model cannot please the one by the mistakes of the other.
+    the evaluation, so that a model cannot please the one by the mistakes of the other. Unusable images are left out, as
+    by ``UsableImages``.
     """
-    rows, targets, labels, _ = labelled(index, attribute)
-    images, _ = read_images(index, rows)
-    return train_classifier(images, targets, labels, architecture=architecture, steps=steps, seed=seed)
+    learnt, images = _learnt(index, attribute, UsableImages(index, max_bad, "--max-bad"))
+    return train_classifier(images, learnt.targets, learnt.labels, architecture=architecture, steps=steps, seed=seed)
+
+
+def _learnt(index: Index, attribute: str | None, usable: UsableImages) -> tuple[Labelled, Tensor]:
+    """What a judge can learn from those images that can be used; and these images [n, C, H, W] in [-1, 1]."""
+    images, rows = usable.read(labelled(index, attribute).rows)
+    found = labelled(index, attribute, rows)
+    return found, torch.from_numpy(normalise(images[np.isin(rows, found.rows)]))
 
 
 class Labelled(NamedTuple):
@@ -68,18 +86,22 @@ class Labelled(NamedTuple):
     """Classes without images, and labels of one image."""
 
 
-def labelled(index: Index, attribute: str | None = None) -> Labelled:
-    """The classes of a split, or the values of an attribute. Raises InputError for an unknown attribute."""
+def labelled(index: Index, attribute: str | None = None, among: np.ndarray | None = None) -> Labelled:
+    """The classes of a split, or the values of an attribute; of all rows, or ``among`` some, which are in order.
+
+    Raises InputError for an unknown attribute.
+    """
     if attribute is not None and attribute not in index.attributes:
         remedy = did_you_mean(attribute, index.attributes, "it has")
         raise InputError(f"{index.root} has no attribute {attribute!r}; {remedy}")
     if attribute is None:
-        column, names, counts = index.classes, index.class_names, index.class_counts
+        column, names = index.classes, index.class_names
     else:
-        values, column, counts = np.unique(index.attributes[attribute], return_inverse=True, return_counts=True)
+        values, column = np.unique(index.attributes[attribute], return_inverse=True)
         names = [attribute_label(attribute, value) for value in values]
-    judged = counts >= LEAST
-    rows = np.flatnonzero(judged[column])
+    among = np.arange(index.count) if among is None else among
+    judged = np.bincount(column[among], minlength=len(names)) >= LEAST
+    rows = among[judged[column[among]]]
     targets = (np.cumsum(judged) - 1)[column[rows]]
     labels, left_out = (
         tuple(name for name, chosen in zip(names, mask, strict=True) if chosen) for mask in (judged, ~judged)
@@ -100,16 +122,19 @@ def evaluate_run(run: Run, reference: Index, judge: Classifier, samples: Tensor,
         if theirs != ours:
             raise InputError(f"{reference.root}: {what} {theirs} differ from the run's {ours}")
     judged = columns_of(names, judge)
+    real, learnt_from = (
+        UsableImages(index, run.config.data.max_bad_fraction, FRACTION) for index in (reference, trained_on)
+    )
     seen = set(trained_on.keys())
     unseen = np.array([row for row, key in enumerate(reference.keys()) if key not in seen], dtype=np.int64)
-    held_out = _of_classes(reference, judged, unseen)
+    held_out = _of_classes(reference, real, judged, unseen)
     evaluation = evaluate_samples(
         samples,
         judge,
         class_names=judge.labels,
         class_counts=trained_on.class_counts[judged].tolist(),
-        reference=read_images(reference)[0],
-        training=_of_classes(trained_on, judged, np.arange(trained_on.count)),
+        reference=torch.from_numpy(normalise(real.read(np.arange(reference.count))[0])),
+        training=_of_classes(trained_on, learnt_from, judged, np.arange(trained_on.count)),
         held_out=held_out if len(held_out[0]) else None,
         constraints=constraint_states(run, judged),
         divergence=divergence_from_origin(run, min(len(samples), 1000)),
@@ -128,12 +153,12 @@ def columns_of(class_names: Sequence[str], judge: Classifier) -> list[int]:
     return [class_names.index(label) for label in judge.labels]
 
 
-def _of_classes(index: Index, judged: list[int], rows: np.ndarray) -> tuple[Tensor, Tensor]:
+def _of_classes(index: Index, usable: UsableImages, judged: list[int], rows: np.ndarray) -> tuple[Tensor, Tensor]:
     """Images and labels of those ``rows`` that are of the judged classes; labels are places among these."""
     place = np.full(len(index.class_names), -1)
     place[judged] = np.arange(len(judged))
-    rows = rows[place[index.classes[rows]] >= 0]
-    return read_images(index, rows)[0], torch.from_numpy(place[index.classes[rows]])
+    images, rows = usable.read(rows[place[index.classes[rows]] >= 0])
+    return torch.from_numpy(normalise(images)), torch.from_numpy(place[index.classes[rows]])
 
 
 def divergence_from_origin(run: Run, count: int, window: float | None = None, seed: int = 0) -> Divergence | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from foreign_shards import images_by_key
 from tars import png, write_tar
 
@@ -70,3 +71,53 @@ def test_classifier_and_evaluate_leave_out_the_same(
 ) -> None:
     assert main(["classifier", str(home / "data"), str(tmp_path / "c.safetensors"), "--steps", "2"]) == 0
     assert "fewer than 2 images of each: 0, 1, 7 and 2 more." in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.fixture
+def one_damaged(tmp_path: Path) -> Path:
+    """All digits, as 1,797 pictures; one shows a flipped bit since they were written."""
+    root = tiny.write_shards(tmp_path / "full", keep={}, only=[], pack=False, shard_mb=64)
+    index = Index.load(root)
+    tar = root / index.shards[0].name
+    content = bytearray(tar.read_bytes())
+    content[int(index.offset[5]) + 45] ^= 1
+    tar.write_bytes(content)
+    return root
+
+
+def test_one_damaged_image_stops_no_classifier(
+    one_damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["classifier", str(one_damaged), str(tmp_path / "c.safetensors"), "--steps", "2"]
+    assert main([*arguments, "--max-bad", "0.0005"]) == 1
+    refused = capsys.readouterr().err
+    assert refused.startswith(
+        "cdt classifier: 1 samples are unusable (wrong checksum 1); most of them in train/000000.tar"
+    )
+    assert f"Allowed are 0 of 1,797 (--max-bad 0.0005); `cdt verify {one_damaged}` checks" in refused
+    assert refused.count("\n") == 1
+    assert main(arguments) == 0
+    told = capsys.readouterr().err
+    assert told.startswith(
+        "cdt classifier: 1 samples are unusable (wrong checksum 1); most of them in train/000000.tar"
+    )
+    assert told.endswith("They are left out\n")
+    assert main([*arguments, "--max-bad", "2"]) == 2
+
+
+def test_one_damaged_image_of_the_reference_stops_no_evaluation(
+    whole: Path, one_damaged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(whole), "-n", "20", "--reference", str(one_damaged)]) == 0
+    told = capsys.readouterr().err
+    assert told.startswith("cdt evaluate: 1 samples are unusable (wrong checksum 1); most of them in train/000000.tar")
+    assert Evaluation.from_json((whole / "evaluation.json").read_text()).judge_held_out > 200
+
+
+def test_an_unusable_image_leaves_its_label_with_fewer(tmp_path: Path) -> None:
+    """One of two images of a label is damaged: the other cannot train and test a judge."""
+    index = split_of(tmp_path, [0, 0, 0, 1, 1, 2, 2])
+    found = labelled(index, None, np.array([0, 1, 2, 3, 5, 6]))
+    assert (found.labels, found.left_out) == (("0", "2"), ("1",))
+    assert found.rows.tolist() == [0, 1, 2, 5, 6]
+    assert found.targets.tolist() == [0, 0, 0, 1, 1]

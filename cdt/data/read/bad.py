@@ -34,12 +34,14 @@ class Ledger:
     max_fraction: float
     arrived: np.ndarray
     replaced: np.ndarray
+    setting: str = "data.max_bad_fraction"
+    """What states ``max_fraction``, for the error message."""
     bad: dict[int, BadSample] = field(default_factory=dict)
     _new: list[BadSample] = field(default_factory=list)
 
     @classmethod
-    def of(cls, index: Index, streams: int, max_fraction: float) -> Ledger:
-        return cls(index, max_fraction, np.zeros(streams, np.int64), np.zeros(streams, np.int64))
+    def of(cls, index: Index, streams: int, max_fraction: float, setting: str = "data.max_bad_fraction") -> Ledger:
+        return cls(index, max_fraction, np.zeros(streams, np.int64), np.zeros(streams, np.int64), setting)
 
     def count(self, streams: np.ndarray, bad: Mapping[int, BadSample]) -> None:
         """Counts a batch: the streams of its samples [b], and its bad samples by the places of their replacements."""
@@ -58,7 +60,7 @@ class Ledger:
         """Raises RunError if more samples are bad than the budget allows."""
         if len(self.bad) > (allowed := int(self.max_fraction * self.index.count)):
             raise RunError(
-                f"{self.summary()}. Allowed are {allowed} of {self.index.count:,} (data.max_bad_fraction "
+                f"{self.summary()}. Allowed are {allowed} of {self.index.count:,} ({self.setting} "
                 f"{self.max_fraction:g}); `cdt verify {self.index.root}` checks all shards"
             )
 
