@@ -15,9 +15,11 @@ from cdt.errors import InputError
 def _add_shard(parser: argparse.ArgumentParser) -> None:
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("out", type=Path, metavar="OUT", help="the directory to write; new or empty")
-    options.add_argument("--keep", metavar="C=F,...", help='share of a class to keep, as in "4=0.1,5=0.1"')
-    options.add_argument("--only", metavar="C,...", help="only these classes")
-    options.add_argument("--drop", metavar="C,...", help="all but these classes")
+    options.add_argument(
+        "--keep", metavar="C=F,...", help="share of a class to keep, as in 4=0.1,5=0.1 or '\"a, b\"=0.1'"
+    )
+    options.add_argument("--only", metavar="C,...", help="only these classes; quote as in CSV: '\"a, b\",c'")
+    options.add_argument("--drop", metavar="C,...", help="all but these classes; quoted as for --only")
     options.add_argument("--resize", type=int, metavar="N", help="shorter side to N pixels, then the central square")
     options.add_argument("--split", metavar="S=F,...", help='divide the samples, as in "train=0.9,test=0.1"')
     options.add_argument("--seed", type=int, default=0, help="of order, --keep and --split (default: 0)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,30 +12,52 @@ from cdt.data.format.names import number
 from cdt.errors import InputError
 from cdt.spelling import SHOWN, nearest, place_of
 
+PART = re.compile(r'(?:^|,)\s*("(?:[^"]|"")*")?([^,]*)')
 SPLIT, KEEP, ORDER = range(3)
 """Each use of the seed has its own random generators, so that one choice never changes another."""
 
 
 def parse_fractions(text: str, option: str) -> dict[str, float]:
-    """``"4=0.1,5=0.1"`` as a dictionary. InputError for another form, repeated names, fractions not in (0, 1]."""
+    """``"4=0.1,5=0.1"`` as a dictionary; names may be quoted, as by ``_parts``: ``'"cat, wild"=0.1'``.
+
+    Raises InputError for another form, repeated names, and fractions that are not in (0, 1].
+    """
     fractions: dict[str, float] = {}
-    for part in text.split(","):
-        name, _, written = (piece.strip() for piece in part.rpartition("="))
+    for quoted, plain in _parts(text, option):
+        name, _, written = (piece.strip() for piece in plain.rpartition("="))
+        if quoted is not None and not name:
+            name = quoted
+        elif quoted is not None:
+            raise _no_fraction(repr(text), option)
         if name in fractions:
             raise InputError(f"{option}: {name!r} is there twice")
         if (fraction := number(written)) is None:
-            raise _no_fraction(repr(part), option)
+            raise _no_fraction(repr(plain if quoted is None else text), option)
         fractions[name] = float(fraction)
     check_fractions(fractions, option)
     return fractions
 
 
 def parse_names(text: str, option: str) -> list[str]:
-    """``"8,9"`` as a list. Raises InputError for empty and repeated names."""
-    names = [name.strip() for name in text.split(",")]
-    if "" in names or len(set(names)) < len(names):
+    """``"8,9"`` as a list; names may be quoted, as by ``_parts``. Raises InputError for empty and repeated names."""
+    parts = _parts(text, option)
+    names = [plain.strip() if quoted is None else quoted for quoted, plain in parts]
+    behind_quotes = any(plain.strip() for quoted, plain in parts if quoted is not None)
+    if behind_quotes or "" in names or len(set(names)) < len(names):
         raise InputError(f"{option}: {text!r} is not a list of different class names, as in 8,9")
     return names
+
+
+def _parts(text: str, option: str) -> list[tuple[str | None, str]]:
+    """What commas separate: the name in quotes, or None, and what is not in quotes.
+
+    As in CSV, quotes keep commas and spaces at the ends, and a quote within them is doubled. Here they may stand around
+    a name alone, with ``=0.1`` behind it. Raises InputError if they are not closed.
+    """
+    parts = [(found[1], found[2]) for found in PART.finditer(text)]
+    if any(plain.startswith('"') for _, plain in parts):
+        raise InputError(f'{option}: {text!r} has a quote that is not closed; as in CSV, "a, b" and "say ""a"""')
+    return [(None if quoted is None else quoted[1:-1].replace('""', '"'), plain) for quoted, plain in parts]
 
 
 def check_fractions(fractions: Mapping[str, float], option: str) -> None:

@@ -111,15 +111,45 @@ def test_option_strings() -> None:
     assert parse_names("8, great dane", "--drop") == ["8", "great dane"]
 
 
+def test_quoted_names_keep_commas_and_spaces() -> None:
+    assert parse_names('"cat, wild", " dog ",say ""a"", """b""" ', "--only") == [
+        "cat, wild",
+        " dog ",
+        'say ""a""',
+        '"b"',
+    ]
+    assert parse_fractions('"cat, wild"=0.1, " dog " = 0.2,5" disk=1', "--keep") == {
+        "cat, wild": 0.1,
+        " dog ": 0.2,
+        '5" disk': 1.0,
+    }
+
+
 @pytest.mark.parametrize(
-    "text", ["4", "4=", "=0.1", "4=x", "4=0", "4=-1", "4=1.1", "4=nan", "", "4=0.1,", "4=0.1,4=0.2"]
+    "text",
+    [
+        "4",
+        "4=",
+        "=0.1",
+        "4=x",
+        "4=0",
+        "4=-1",
+        "4=1.1",
+        "4=nan",
+        "",
+        "4=0.1,",
+        "4=0.1,4=0.2",
+        '"a"b=0.1',
+        '"a=0.1"',
+        '"a=0.1',
+    ],
 )
 def test_wrong_fractions_are_told(text: str) -> None:
     with pytest.raises(InputError, match="--keep: "):
         parse_fractions(text, "--keep")
 
 
-@pytest.mark.parametrize("text", ["", "8,", "8,8"])
+@pytest.mark.parametrize("text", ["", "8,", ",8", "8,8", '8,"8"', '""', '"a"b', '"a, b', '"a""b'])
 def test_wrong_names_are_told(text: str) -> None:
     with pytest.raises(InputError, match="--drop: "):
         parse_names(text, "--drop")
