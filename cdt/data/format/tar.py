@@ -6,7 +6,6 @@ A damaged header costs only its own file: reading continues at the next valid he
 from __future__ import annotations
 
 import math
-import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,10 +21,13 @@ WITHOUT_DATA = (
     tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE
 )  # fmt: skip
 """No data follow their headers, whatever size is stated (POSIX pax, "ustar Interchange Format")."""
-MAX_PAX = 1 << 16
+MAX_PAX = 1 << 20
+"""Bytes of an extended header: of what stands before a file's own header, as its long name."""
 MAX_FILES = 64
 """Limit of the files of one sample; further ones are ignored."""
-PAX_FIELD = re.compile(rb"(\d{1,6}) ([^=]{1,100})=")
+SPARSE_HEADER, SPARSE_BLOCK = 482, 504
+"""Bytes of GNU tar's headers that say whether a block follows with more of the places of a sparse file's data."""
+SPARSE, SPARSE_NAME = b"GNU.sparse.", b"GNU.sparse.name"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,15 @@ class Member:
     size: int
 
 
+@dataclass(frozen=True)
+class _Ahead:
+    """What extended headers say of the file that follows."""
+
+    name: str | None = None
+    refused: str | None = None
+    """The kind of problem, if it cannot be read."""
+
+
 class Tar:
     """The plain files of the tar at ``path``; everything else is added to ``problems``, with the tar's ``name``."""
 
@@ -44,7 +55,7 @@ class Tar:
         self._file = path.open("rb")
         self._end = path.stat().st_size
         self._name, self._problems = name, problems
-        self._long_name: str | None = None
+        self._ahead = _Ahead()
 
     def __enter__(self) -> Tar:
         return self
@@ -89,7 +100,7 @@ class Tar:
             if (header := _header(block)) is None:
                 after = self._skip(place, zeros=False)
                 self._problems.add("damaged header", f"{self._name}: byte {place}, the next valid one is at {after}")
-                self._long_name, place = None, after
+                self._ahead, place = _Ahead(), after
                 continue
             if closed:
                 self._problems.add("zeros within the tar", f"{self._name}: before byte {place}")
@@ -97,6 +108,8 @@ class Tar:
             data = place + BLOCK
             if header.type in WITHOUT_DATA:
                 header.size = 0
+            if header.type == tarfile.GNUTYPE_SPARSE:
+                data = self._behind_places(block, data)
             if not 0 <= header.size <= self._end - data:
                 found = f"{self._name}: {header.name} at byte {place} leads beyond the end"
                 self._problems.add("truncated tar", found)
@@ -108,15 +121,15 @@ class Tar:
 
     def _member(self, header: tarfile.TarInfo, data: int) -> Iterator[Member]:
         if header.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
-            payload = self._read(data, min(header.size, MAX_PAX))
-            long = _pax_path(payload) if header.type == tarfile.XHDTYPE else payload
-            self._long_name = long.rstrip(b"\0").decode("utf-8", "surrogateescape") if long else self._long_name
+            self._ahead = self._extended(header, data)
             return
-        name, self._long_name = self._long_name or header.name, None
+        name, refused, self._ahead = self._ahead.name or header.name, self._ahead.refused, _Ahead()
         path = PurePosixPath(name)
         if header.type in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK, tarfile.DIRTYPE):
             return
-        if header.type not in tarfile.REGULAR_TYPES or header.type == tarfile.GNUTYPE_SPARSE:
+        if refused or header.type == tarfile.GNUTYPE_SPARSE:
+            self._problems.add(refused or "refused: sparse file", f"{self._name}: {name}")
+        elif header.type not in tarfile.REGULAR_TYPES:
             self._problems.add("refused: no plain file", f"{self._name}: {name}")
         elif not _is_utf8(name):  # replaced bytes would give two files one name
             self._problems.add("refused: name is not UTF-8", f"{self._name}: {name}")
@@ -124,6 +137,23 @@ class Tar:
             self._problems.add("refused: path leads outside", f"{self._name}: {name}")
         else:
             yield Member(name, data, header.size)
+
+    def _extended(self, header: tarfile.TarInfo, data: int) -> _Ahead:
+        if header.size > MAX_PAX:
+            return _Ahead(refused=f"refused: extended header above {MAX_PAX:,} bytes")
+        payload = self._read(data, header.size)
+        fields = {b"path": payload} if header.type == tarfile.GNUTYPE_LONGNAME else _pax_fields(payload)
+        sparse = any(field.startswith(SPARSE) for field in fields)
+        long = fields.get(SPARSE_NAME, fields.get(b"path", b"")).rstrip(b"\0").decode("utf-8", "surrogateescape")
+        return _Ahead(long or self._ahead.name, "refused: sparse file" if sparse else self._ahead.refused)
+
+    def _behind_places(self, block: bytes, data: int) -> int:
+        """Where the data of a sparse file begin: blocks with their places, which its size leaves out, come first."""
+        more = block[SPARSE_HEADER]
+        while more and data < self._end:
+            more = self._read(data, BLOCK).ljust(BLOCK, b"\0")[SPARSE_BLOCK]
+            data += BLOCK
+        return data
 
     def _read(self, offset: int, size: int) -> bytes:
         self._file.seek(offset)
@@ -153,14 +183,17 @@ def _header(block: bytes) -> tarfile.TarInfo | None:
         return None
 
 
-def _pax_path(payload: bytes) -> bytes | None:
-    """The path in an extended header, if it has one."""
-    place = 0
-    while found := PAX_FIELD.match(payload, place):
-        end = place + int(found[1])
-        if found[2] == b"path":
-            return payload[found.end() : end - 1]
-        if end <= place:
-            return None
+def _pax_fields(payload: bytes) -> dict[bytes, bytes]:
+    """The fields ``LENGTH NAME=VALUE`` of an extended header up to the first that is damaged; of equals the last."""
+    fields, place = {}, 0
+    while place < len(payload):
+        length, _, _ = payload[place : place + len(str(MAX_PAX)) + 1].partition(b" ")
+        if not length.isdigit():
+            break
+        begin, end = place + len(length) + 1, place + int(length)
+        equals = payload.find(b"=", begin, end)
+        if equals < 0:
+            break
+        fields[payload[begin:equals]] = payload[equals + 1 : end - 1]
         place = end
-    return None
+    return fields
