@@ -37,8 +37,7 @@ def read_attributes(path: Path, files: list[str]) -> dict[str, np.ndarray]:
     row_of: dict[int, list[str]] = {}
     unknown, repeated = [], []
     for file, *cells in rows:
-        named = PurePosixPath(file).as_posix()
-        position = positions.get(named, positions.get(normalize("NFC", named)))
+        position = next((positions[form] for form in _forms(file) if form in positions), None)
         if position is None:
             unknown.append(file)
         elif position in row_of:
@@ -58,15 +57,26 @@ def read_attributes(path: Path, files: list[str]) -> dict[str, np.ndarray]:
     return {name: _numbers(path, name, cells, files) for name, cells in zip(names, columns, strict=True)}
 
 
+def _forms(file: str) -> list[str]:
+    """What a cell may mean, the likeliest first: names may begin with a space, which people also put behind commas."""
+    exact, stripped = (PurePosixPath(each).as_posix() for each in (file, file.strip()))
+    return [exact, normalize("NFC", exact), stripped, normalize("NFC", stripped)]
+
+
 def _table(path: Path) -> tuple[list[str], list[list[str]]]:
     """Names of the attributes, and the rows with the file first."""
     text = read_text(path, MAX_BYTES)
     try:
         lines = csv.reader(io.StringIO(text, newline=""))
-        header, *rows = [[cell.strip() for cell in row] for row in lines if row] or [[]]
+        header, *rows = [row for row in lines if any(map(str.strip, row))] or [[]]
     except csv.Error as error:
         raise InputError(f"{path} cannot be read as CSV: {error}") from error
+    header = list(map(str.strip, header))
+    named = len(_without_end(header, 0))
+    if not any(_without_end(row, named)[named:] for row in rows):
+        header = header[:named]
     names = header[1:]
+    rows = [[file, *map(str.strip, cells)] for file, *cells in (_without_end(row, len(header)) for row in rows)]
     if header[:1] != ["file"] or not names:
         raise InputError(f"{path} begins with {','.join(header)!r}; expected the columns file,<attribute>,...")
     if len(set(names)) < len(names) or "" in names:
@@ -77,6 +87,14 @@ def _table(path: Path) -> tuple[list[str], list[list[str]]]:
     if ragged := [row[0] for row in rows if len(row) != len(header)]:
         raise InputError(f"{path}: rows with other than {len(header)} cells ({len(ragged)}): {first_few(ragged)}")
     return names, rows
+
+
+def _without_end(row: list[str], least: int) -> list[str]:
+    """A row without the empty cells that a spreadsheet leaves at its end; the first ``least`` stay."""
+    end = len(row)
+    while end > least and not row[end - 1].strip():
+        end -= 1
+    return row[:end]
 
 
 def _numbers(path: Path, name: str, cells: tuple[str, ...], files: list[str]) -> np.ndarray:

@@ -56,7 +56,7 @@ def test_attributes_are_kept_exactly(tmp_path: Path) -> None:
         ("name,male\na/1.png,1\n", "begins with 'name,male'; expected the columns file,<attribute>"),
         ("file\na/1.png\n", "begins with 'file'; expected the columns"),
         ("file,x,x\n", "columns x, x need names that differ"),
-        ("file,x,\n", "need names that differ"),
+        ("file,x,\na/1.png,1,2\n", "columns x,  need names that differ"),
         ("file,x\na/1.png,1\na/2.png\nb/1.png,1,2\n", "rows with other than 2 cells .2.: a/2.png, b/1.png"),
         ("file,x\na/1.png,1\na/2.png,1\n", "images without a row .1.: b/1.png"),
         ("file,x\na/1.png,1\n2.png,1\nb/1.png,1\nc.png,1\n", "rows that name no image or more than one .1.: c.png"),
@@ -94,3 +94,13 @@ def test_many_missing_rows_are_counted(tmp_path: Path) -> None:
     files = [f"a/{number}.png" for number in range(10)]
     with pytest.raises(InputError, match=r"images without a row \(9\): a/1\.png, a/2\.png, a/3\.png and 6 more"):
         read_attributes(write_csv(tmp_path / "t.csv", "file,x\na/0.png,1\n"), files)
+
+
+def test_empty_rows_and_commas_at_the_end_cost_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("\n,,,\nfile,age,,\na/1.png,3,,\n,,\n  , \na/2.png,4\n,,,\n")
+    assert read_attributes(tmp_path / "a.csv", ["a/1.png", "a/2.png"])["age"].tolist() == [3, 4]
+
+
+def test_names_may_begin_with_a_space(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("file, age\n cat/1.png, 3\n dog/1.png, 4\ncat/1.png, 5\n")
+    assert read_attributes(tmp_path / "a.csv", [" cat/1.png", "cat/1.png", "dog/1.png"])["age"].tolist() == [3, 5, 4]
