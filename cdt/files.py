@@ -19,6 +19,9 @@ import psutil
 
 from cdt.errors import InputError
 
+LONGEST_KEPT, LONGEST_SUFFIX = 150, 16
+"""Bytes of a name, and of its suffix, that leave room for what a name aside has besides."""
+
 
 def read_bytes(path: str | Path, limit: int) -> bytes:
     """The content of a regular file of at most ``limit`` bytes.
@@ -113,7 +116,8 @@ def written_aside(path: Path, *, unique: bool = False) -> Iterator[Path]:
     Raises OSError, which names a file.
     """
     writer = f".{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}" if unique else ""
-    aside = path.with_name(f".{path.stem}{writer}.partial{path.suffix}")
+    stem, suffix = _short(path)
+    aside = path.with_name(f".{stem}{writer}.partial{suffix}")
     try:
         if unique:
             _remove_left_behind(path)
@@ -128,11 +132,17 @@ def written_aside(path: Path, *, unique: bool = False) -> Iterator[Path]:
         remove(aside)
 
 
+def _short(path: Path) -> tuple[str, str]:
+    """Stem and suffix of a name aside: of a long one a digest, as file systems allow a name 255 bytes."""
+    if len(name := os.fsencode(path.name)) <= LONGEST_KEPT:
+        return path.stem, path.suffix
+    return hashlib.sha256(name).hexdigest(), path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
+
+
 def _remove_left_behind(path: Path) -> None:
     """Removes what dead processes of this machine left behind."""
-    name = re.compile(
-        rf"\.{re.escape(path.stem)}\.{re.escape(socket.gethostname())}\.(\d+)\.\d+\.partial{re.escape(path.suffix)}"
-    )
+    stem, suffix = map(re.escape, _short(path))
+    name = re.compile(rf"\.{stem}\.{re.escape(socket.gethostname())}\.(\d+)\.\d+\.partial{suffix}")
     for found in path.parent.iterdir() if path.parent.is_dir() else ():
         if (left := name.fullmatch(found.name)) and not psutil.pid_exists(int(left[1])):
             remove(found)

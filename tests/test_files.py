@@ -121,6 +121,17 @@ def test_a_folder_takes_the_place_of_an_empty_one(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("unique", [False, True])
+@pytest.mark.parametrize("name", ["a" * 255, "\u00e9" * 120, "a" * 251 + ".png", "a." + "b" * 250])
+def test_a_name_may_be_as_long_as_file_systems_allow(tmp_path: Path, name: str, unique: bool) -> None:
+    for text in ("old", "new"):
+        with written_aside(tmp_path / name, unique=unique) as aside:
+            aside.write_text(text)
+            assert aside.suffix == (".png" if name.endswith(".png") else ".partial")
+    assert (tmp_path / name).read_text() == "new"
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+
+
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_what_fails_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     write_text(tmp_path / "a", "old")

@@ -17,6 +17,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from cdt.data.format.decode import decode
 from cdt.data.format.index import Index
 from cdt.data.format.pack import by_size, encoded, packed, resized
+from cdt.data.inspect.verify import verify
 from cdt.data.sources import SOURCES, Record, Source
 from cdt.data.write.shard import shard
 from cdt.errors import InputError, RunError
@@ -295,6 +296,14 @@ def test_a_full_disk_says_what_is_needed_and_free(
     ):
         shard(source(noise(1000, 1, 4, 4)), tmp_path / "out", shard_mb=0.5)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_long_name_of_out(tmp_path: Path) -> None:
+    shard(SOURCES["digits"](), tmp_path / ("o" * 255))
+    assert verify(tmp_path / ("o" * 255)).ok
+    with pytest.raises(OSError, match="File name too long"):
+        shard(SOURCES["digits"](), tmp_path / ("o" * 256))
+    assert [each.name for each in tmp_path.iterdir()] == ["o" * 255]
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
