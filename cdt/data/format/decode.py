@@ -12,9 +12,8 @@ import numpy as np
 from cdt.data.format.picture import (
     SHARD_FORMATS,
     ShapeError,
-    check_chunks,
     check_pixels,
-    picture_facts,
+    checked_facts,
     read_picture,
     reason,
 )
@@ -46,8 +45,7 @@ def image_header(payload: bytes, ext: str) -> tuple[tuple[int, int, int], str, b
         shape, dtype, _ = npy_header(payload)
         return shape, dtype.name, False
     with _named(ext):
-        check_chunks(payload)
-        shape, transparent = picture_facts(io.BytesIO(payload), SHARD_FORMATS)
+        shape, transparent = checked_facts(payload, SHARD_FORMATS)
         return shape, "uint8", transparent
 
 

@@ -61,8 +61,14 @@ def picture_facts(file: IO[bytes], formats: Sequence[str] = FILE_FORMATS) -> Pic
     Only the pixels themselves, and the checksums of a PNG, are not checked.
     """
     with _opened(file, formats) as image:
-        height, width = _size(image, _orientation(image, file))
-        return PictureFacts((1 if image.mode in GREY else 3, height, width), image.has_transparency_data)
+        return _facts(image, image.format == "PNG" and _metadata_behind_pixels(file))
+
+
+def checked_facts(payload: bytes, formats: Sequence[str] = FILE_FORMATS) -> PictureFacts:
+    """As ``picture_facts``, and the checksums of a PNG are checked. Raises ValueError."""
+    late = check_chunks(payload)
+    with _opened(io.BytesIO(payload), formats) as image:
+        return _facts(image, late)
 
 
 def read_picture(
@@ -81,11 +87,11 @@ def read_picture(
     """
     file = io.BytesIO(payload)
     with _opened(file, formats) as image:
-        orientation = _orientation(image, file) if upright else 1
+        late = check_chunks(payload)
+        orientation = _orientation(image, late) if upright else 1
         found = _size(image, orientation)
         if size is not None and found != size:
             raise ShapeError(f"{found[0]} x {found[1]} pixels, expected {size[0]} x {size[1]}")
-        check_chunks(payload)
         _scale_transparent_grey(image, file)
         return _pixels(image, orientation)
 
@@ -159,9 +165,14 @@ def _second_page(image: Image.Image) -> bool:
     return True
 
 
-def _orientation(image: Image.Image, file: IO[bytes]) -> int:
-    """1 to 8, as in EXIF; 1 is upright, as is every TIFF: Pillow turns those itself."""
-    if image.format == "PNG" and _metadata_behind_pixels(file):
+def _facts(image: Image.Image, late: bool) -> PictureFacts:
+    height, width = _size(image, _orientation(image, late))
+    return PictureFacts((1 if image.mode in GREY else 3, height, width), image.has_transparency_data)
+
+
+def _orientation(image: Image.Image, late: bool) -> int:
+    """1 to 8, as in EXIF; 1 is upright, as is every TIFF: Pillow turns those itself. ``late``: as of ``check_chunks``."""
+    if late:
         image.load()
     if image.format != "TIFF" and {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"} & image.info.keys():
         with suppress(Exception):  # as in _opened; viewers pass over damaged EXIF data, too
@@ -180,7 +191,8 @@ def _pixels(image: Image.Image, orientation: int) -> np.ndarray:
     if picture.has_transparency_data:
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture.convert("RGBA"))
-    array = np.array(picture.convert("L" if grey else "RGB"))
+    mode = "L" if grey else "RGB"
+    array = np.array(picture if picture.mode == mode else picture.convert(mode))
     return array[None] if grey else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
@@ -196,26 +208,31 @@ def _scale_transparent_grey(image: Image.Image, file: IO[bytes]) -> None:
         image.info["transparency"] = image.info["transparency"] * 255 // (2 ** _png_depth(file) - 1)
 
 
-def check_chunks(payload: bytes) -> None:
-    """Raises ValueError if the CRC of a PNG's chunk is wrong; Pillow does not check it for pixels.
+def check_chunks(payload: bytes) -> bool:
+    """Whether a PNG has metadata behind its pixels, which Pillow reads only together with these.
 
-    PNG specification (third edition), section 5.3. Other formats have no checksums.
+    Raises ValueError if the CRC of a chunk is wrong; Pillow does not check it for pixels. PNG specification (third
+    edition), section 5.3. Other formats have no checksums.
     """
     if not payload.startswith(PNG_SIGNATURE):
-        return
-    place = len(PNG_SIGNATURE)
+        return False
+    bytes_of = memoryview(payload)  # whose parts are no copies
+    place, seen_pixels, late = len(PNG_SIGNATURE), False, False
     while place + 12 <= len(payload):
         end = place + 8 + int.from_bytes(payload[place : place + 4])
-        if zlib.crc32(payload[place + 4 : end]) != int.from_bytes(payload[end : end + 4]):
+        if zlib.crc32(bytes_of[place + 4 : end]) != int.from_bytes(payload[end : end + 4]):
             raise ValueError(f"the chunk at byte {place} is damaged")
-        if payload[place + 4 : place + 8] == b"IEND":
-            return
+        kind = payload[place + 4 : place + 8]
+        if kind == b"IEND":
+            return late
+        seen_pixels = seen_pixels or kind == b"IDAT"
+        late = late or (seen_pixels and kind in METADATA)
         place = end + 4
     raise ValueError("it ends early")
 
 
 def _metadata_behind_pixels(file: IO[bytes]) -> bool:
-    """Whether a PNG has chunks of metadata that Pillow reads only together with the pixels."""
+    """As ``check_chunks``, of a file whose pixels are not read."""
     before, place, seen_pixels = file.tell(), len(PNG_SIGNATURE), False
     try:
         while True:

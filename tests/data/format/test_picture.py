@@ -18,7 +18,7 @@ from odd_pictures import PICTURES, Odd, chunk
 from tars import write_tar
 
 from cdt.data.format.index import Index
-from cdt.data.format.picture import FILE_FORMATS, PNG_SIGNATURE, ShapeError, picture_facts, read_picture
+from cdt.data.format.picture import FILE_FORMATS, PNG_SIGNATURE, ShapeError, checked_facts, picture_facts, read_picture
 from cdt.data.inspect.foreign import index_shards
 from cdt.data.inspect.verify import verify
 from cdt.data.read.reader import ImageReader
@@ -81,6 +81,7 @@ def test_the_header_promises_what_the_pixels_are(name: str) -> None:
     if odd.shows is not None:
         facts = picture_facts(io.BytesIO(odd.payload))
         assert facts.shape == read_picture(odd.payload).shape
+        assert checked_facts(odd.payload) == facts
         assert facts.transparent == any(word in name for word in ("alpha", "transparent"))
 
 
