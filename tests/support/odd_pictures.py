@@ -207,4 +207,18 @@ for orientation in range(1, 9):
             encoded(stored, "tiff", tiffinfo=tiff_tags(orientation)), RGB, in_shards=False
         ),
     }
+XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" {}</rdf:Description></rdf:RDF></x:xmpmeta>'
+)
+for words in ('="6">', "='6'>", "\n=\n'6'\n>", ">6</tiff:Orientation>", "> 6 </tiff:Orientation>"):
+    xmp = XMP.format(f"{'><' if words[0] == '>' else ''}tiff:Orientation{words}")
+    written = chunk(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + xmp.encode())
+    stored = as_stored(RGB, 6)
+    options = {"quality": 100, "subsampling": 0, "xmp": xmp.encode()}
+    PICTURES |= {
+        f"PNG, XMP {words!r}": Odd(encoded(stored)[:33] + written + encoded(stored)[33:], RGB),
+        f"JPEG, XMP {words!r}": Odd(encoded(stored, "jpeg", **options), RGB, tolerance=12),
+        f"WebP, XMP {words!r}": Odd(encoded(stored, "webp", lossless=True, xmp=xmp.encode()), RGB),
+    }
 PICTURES["an orientation that does not exist"] = Odd(encoded(RGB, exif=exif(77)), RGB)

@@ -8,6 +8,7 @@ refused, as either would change the picture silently.
 from __future__ import annotations
 
 import io
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY = ("1", "L", "LA", "La")
 COLOUR = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 ORIENTATION = 0x0112
+XMP_ORIENTATION = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])\s*["'<]""")
 BITS_PER_SAMPLE, SAMPLE_FORMAT, STRIP_OFFSETS, ROWS_PER_STRIP, PLANES = 0x0102, 0x0153, 0x0111, 0x0116, 0x011C
 METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 """Chunks of a PNG in which an orientation may be."""
@@ -171,13 +173,20 @@ def _facts(image: Image.Image, late: bool) -> PictureFacts:
 
 
 def _orientation(image: Image.Image, late: bool) -> int:
-    """1 to 8, as in EXIF; 1 is upright, as is every TIFF: Pillow turns those itself. ``late``: as of ``check_chunks``."""
+    """1 to 8, as in EXIF; 1 is upright, as is every TIFF: Pillow turns those itself. ``late``: see ``check_chunks``."""
     if late:
         image.load()
     if image.format != "TIFF" and {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"} & image.info.keys():
         with suppress(Exception):  # as in _opened; viewers pass over damaged EXIF data, too
-            return int(image.getexif().get(ORIENTATION, 1))
+            return int(image.getexif().get(ORIENTATION) or _xmp_orientation(image))
     return 1
+
+
+def _xmp_orientation(image: Image.Image) -> int:
+    """As XMP has it in any way that XML may be written; Pillow reads it with double quotes and without spaces alone."""
+    xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or ""
+    found = XMP_ORIENTATION.search(xmp if isinstance(xmp, bytes) else xmp.encode())
+    return int(found[1]) if found else 1
 
 
 def _size(image: Image.Image, orientation: int) -> tuple[int, int]:
