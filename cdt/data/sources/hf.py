@@ -48,6 +48,7 @@ def open_hf(name: str | Path, image: str | None = None, label: str | None = None
     class_names = list(dict.fromkeys(name for of_split in names.values() for name in of_split))
     encoded = {split: _undecoded(data, images[split]) for split, data in splits.items()}
     places, classes, facts, problems = [], [], [], Problems()
+    written = {split: split.replace(".", "-") for split in splits}  # a dot ends a key; names of the library have no -
     for split, data in splits.items():
         numbers = [class_names.index(class_name) for class_name in names[split]]
         for row, number in enumerate(data[labels[split]]):
@@ -62,7 +63,9 @@ def open_hf(name: str | Path, image: str | None = None, label: str | None = None
             places.append(place)
             classes.append(numbers[number])
     channels = max((fact.shape[0] for fact in facts), default=1)
-    transparent = sum(fact.transparent for fact in facts)
+    notes = [f"split {split} is written as {name}" for split, name in written.items() if name != split]
+    if transparent := sum(fact.transparent for fact in facts):
+        notes.append(f"images with transparency, which becomes white: {transparent}")
 
     def read(position: int) -> np.ndarray:
         split, row = places[position]
@@ -70,15 +73,15 @@ def open_hf(name: str | Path, image: str | None = None, label: str | None = None
 
     return Source(
         class_names=class_names,
-        keys=[f"hf-{split}-{row:08d}" for split, row in places],
+        keys=[f"hf-{written[split]}-{row:08d}" for split, row in places],
         classes=np.array(classes, np.int32),
         shapes=np.array([(channels, *fact.shape[1:]) for fact in facts]).reshape(-1, 3),
         dtype="uint8",
         read=read,
         origin={"name": "hf", "data_set": str(name)},
-        splits=np.array([split for split, _ in places], dtype=str),
+        splits=np.array([written[split] for split, _ in places], dtype=str),
         paths=[str(place) for place in places],
-        notes=[f"images with transparency, which becomes white: {transparent}"] if transparent else [],
+        notes=notes,
         problems=problems,
     )
 

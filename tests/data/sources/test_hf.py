@@ -10,6 +10,7 @@ from PIL import Image
 
 from cdt.cli.command import main
 from cdt.data.format.index import Index
+from cdt.data.inspect.verify import verify
 from cdt.data.read.reader import ImageReader
 from cdt.data.sources import SOURCES
 from cdt.data.write.shard import shard
@@ -86,6 +87,16 @@ def test_splits_may_number_their_classes_differently(tmp_path: Path) -> None:
         assert {index.class_names[c]: int(x) for c, x in zip(index.classes, shown, strict=True)} == {
             name: number for number, name in enumerate(names)
         }
+
+
+def test_a_split_whose_name_has_dots(saved: Path, tmp_path: Path) -> None:
+    parts = datasets.load_from_disk(str(saved))
+    datasets.DatasetDict({"train": parts["train"], "test.hard.v2": parts["test"]}).save_to_disk(tmp_path / "in")
+    summary = shard(SOURCES["hf"](tmp_path / "in"), tmp_path / "out")
+    assert summary.notes == ["split test.hard.v2 is written as test-hard-v2"]
+    index = Index.load(tmp_path / "out", "test-hard-v2")
+    assert sorted(index.keys())[0] == "hf-test-hard-v2-00000000"
+    assert (index.count, verify(tmp_path / "out").problems) == (6, [])
 
 
 def test_without_rows_it_is_one_line(tmp_path: Path) -> None:
