@@ -33,7 +33,7 @@ from cdt.spelling import first_few
 
 T = TypeVar("T")
 SCAN = TypeAdapter(Scan)
-SCAN_VERSION = 1
+SCAN_VERSION = 2
 """Of the rules by which a shard is scanned: what other rules found is not taken."""
 NOTE_BYTES = 1 << 32
 
@@ -241,6 +241,7 @@ def _write(
         for name, shard, scan in zip(names, kept, scans, strict=True)
     ]
     attributes, notes = _attributes(samples, scans)
+    notes += _merged(samples)
     if shape[0] == 3 and (greys := sum(sample.shape[0] == 1 for sample in samples)):
         notes.append(f"grey images that get three equal channels, as others are coloured: {greys}")
     if transparent := sum(sample.transparent for sample in samples):
@@ -278,6 +279,15 @@ def _attributes(samples: list[Found], scans: list[Scan]) -> tuple[dict[str, np.n
         notes.append(f"fields of json that are left out, as they are no numbers: {first_few(words)}")
     whole = sorted(name for name, count in having.items() if count == len(samples))
     return {name: np.array([sample.attributes[name] for sample in samples]) for name in whole}, notes
+
+
+def _merged(samples: list[Found]) -> list[str]:
+    """A note about numbers that are written in several ways, and are one class."""
+    written: dict[str, set[str]] = {}
+    for sample in samples:
+        written.setdefault(spelled(sample.label), set()).add(str(sample.label))
+    merged = [f"{name} as {' and '.join(sorted(ways))}" for name, ways in sorted(written.items()) if len(ways) > 1]
+    return [f"classes whose number is written in several ways: {len(merged)}: {first_few(merged)}"] if merged else []
 
 
 def _class_names(samples: list[Found]) -> list[str]:

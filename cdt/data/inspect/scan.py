@@ -20,6 +20,8 @@ from cdt.errors import InputError
 from cdt.spelling import printable
 
 MAX_JSON, MAX_LABEL = 1 << 20, 1000
+LARGEST_LABEL = 2**64 - 1
+"""Of labels that are numbers in json: those that are hashes have 64 bits."""
 ALIASES = {"jpeg": "jpg"}
 COMPRESSED = {
     b"\x1f\x8b": ("gzip", "gunzip"),
@@ -188,6 +190,8 @@ def label_in_field(record: dict[str, Any], name: str) -> str | int:
     if isinstance(label, str):
         return _printable(label.strip(), name)
     if isinstance(label, int) and not isinstance(label, bool):
+        if not -LARGEST_LABEL <= label <= LARGEST_LABEL:
+            raise SampleError("wrong label", f"its {name} is out of range: a whole number of more than 64 bits")
         return label
     if isinstance(label, float) and label.is_integer() and abs(label) <= MAX_WHOLE:
         return int(label)

@@ -17,6 +17,7 @@ import pytest
 from foreign_shards import images_by_key
 from PIL import Image
 from tars import member, npy, png, sample, write_tar
+from webdataset.tariterators import base_plus_ext
 
 from cdt.data.format.index import Index
 from cdt.data.format.problems import NOT_SAMPLES
@@ -206,6 +207,43 @@ def test_other_labels_in_json_are_none(tmp_path: Path, label: bytes) -> None:
     tar = write_tar(tmp_path / "a.tar", [("a.json", b'{"y": ' + label + b"}"), ("a.png", png())])
     with pytest.raises(InputError, match=r"missing label: 1, as .*its json has no word or whole number 'y'"):
         index_shards([str(tar)], tmp_path / "out", class_field="y")
+
+
+@pytest.mark.parametrize("label", [2**64 - 1, -3])
+def test_labels_in_json_may_be_hashes(tmp_path: Path, label: int) -> None:
+    members = [("a.json", f'{{"y": {label}}}'.encode()), ("a.png", png()), ("b.json", b'{"y": "x"}'), ("b.png", png())]
+    index_shards([str(write_tar(tmp_path / "a.tar", members))], tmp_path / "out", class_field="y")
+    assert str(label) in Index.load(tmp_path / "out").class_names
+    assert verify(tmp_path / "out").problems == []
+
+
+@pytest.mark.parametrize("label", ["1" * 301, f"-{'9' * 25}", str(2**64)])
+def test_numbers_beyond_64_bits_are_no_labels(tmp_path: Path, label: str) -> None:
+    tar = write_tar(tmp_path / "a.tar", [("a.json", f'{{"y": {label}}}'.encode()), ("a.png", png())])
+    with pytest.raises(InputError, match=r"wrong label: 1, as .*: its y is out of range: a whole number of more than"):
+        index_shards([str(tar)], tmp_path / "out", class_field="y")
+
+
+def test_a_number_that_is_written_in_several_ways_is_one_class_and_told(tmp_path: Path) -> None:
+    labels = [b"007", b"7", b"\xef\xbc\x97", b"08", b"08", b"cat"]
+    members = [(f"{n}.{ext}", x) for n, label in enumerate(labels) for ext, x in (("cls", label), ("png", png()))]
+    _, notes = index_shards([str(write_tar(tmp_path / "a.tar", members))], tmp_path / "out")
+    assert notes == ["classes whose number is written in several ways: 1: 7 as 007 and 7 and \uff17"]
+    index = Index.load(tmp_path / "out")
+    assert [index.class_names[number] for number in index.classes] == ["7", "7", "7", "8", "8", "cat"]
+    assert verify(tmp_path / "out").problems == []
+
+
+def test_keys_are_those_of_webdataset(tmp_path: Path) -> None:
+    """./a.png and a.cls are files of two samples for it."""
+    tar = write_tar(tmp_path / "a.tar", [("./a.png", png()), ("a.cls", b"0")])
+    theirs = [base_plus_ext(name)[0] for name in ("./a.png", "a.cls")]
+    assert theirs == ["./a", "a"]
+    with pytest.raises(InputError, match=r"missing label: 1, as .*: \./a: .*\n.*missing image: 1, as .*: a: "):
+        index_shards([str(tar)], tmp_path / "out")
+    same = write_tar(tmp_path / "b.tar", [("./a.png", png()), ("./a.cls", b"0")])
+    index_shards([str(same)], tmp_path / "out")
+    assert Index.load(tmp_path / "out").keys() == ["./a"]
 
 
 def test_a_key_ends_at_the_first_dot_and_the_message_says_so(tmp_path: Path) -> None:
