@@ -9,6 +9,8 @@ from cdt.spelling import printable
 
 LISTED = 5
 """How many problems of one kind are listed; the others are only counted."""
+LONGEST = 1000
+"""Characters of a place."""
 MAX_BAD = 0.001
 """Share of the samples that may be unusable unless the user says otherwise."""
 NOT_SAMPLES = ("empty shard", "file without extension", "hidden file")
@@ -23,10 +25,14 @@ class Problems:
     places: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, place: str) -> None:
-        """Count a problem. Names in tars may contain control sequences of a terminal: these are not printed."""
+        """Count a problem.
+
+        Names in tars may contain control sequences of a terminal, which are not printed, and have a megabyte, of which
+        the middle is left out.
+        """
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if self.counts[kind] <= LISTED:
-            self.places.setdefault(kind, []).append(printable(place))
+            self.places.setdefault(kind, []).append(_within_a_line(printable(place)))
 
     def update(self, other: Problems) -> None:
         for kind, count in other.counts.items():
@@ -44,6 +50,11 @@ class Problems:
             first = f"{bad} problems beside {good:,} usable samples are more than --max-bad {max_bad:g} allows:"
             raise InputError("\n  ".join([first, *lines]))
         return lines
+
+
+def _within_a_line(place: str) -> str:
+    half = LONGEST // 2
+    return place if len(place) <= LONGEST else f"{place[:half]} ... {place[-half:]}"
 
 
 def check_max_bad(share: float) -> None:

@@ -49,3 +49,12 @@ def test_files_beside_the_samples_cost_none() -> None:
 def test_a_share(share: float) -> None:
     with pytest.raises(InputError, match="is no share; expected 0 to 1"):
         check_max_bad(share)
+
+
+def test_a_name_of_a_megabyte_is_cut_in_its_middle() -> None:
+    problems = Problems()
+    problems.add("missing label", f"a.tar: {'x' * 1_000_000}: it has no cls")
+    (place,) = problems.places["missing label"]
+    assert len(place) < 1100
+    assert place.startswith("a.tar: xxx")
+    assert place.endswith("xxx: it has no cls")
