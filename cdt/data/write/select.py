@@ -60,6 +60,12 @@ def _parts(text: str, option: str) -> list[tuple[str | None, str]]:
     return [(None if quoted is None else quoted[1:-1].replace('""', '"'), plain) for quoted, plain in parts]
 
 
+def _as_part(name: str) -> str:
+    """A name as ``_parts`` reads it."""
+    plain = name == name.strip() and "," not in name and not name.startswith('"')
+    return name if plain else '"' + name.replace('"', '""') + '"'
+
+
 def check_fractions(fractions: Mapping[str, float], option: str) -> None:
     """Raise InputError unless every name has a fraction in (0, 1]."""
     for name, fraction in fractions.items():
@@ -78,7 +84,7 @@ def class_indices(names: Sequence[str], class_names: Sequence[str], option: str)
         if (place := place_of(name, class_names)) is None:
             near = nearest(name, class_names)
             hint = f" (did you mean {near!r}?)" if near else ""
-            known = ", ".join(class_names[:SHOWN]) + (", ..." if len(class_names) > SHOWN else "")
+            known = ", ".join(map(_as_part, class_names[:SHOWN])) + (", ..." if len(class_names) > SHOWN else "")
             raise InputError(f"{option}: there is no class {name!r}{hint}; the classes are {known}")
         places.append(place)
     return places

@@ -155,6 +155,15 @@ def test_wrong_names_are_told(text: str) -> None:
         parse_names(text, "--drop")
 
 
+def test_classes_are_listed_as_they_are_to_be_written() -> None:
+    names = ["cat, wild", " dog ", '"b"', 'say "a"', "plain"]
+    with pytest.raises(InputError) as refused:
+        class_indices(["x"], names, "--only")
+    listed = str(refused.value).partition("the classes are ")[2]
+    assert listed == '"cat, wild", " dog ", """b""", say "a", plain'
+    assert parse_names(listed, "--only") == names
+
+
 def test_long_lists_of_classes_are_cut() -> None:
     with pytest.raises(InputError, match=r"c18, c19, \.\.\.$"):
         class_indices(["dog"], [f"c{number}" for number in range(1000)], "--only")
