@@ -53,6 +53,27 @@ def attribute_label(name: str, value: float | np.floating | np.integer) -> str:
     return f"{name}={digits(value)}"
 
 
+def attribute_column(judge: Judge, name: str, value: float, where: str) -> int:
+    """The column of an attribute's value, as ``columns`` finds it.
+
+    A fraction may have the digits that float32 needs: those of 2**-13 are fewer than all of them.
+    """
+    label = attribute_label(name, value)
+    if label not in judge.labels and not float(value).is_integer():
+        alike = [each for each in judge.labels if each.startswith(f"{name}=") and _rounds_alike(each, value)]
+        label = alike[0] if len(alike) == 1 else label
+    return columns(judge, [label], where)[0]
+
+
+def _rounds_alike(label: str, value: float) -> bool:
+    try:
+        number = float(label.rpartition("=")[2])
+    except ValueError:
+        return False
+    with np.errstate(over="ignore"):
+        return bool(np.float32(number) == np.float32(value))
+
+
 def in_batches(
     network: Callable[[Tensor], Tensor],
     images: Tensor,

@@ -17,7 +17,7 @@ from cdt.dual import Sums
 from cdt.dual.links import negative_log
 from cdt.engine.ranks import Ranks
 from cdt.errors import InputError, at
-from cdt.judges import Judge, attribute_label, columns, load_judge
+from cdt.judges import Judge, attribute_column, columns, load_judge
 from cdt.measure.instrument import Setup, Warm
 
 Columns = dict[int, tuple[Path, list[int]]]
@@ -117,7 +117,7 @@ def judged_columns(judge: Judge, name: str, share: GeneratedShare) -> list[int]:
     if samples.classes and not samples.where:
         return columns(judge, samples.classes, f"{where}.class")
     if len(samples.where) == 1 and not samples.classes:
-        return columns(judge, [attribute_label(*pair) for pair in samples.where.items()], f"{where}.where")
+        return [attribute_column(judge, *pair, f"{where}.where") for pair in samples.where.items()]
     raise InputError(
         f"{where}: a classifier cannot tell {samples.describe()}: it knows classes, or the values of one attribute"
     )

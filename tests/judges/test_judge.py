@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cdt.errors import InputError
-from cdt.judges.judge import attribute_label, columns, in_batches
+from cdt.judges.judge import attribute_column, attribute_label, columns, in_batches
 
 
 class Uniform:
@@ -48,6 +48,21 @@ def test_different_values_have_different_labels(values: np.ndarray) -> None:
     labels = [attribute_label("a", value) for value in values]
     assert len(set(labels)) == len(values)
     assert [values.dtype.type(label.removeprefix("a=")) for label in labels] == list(values)
+
+
+class Fractions(Uniform):
+    labels = ("v=0.00012207031", "v=0.1", "v=0.10000001", "v=x", "w=0.25", "v=1e300", "v=16777216")
+
+
+def test_columns_of_values() -> None:
+    """Labels may have the digits of float32; whole numbers have all of them."""
+    judge, where = Fractions(), "constraints.a.where"
+    assert attribute_label("v", np.float32(2**-13)) == "v=0.00012207031"
+    for value, column in ((2**-13, 0), (0.1, 1), (float(np.float32(0.1)), 1), (16777216, 6)):
+        assert attribute_column(judge, "v", value, where) == column
+    for value in (0.25, 16777217, 0.3):
+        with pytest.raises(InputError, match=r"^constraints\.a\.where: the judge does not know 'v="):
+            attribute_column(judge, "v", value, where)
 
 
 def test_batches() -> None:
