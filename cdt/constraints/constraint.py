@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from cdt.constraints.actuator import Draw, Penalty
 from cdt.constraints.samples import Labelled, Population, Samples
@@ -82,6 +82,11 @@ class Constraint(Config):
             if _is_rounded(_in_quotes(value)):
                 raise ValueError(f"{name}: {value} cannot be kept exactly; whole numbers up to {EXACT} can")
         return where
+
+    @field_serializer("where")
+    def _exactly_again(self, where: dict[str, float]) -> dict[str, float]:
+        """What was written whole stays so where a float would be refused when it is read again."""
+        return {name: int(value) if _is_rounded(value) else value for name, value in where.items()}
 
     @model_validator(mode="after")
     def _selects_something(self) -> Constraint:

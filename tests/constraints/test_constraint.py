@@ -79,6 +79,12 @@ def test_whole_numbers_that_floats_round_are_refused(value: Any) -> None:
         constraint(where={"id": value})
 
 
+@pytest.mark.parametrize("value", [LARGE, -LARGE, 0.1, 7, -0.0])
+def test_what_is_taken_is_taken_again(value: float) -> None:
+    where = constraint(where={"id": value}).model_dump()["where"]
+    assert constraint(where=where).where == {"id": value}
+
+
 @pytest.mark.parametrize("value", ["x", float("inf"), "nan", "9" * 5000, True, None])
 def test_what_is_no_number_is_no_value_of_an_attribute(value: Any) -> None:
     with pytest.raises(ValueError, match=r"where\.id"):
