@@ -6,6 +6,7 @@ A damaged header costs only its own file: reading continues at the next valid he
 from __future__ import annotations
 
 import math
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,12 +22,14 @@ WITHOUT_DATA = (
     tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE
 )  # fmt: skip
 """No data follow their headers, whatever size is stated (POSIX pax, "ustar Interchange Format")."""
+EXTENDED = (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME)
 MAX_PAX = 1 << 20
 """Bytes of an extended header: of what stands before a file's own header, as its long name."""
 MAX_FILES = 64
 """Limit of the files of one sample; further ones are ignored."""
 SPARSE_HEADER, SPARSE_BLOCK = 482, 504
 """Bytes of GNU tar's headers that say whether a block follows with more of the places of a sparse file's data."""
+SIZE = re.compile(rb"[0-9]{1,18}")
 SPARSE, SPARSE_NAME = b"GNU.sparse.", b"GNU.sparse.name"
 
 
@@ -44,6 +47,8 @@ class _Ahead:
     """What extended headers say of the file that follows."""
 
     name: str | None = None
+    size: int | None = None
+    """In place of what its header has, which has no room for sizes of 8 GiB and more."""
     refused: str | None = None
     """The kind of problem, if it cannot be read."""
 
@@ -106,6 +111,8 @@ class Tar:
                 self._problems.add("zeros within the tar", f"{self._name}: before byte {place}")
                 closed = False
             data = place + BLOCK
+            if header.type not in EXTENDED and self._ahead.size is not None:
+                header.size = self._ahead.size
             if header.type in WITHOUT_DATA:
                 header.size = 0
             if header.type == tarfile.GNUTYPE_SPARSE:
@@ -120,7 +127,7 @@ class Tar:
             self._problems.add("truncated tar", f"{self._name}: it ends at byte {self._end} without an end mark")
 
     def _member(self, header: tarfile.TarInfo, data: int) -> Iterator[Member]:
-        if header.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
+        if header.type in EXTENDED:
             self._ahead = self._extended(header, data)
             return
         name, refused, self._ahead = self._ahead.name or header.name, self._ahead.refused, _Ahead()
@@ -145,7 +152,8 @@ class Tar:
         fields = {b"path": payload} if header.type == tarfile.GNUTYPE_LONGNAME else _pax_fields(payload)
         sparse = any(field.startswith(SPARSE) for field in fields)
         long = fields.get(SPARSE_NAME, fields.get(b"path", b"")).rstrip(b"\0").decode("utf-8", "surrogateescape")
-        return _Ahead(long or self._ahead.name, "refused: sparse file" if sparse else self._ahead.refused)
+        size = int(fields[b"size"]) if SIZE.fullmatch(fields.get(b"size", b"")) else self._ahead.size
+        return _Ahead(long or self._ahead.name, size, "refused: sparse file" if sparse else self._ahead.refused)
 
     def _behind_places(self, block: bytes, data: int) -> int:
         """Where the data of a sparse file begin: blocks with their places, which its size leaves out, come first."""

@@ -51,6 +51,29 @@ def test_a_file_whose_extended_header_is_too_large_is_named(tmp_path: Path) -> N
     assert problems.places == {"refused: extended header above 1,048,576 bytes": ["a.tar: a.png"]}
 
 
+@pytest.mark.parametrize(
+    ("size", "found", "problem"),
+    [
+        ("3", [("a.png", 3), ("b.png", 3)], None),
+        ("99999999999", [], "truncated tar"),
+        *[(size, [("a.png", 0), ("b.png", 3)], "damaged header") for size in ("x", "-1", "9" * 5000)],
+    ],
+)
+def test_the_size_in_an_extended_header_counts(
+    tmp_path: Path, size: str, found: list[tuple[str, int]], problem: str | None
+) -> None:
+    """Headers have no room for 8 GiB, so tar and Python write a zero there."""
+    path = written(tmp_path / "a.tar", {"size": size})
+    content = bytearray(path.read_bytes())
+    place = content.index(b"a.png\0")
+    content[place : place + 512] = tarfile.TarInfo("a.png").tobuf(tarfile.USTAR_FORMAT)
+    path.write_bytes(content)
+    problems = Problems()
+    with Tar(path, "a.tar", problems) as tar:
+        assert [(member.name, member.size) for member in tar.members()] == found
+    assert problems.counts == ({problem: 1} if problem else {})
+
+
 def test_damaged_fields_end_the_header(tmp_path: Path) -> None:
     path = written(tmp_path / "a.tar", {"comment": "c"}, "\xe4" + "x" * 200 + ".png")
     path.write_bytes(path.read_bytes().replace(b"12 comment=c", b"99999999 men"))
