@@ -139,6 +139,21 @@ def _short(path: Path) -> tuple[str, str]:
     return hashlib.sha256(name).hexdigest(), path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
 
 
+def check_place(path: Path) -> None:
+    """Tries whether something can be written at ``path``, which may lie in folders that do not exist yet.
+
+    An empty file is made beside it, and removed. Raises InputError if the system refuses that.
+    """
+    folder = next((parent for parent in path.parents if parent.exists()), path)
+    stem, suffix = _short(path)
+    aside = folder / f".{stem}.{os.getpid()}.partial{suffix}"
+    try:
+        aside.touch()
+        aside.unlink()
+    except OSError as error:
+        raise InputError(f"{path}: cannot write in {folder}: {error.strerror}") from error
+
+
 def _remove_left_behind(path: Path) -> None:
     """Removes what dead processes of this machine left behind."""
     stem, suffix = map(re.escape, _short(path))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cdt.errors import InputError
-from cdt.files import append_text, read_bytes, read_text, remove, write_text, written_aside
+from cdt.files import append_text, check_place, read_bytes, read_text, remove, write_text, written_aside
 
 
 def refused(path: str | Path, limit: int = 1000) -> str:
@@ -206,3 +206,13 @@ def test_only_regular_files_are_appended_to(tmp_path: Path) -> None:
             append_text(tmp_path / name, "c")
     with pytest.raises(OSError, match="it is not a regular file"):
         append_text(Path("/dev/null"), "c")
+
+
+def test_a_place_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "file.txt").write_text("before")
+    for path in (tmp_path / "file.txt", tmp_path / "new.txt", tmp_path / "a" / "b" / "c"):
+        check_place(path)
+    for path in (tmp_path / "file.txt" / "x", tmp_path / ("x" * 250), Path("/proc/x")):
+        with pytest.raises(InputError, match=r": cannot write in "):
+            check_place(path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file.txt", "before")]

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 
 from cdt.cli.verb import Verb
+from cdt.spelling import printable
 
 
 def build_parser(verbs: Iterable[Verb]) -> argparse.ArgumentParser:
@@ -23,5 +24,5 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         arguments.overrides = [*arguments.overrides, *(text for text in unknown if not text.startswith("-"))]
         unknown = [text for text in unknown if text.startswith("-")]
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.error(f"unrecognized arguments: {printable(' '.join(unknown))}")
     return arguments

@@ -9,7 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from cdt.cli.verb import say
+from cdt.spelling import printable
 
 STARTING = "starting"
 LOG_S = 60.0
@@ -27,18 +31,18 @@ def progress_bar(console: Console, title: str) -> Iterator[Callable[[dict[str, A
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(STARTING, title=title, figures="", total=None)
+        task = progress.add_task(STARTING, title=escape(printable(title)), figures="", total=None)
         last_line = math.inf
 
         def show(report: dict[str, Any]) -> None:
             nonlocal last_line
             if "said" in report:
-                progress.console.print(report["said"])
+                say(progress.console, *report["said"].split("\n"))
             if "step" in report:
                 last_line = min(last_line, time.monotonic())  # starting does not count
                 if not console.is_terminal and time.monotonic() - last_line > LOG_S:
                     last_line = time.monotonic()
-                    progress.console.print(f"{title} {report['phase']} {figures(report)}", highlight=False)
+                    say(progress.console, f"{title} {report['phase']} {figures(report)}")
                 progress.update(
                     task,
                     description=report["phase"],

@@ -12,6 +12,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from cdt.spelling import printable
+
 
 def split_lines(root: Path, splits: Mapping[str, Sequence[int]], class_names: Sequence[str], tars: int) -> list[str]:
     """How many samples of each class each split of a shard directory has."""
@@ -40,10 +42,8 @@ def bad_data_lines(samples: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def end_of_training(directory: Path, rows: Sequence[Mapping[str, Any]], bad: Sequence[Mapping[str, Any]] = ()) -> Group:
     """The constraints after the last dual step, the unusable samples, and the paths of the run."""
-    where = Text(
-        "\n".join([*bad_data_lines(bad), f"run: {directory}   TensorBoard: tensorboard --logdir {directory / 'tb'}"]),
-        overflow="fold",
-    )
+    lines = [*bad_data_lines(bad), f"run: {directory}   TensorBoard: tensorboard --logdir {directory / 'tb'}"]
+    where = Text("\n".join(map(printable, lines)), overflow="fold")
     if not rows:
         return Group(where)
     table = Table(box=None, pad_edge=False)

@@ -29,7 +29,7 @@ def _train(arguments: argparse.Namespace, console: Console) -> None:
     config = RunConfig.load(arguments.config, arguments.overrides)
     if arguments.dry_run:
         with cluster(arguments.address):
-            say(console, describe_plan(config, accept_data=arguments.accept_data))
+            say(console, *describe_plan(config, accept_data=arguments.accept_data).split("\n"))
         return
     with progress_bar(console, config.run.name) as show:
         run = train(config, show, arguments.address, accept_data=arguments.accept_data)

@@ -12,6 +12,7 @@ from rich.console import Console
 from cdt import spelling
 from cdt.data.format.problems import MAX_BAD
 from cdt.diffusion.samplers import SAMPLERS
+from cdt.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,15 @@ class Verb:
 
 
 def say(console: Console, *lines: str) -> None:
+    """Prints lines. Names in them may hold anything, also line breaks and a terminal's control sequences."""
     for line in lines:
-        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+        console.print(spelling.printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
-def printable(text: str) -> str:
-    """Names in data may hold anything, also a terminal's control sequences. Lines stay."""
-    return "\n".join(map(spelling.printable, text.split("\n")))
+def error_text(error: BaseException) -> str:
+    """The message of an error, printable. Only its own line breaks stay: an InputError indents the lines after them."""
+    line_break = "\n  " if isinstance(error, InputError) else "\n"
+    return line_break.join(map(spelling.printable, str(error).split(line_break)))
 
 
 def positive(text: str) -> int:

@@ -19,6 +19,7 @@ from cdt.errors import InputError, at
 from cdt.files import resolved
 from cdt.judges import judge_digest
 from cdt.measure.held_out import held_out_split
+from cdt.runs.presence import SIGN
 from cdt.runs.run import Run
 from cdt.schema import resumable
 from cdt.settings import apply_overrides, load_yaml, parse
@@ -27,7 +28,7 @@ from cdt.training.binding import Bound
 
 def check_layout(directory: Path) -> None:
     """Raises InputError if something else has the name of a file or a folder of a run."""
-    for name in filenames.FILES:
+    for name in (*filenames.FILES, SIGN):
         if os.path.lexists(directory / name) and not (directory / name).is_file():
             raise InputError(f"{directory / name} is not a regular file: remove it")
     for name in filenames.FOLDERS:

@@ -17,6 +17,7 @@ from cdt.files import resolved
 from cdt.origin.replay import Replay
 from cdt.runs.start import check
 from cdt.settings import dump_yaml
+from cdt.spelling import printable
 from cdt.training.calibrate import share_at_budget
 
 TRIED = 8
@@ -24,8 +25,9 @@ TRIED = 8
 
 
 def describe_plan(config: RunConfig, *, accept_data: bool = False) -> str:
-    """What a run would do, in words: resolved configuration, size, phases, memory, files. Leaves nothing behind.
+    """What a run would do, in printable words: resolved configuration, size, phases, memory, files.
 
+    Leaves nothing behind.
     Whether it could write and read is tried: a file is made and removed, and a sample of some shards is read. Raises
     InputError like ``train``, and if either fails.
     """
@@ -53,7 +55,7 @@ def describe_plan(config: RunConfig, *, accept_data: bool = False) -> str:
     if warm is not None:
         phases["warm start"] = 0
     lines = [
-        dump_yaml(config).rstrip(),
+        *dump_yaml(config).rstrip().split("\n"),
         "",
         f"network      {parameters:,} parameters ({config.resolved_network.kind})"
         + f", of which {trained:,} are trained" * (trained < parameters),
@@ -78,7 +80,7 @@ def describe_plan(config: RunConfig, *, accept_data: bool = False) -> str:
         lines += _replay_lines(config, bound.replay)
     if warm is not None:
         lines.append(f"starts from  {warm}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _try_to_read(index: Index) -> str:

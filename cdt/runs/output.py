@@ -9,8 +9,8 @@ from torch import Tensor
 
 from cdt.data.sources.generated import open_generated
 from cdt.data.write.shard import check_new, shard
-from cdt.errors import InputError
-from cdt.files import written_aside
+from cdt.errors import InputError, at
+from cdt.files import check_place, resolved, written_aside
 from cdt.monitor.pictures import save_images
 
 
@@ -19,7 +19,9 @@ def check_samples_file(path: Path) -> None:
     if path.suffix:
         check_new_file(path, {".png", ".npz"})
     else:
-        check_new(path)
+        with at("-o"):
+            check_new(resolved(path))
+            check_place(path)
 
 
 def save_samples(images: Tensor, path: Path, origin: dict[str, Any], *, bounded: bool) -> None:
@@ -38,3 +40,5 @@ def check_new_file(path: Path, suffixes: set[str], argument: str = "-o") -> None
         raise InputError(f"{argument} {path}: this is a directory; name a file")
     if not path.parent.is_dir():
         raise InputError(f"{argument} {path}: no such directory: {path.parent}")
+    with at(argument):
+        check_place(path)

@@ -47,6 +47,8 @@ class Run:
         path = self.directory / filenames.CONFIG
         if not self.directory.is_dir():
             raise InputError(f"no such directory: {self.directory}")
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is not a regular file")
         if not path.is_file():
             raise InputError(f"{self.directory} is no run directory: it has no config.yaml")
         self.config = parse(RunConfig, load_yaml(path, resolved=True), where=str(path))

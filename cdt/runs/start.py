@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +16,7 @@ from cdt.cluster.nodes import check_nodes
 from cdt.cluster.session import check_slots, cluster
 from cdt.cluster.trainer import launch
 from cdt.config import RunConfig
-from cdt.errors import InputError, RunError, refusal
+from cdt.errors import DamagedWarning, InputError, RunError, refusal
 from cdt.files import read_text, resolved
 from cdt.monitor.journal import note
 from cdt.origin.resolve import resolve
@@ -38,6 +40,7 @@ from cdt.runs.mirror import Mirror, mirrored
 from cdt.runs.presence import at_work
 from cdt.runs.run import Run, has_checkpoint, save_text, write_card
 from cdt.settings import dump_yaml
+from cdt.spelling import printable
 from cdt.training.binding import Bound
 from cdt.training.check import check as check_together
 from cdt.training.health import UnsoundEndError
@@ -170,7 +173,8 @@ def _resume(run: Run, overrides: Sequence[str], on_progress: OnProgress, *, acce
     _tell_of_others(run.directory, step, others, "other samples", on_progress)
     _tell_of_others(run.directory, step, judged, "another classifier", on_progress)
     try:
-        return _finish(Job(config, resolved(run.directory), checkpoint, fork), run.directory, on_progress)
+        job = Job(config, resolved(run.directory), checkpoint, fork)
+        return _finish(job, run.directory, on_progress, passed_over)
     except InputError:
         for name, text in stated.items():
             save_text(run.directory / name, text)
@@ -200,7 +204,9 @@ def _draw_replay(bound: Bound, on_progress: OnProgress) -> None:
         bound.answers.ask(lambda done, total: on_progress({"phase": "teacher", "step": done, "total": total}))
 
 
-def _finish(job: Job, directory: Path, on_progress: OnProgress) -> Run:
+def _finish(job: Job, directory: Path, on_progress: OnProgress, passed_over: Sequence[str] = ()) -> Run:
+    """``passed_over``: what is known of damaged checkpoints and need not be said again."""
+
     def tell(text: str) -> None:
         note(directory, 0, "mirror", text)
         on_progress({"said": text})
@@ -214,13 +220,16 @@ def _finish(job: Job, directory: Path, on_progress: OnProgress) -> Run:
 
             launch(job, hear)
             run = Run(directory)
-            write_card(run)
+            with warnings.catch_warnings():
+                known = rf".*: {re.escape('; '.join(passed_over))}; (it is|they are) passed over"
+                warnings.filterwarnings("ignore", known, DamagedWarning)
+                write_card(run)
     except UnsoundEndError:
         raise  # nothing is left to resume
     except RunError as error:
-        raise RunError(f"{error}\n{_left_behind(directory)}") from error
+        raise RunError(f"{error}\n{printable(_left_behind(directory))}") from error
     except KeyboardInterrupt as interrupt:
-        raise type(interrupt)(_left_behind(directory)) from None
+        raise type(interrupt)(printable(_left_behind(directory))) from None
     return run
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from cdt import filenames
 from cdt.checkpoints.checkpoint import damage, named_checkpoints, read_state
 from cdt.dual import replayed
+from cdt.errors import InputError
 from cdt.runs.lost import lost_checkpoints
 from cdt.runs.presence import who_works
 from cdt.runs.rows import read_journal
@@ -47,6 +48,7 @@ def describe_status(directory: str | Path) -> Iterator[str]:
     for name, journal in journals.items():
         if journal.unusable:
             yield f"  {name} is damaged: {journal.unusable} of its lines cannot be read and are left out"
+    yield from _damaged_files(run)
     if events:
         last = events[-1]
         text = next(iter(last["text"].splitlines()), "")
@@ -70,6 +72,17 @@ def _checkpoints(run: Run) -> Iterator[str]:
     for path, problem in problems.items():
         if problem is not None:
             yield f"  {path.name} is damaged: {problem}"
+
+
+def _damaged_files(run: Run) -> Iterator[str]:
+    """What cannot be read of the files that are written once. Whoever needs them says it, too, but later."""
+    readers = {filenames.DATA: lambda: run.data, filenames.CALIBRATION: run.calibration}
+    for name, read in readers.items():
+        try:
+            read()
+        except InputError as error:
+            problem = str(error).removeprefix(str(run.directory / name)).removeprefix(" cannot be read").lstrip(": ")
+            yield f"  {name} is damaged: {problem}"
 
 
 def _recomputed(journal: list[dict[str, Any]]) -> str | None:

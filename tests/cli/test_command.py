@@ -6,9 +6,11 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,12 +20,15 @@ import tiny
 import torch
 from PIL import Image
 from safetensors.numpy import load_file
+from tiny_runs import flip
 
 from cdt.cli.command import VERBS, main
 from cdt.cli.parser import build_parser, parse
 from cdt.cli.shards import SOURCE_ARGUMENTS
 from cdt.data.sources import SOURCES
+from cdt.diffusion.sampler import Sampler
 from cdt.diffusion.samplers import SAMPLERS
+from cdt.files import remove
 from cdt.judges import ARCHITECTURES, Classifier, load_judge
 
 Cdt = Callable[..., tuple[int, str, str]]
@@ -166,13 +171,21 @@ def test_samples_as_a_picture_and_as_numbers(home: Path, tmp_path: Path, cdt: Cd
         ("x.jpg", "-o x.jpg: the name must end in .npz or .png"),
         ("no/x.png", "-o no/x.png: no such directory: no"),
         ("d.png", "-o d.png: this is a directory; name a file"),
+        ("loop", "-o: loop: its links lead in a circle"),
+        ("loop/new", "-o: loop/new: its links lead in a circle"),
+        ("file/new", "-o: file/new: cannot write in file: Not a directory"),
+        (f"{'x' * 250}.png", f"-o: {'x' * 250}.png: cannot write in .: File name too long"),
+        ("a\nb/x.png", "-o a?b/x.png: no such directory: a?b"),
     ],
 )
 def test_where_samples_cannot_go(
     out: str, told: str, home: Path, tmp_path: Path, cdt: Cdt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Sampler, "draw", None)  # it is refused before
     Path("d.png").mkdir()
+    Path("file").touch()
+    Path("loop").symlink_to("loop")
     assert cdt("sample", home / "runs" / "tiny", "-o", out) == (2, "", f"cdt sample: {told}\n")
 
 
@@ -191,6 +204,29 @@ def test_a_disk_that_refuses_samples_is_told_in_a_line(home: Path, tmp_path: Pat
     assert "File too large" in err
     assert len(err.splitlines()) == 1
     assert [path.read_text() for path in tmp_path.iterdir()] == ["earlier samples"]
+
+
+def test_a_name_with_a_line_break_does_not_break_the_line(home: Path, tmp_path: Path, cdt: Cdt) -> None:
+    run = Path(shutil.copytree(home / "runs" / "tiny", tmp_path / "a\n[b]\x1b[2J"))
+    shown = str(run).replace("\n", "?").replace("\x1b", "?")
+    for arguments in (("status", run), ("sample", run, "-n", "1", "-o", tmp_path / "x.png"), ("resume", run)):
+        _, out, err = cdt(*arguments)
+        assert all(line.replace("…", "").isprintable() for line in (out + err).splitlines())
+        assert "\nb" not in out + err
+    assert cdt("resume", run)[2].startswith(f"cdt resume: {shown} is complete: 8 of 8 steps are done; more with ")
+    remove(run / "config.yaml")
+    assert cdt("status", run) == (2, "", f"cdt status: {shown} is no run directory: it has no config.yaml\n")
+
+
+def test_a_damaged_checkpoint_is_announced_once(home: Path, tmp_path: Path, cdt: Cdt) -> None:
+    """Also where the run ends before it, so that it stays the newest."""
+    run = Path(shutil.copytree(home / "runs" / "tiny", tmp_path / "run"))
+    flip(run / "checkpoints" / "step-000000008" / "ema.safetensors")
+    with warnings.catch_warnings():
+        status, out, err = cdt("resume", run, "train.dual_steps=3")
+    assert (status, err) == (0, "")
+    told = "step-000000008 is damaged: ema.safetensors: contents differ from its manifest; it is passed over, "
+    assert [line for line in out.splitlines() if "is damaged" in line] == [f"{told}step-000000004 is taken"]
 
 
 def test_evaluation_and_export(home: Path, tmp_path: Path, cdt: Cdt) -> None:

@@ -75,3 +75,13 @@ def test_the_counting_bar_goes_away() -> None:
         progress(1, 10)
         progress(10, 10)
     assert text.getvalue().strip() == ""
+
+
+def test_names_are_shown_as_they_are_in_one_line() -> None:
+    console, text = screen(terminal=False)
+    with progress_bar(console, "[red]a\nb") as show:
+        show({"said": "shard [bold]x\x07 is damaged " + 9 * "and long "})
+        show(REPORT)
+    first, bar = text.getvalue().rstrip().splitlines()
+    assert first.rstrip() == "shard [bold]x? is damaged" + 9 * " and long"
+    assert bar.startswith("[red]a?b dual")

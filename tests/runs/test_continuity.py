@@ -21,6 +21,7 @@ from cdt.errors import InputError
 from cdt.files import remove, sha256
 from cdt.runs.continuity import other_samples
 from cdt.runs.evaluation import classifier_of
+from cdt.runs.presence import SIGN
 from cdt.runs.start import resume, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -106,13 +107,22 @@ def test_a_resume_that_is_refused_changes_nothing(other: Callable[..., RunConfig
     assert resume(config.directory, ["train.dual_steps=8"]).state.step == 12
 
 
-@pytest.mark.parametrize("name", [*filenames.FILES, *filenames.FOLDERS])
+@pytest.mark.parametrize("name", [*filenames.FILES, *filenames.FOLDERS, SIGN])
 def test_what_has_the_name_of_a_run_s_file_is_refused_before_it_is_opened(whole: Path, name: str) -> None:
     """A pipe would be waited for."""
     remove(whole / name)
     os.mkfifo(whole / name)
     with pytest.raises(InputError, match=rf"{name}\b"):
         resume(whole, ["train.dual_steps=8"])
+
+
+def test_a_directory_in_place_of_a_file_is_named(whole: Path) -> None:
+    for name in (SIGN, filenames.EVENTS, filenames.CONFIG):
+        remove(whole / name)
+        (whole / name).mkdir()
+        with pytest.raises(InputError, match=rf"^{whole / name} is not a regular file"):
+            resume(whole, ["train.dual_steps=8"])
+        (whole / name).rmdir()
 
 
 @pytest.fixture

@@ -72,3 +72,21 @@ def test_the_status_imports_nothing_that_only_computes() -> None:
     code = f"import sys, cdt.runs.status; print([m for m in {HEAVY} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("data.json", "{", "data.json is damaged: Invalid JSON"),
+        ("data.json", None, "data.json is damaged: No such file or directory"),
+        ("data.json", '{"split": 1}', "data.json is damaged: split: Input should be a valid string"),
+        ("calibration.json", "[1]", "calibration.json is damaged: 0: Input should be an object"),
+    ],
+)
+def test_a_damaged_file_is_named(name: str, content: str | None, told: str, whole: Path) -> None:
+    if content is None:
+        (whole / name).unlink()
+    else:
+        (whole / name).write_text(content)
+    (line,) = [line for line in describe_status(whole) if "is damaged" in line]
+    assert line.startswith(f"  {told}")
