@@ -195,16 +195,17 @@ def missing_tools(facts: Mapping[str, Any]) -> list[str]:
     return [] if uses_gpus(facts) else [tool for tool, found in compiled.items() if found is None]
 
 
-def check_nodes(directory: Path, paths: Mapping[str, str]) -> None:
-    """Checks that this machine, or the nodes of the connected cluster together, can train a run.
+def check_nodes(directory: Path, paths: Mapping[str, str]) -> list[Answer]:
+    """The answers of this machine, or of the nodes of the connected cluster, which together can train a run.
 
     The run will be in ``directory`` and needs ``paths`` (with their labels).
 
     Raises InputError with what is missing or differs between nodes.
     """
     if not ray.is_initialized() or len(alive()) == 1:
-        check_tools([here()])
-        return
+        answers = [here()]
+        check_tools(answers)
+        return answers
     try:
         with mark(directory) as sign:
             answers = ask([*paths, str(sign)])
@@ -214,6 +215,7 @@ def check_nodes(directory: Path, paths: Mapping[str, str]) -> None:
     check_storage(answers, {**paths, str(sign): "run.dir"})
     check_cuda(answers)
     check_tools(answers)
+    return answers
 
 
 def tell_nodes() -> list[Answer]:

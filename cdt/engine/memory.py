@@ -71,6 +71,17 @@ def peak_bytes(memory: dict[str, float], engine: EngineConfig) -> float:
     return sum(memory[name] for name in staying) + max(passing.values())
 
 
+def least_bytes(parameters: int, trained: int, engine: EngineConfig, world: int) -> float:
+    """Bytes without which a rank cannot begin: the whole network in fp32 as it is built, then what stays all the time.
+
+    Less what raw options of DeepSpeed may keep elsewhere.
+    """
+    memory = state_bytes(parameters, trained, engine, world)
+    zero = engine.deepspeed.get("zero_optimization", {})
+    offloads = any("offload" in name for name in zero)
+    return max(4 * parameters, 0 if offloads else memory["weights"] + memory["optimiser"] + memory["EMA"])
+
+
 def copies_bytes(parameters: int, trained: int, engine: EngineConfig, world: int) -> float:
     """Bytes of CPU memory on the first rank for the copies that are written during training; less on the others.
 

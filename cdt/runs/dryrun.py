@@ -38,8 +38,7 @@ def describe_plan(config: RunConfig, *, accept_data: bool = False) -> str:
     train, engine, world = config.train, config.engine, config.workers_used()
     with torch.device("meta"):
         network = bound.build().to("meta")  # a pretrained network comes with its weights
-    parameters = sum(weight.numel() for weight in network.parameters())
-    trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+    parameters, trained = bound.weights
     micro = config.micro_batch(world)
     dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
     memory = state_bytes(parameters, trained, engine, world)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from cdt import filenames
 from cdt.checkpoints.checkpoint import newest_sound, read_state
+from cdt.cluster.memory_room import check_memory, train_on_gpus
 from cdt.cluster.nodes import check_nodes
 from cdt.cluster.session import check_slots, cluster
 from cdt.cluster.trainer import launch
@@ -192,7 +193,8 @@ def _fit_together(config: RunConfig) -> Bound:
     """Raises InputError unless configuration, data and machine fit together."""
     check_slots(config.run.min_workers or config.run.workers)
     bound = check_together(config)
-    check_nodes(resolved(config.directory), config.paths())
+    answers = check_nodes(resolved(config.directory), config.paths())
+    check_memory(*bound.weights, config.engine, config.workers_used(), answers, on_gpus=train_on_gpus())
     return bound
 
 

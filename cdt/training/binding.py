@@ -69,6 +69,13 @@ class Bound:
         return with_weights(self.build(), weights) if weights is not None and self.adapts else weights
 
     @cached_property
+    def weights(self) -> tuple[int, int]:
+        """How many weights the network has, and how many of them are trained."""
+        with torch.device("meta"):
+            weights = list(self.build().parameters())
+        return sum(each.numel() for each in weights), sum(each.numel() for each in weights if each.requires_grad)
+
+    @cached_property
     def penalties(self) -> dict[int, Penalty]:
         """Those of the constraints whose multipliers are weights in the loss, by their positions, ascending."""
         constraints = enumerate(self.requirements.constraints.values())

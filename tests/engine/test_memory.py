@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from cdt.engine.config import EngineConfig
-from cdt.engine.memory import activation_bytes, copies_bytes, peak_bytes, state_bytes
+from cdt.engine.memory import activation_bytes, copies_bytes, least_bytes, peak_bytes, state_bytes
 from cdt.networks.build import build_network
 from cdt.networks.config import DiTConfig, UNetConfig
 
@@ -44,6 +44,19 @@ def test_the_average_is_always_divided_and_the_probe_at_stage_3(precision: str) 
         memory = state_bytes(P, P, EngineConfig.model_validate({"zero_stage": stage, "precision": precision}), WORLD)
         assert memory["EMA"] == 4 * P / WORLD
         assert memory["probe"] == (4 * P / WORLD if stage == 3 else 4 * P)
+
+
+def test_the_least_is_the_network_as_it_is_built_or_what_stays() -> None:
+    def least(stage: int, world: int, trained: int = P, **raw: object) -> float:
+        engine = EngineConfig.model_validate(
+            {"zero_stage": stage, "deepspeed": {"zero_optimization": raw} if raw else {}}
+        )
+        return least_bytes(P, trained, engine, world)
+
+    assert [least(stage, 1) for stage in range(4)] == [16 * P, 20 * P, 20 * P, 20 * P]
+    assert [least(stage, 10) for stage in range(4)] == [12.4 * P, 5.6 * P, 5.6 * P, 4 * P]
+    assert least(1, 1, trained=0) == 8 * P
+    assert least(1, 1, offload_optimizer={"device": "cpu"}) == 4 * P
 
 
 def test_what_is_not_trained_has_neither_gradients_nor_optimiser() -> None:

@@ -56,6 +56,10 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
             ["constraints={x: {class: [4, 5], frequency: 0.2}, y: {class: 4, min_frequency: 0.3}}"],
             ["no distribution has all of these shares: x exactly 0.2, y at least 0.3"],
         ),
+        (
+            ["network={kind: dit, patch: 8, width: 65536, depth: 2, heads: 64}"],
+            ["network: its 171,809,374,272 weights cannot fit: 1 worker would need 3,436.2 GB of memory even"],
+        ),
         (["constraints.four.class=8"], ["no samples of class 8"]),
         (["constraints.four.class=for"], ["'for' is not in the data"]),
         (["constraints.four.min_frequency=0.7", "constraints.five={class: 5, min_frequency: 0.7}"], ["1.4", "0.7143"]),
