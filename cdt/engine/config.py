@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat, field_validator
@@ -23,6 +24,12 @@ _OWNED = {
 }
 _BUCKET = 50_000_000
 """Gradients that are reduced at once: so few that most are reduced while the backward pass goes on."""
+_LARGEST = 2**63 - 1
+"""Of any number among raw options; DeepSpeed's own default of a threshold."""
+_MOST_AT_ONCE = 10**10
+"""Weights or gradients in a buffer: ten times what is of use, and more than an accelerator holds."""
+_SIZES = ("_size", "_threshold", "_distance", "_parameters")
+"""Ends of names of options that are never negative."""
 
 
 class EngineConfig(Config):
@@ -55,13 +62,36 @@ class EngineConfig(Config):
             raise ValueError("zero_optimization must be a mapping; the stage is engine.zero_stage")
         if "stage" in zero:
             raise ValueError("zero_optimization.stage contradicts cdt's own setting: use engine.zero_stage")
+        for path, number in _numbers(options, ""):
+            _check_number(path, number)
         return options
+
+
+def _numbers(options: Any, path: str) -> Iterator[tuple[str, int | float]]:
+    """Every number in raw options, with its path."""
+    if isinstance(options, dict | list):
+        for key, value in options.items() if isinstance(options, dict) else enumerate(options):
+            yield from _numbers(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(options, int | float) and not isinstance(options, bool):
+        yield path, options
+
+
+def _check_number(path: str, number: int | float) -> None:
+    """Raises ValueError for what DeepSpeed might take, and nobody can mean."""
+    name = path.rpartition(".")[2]
+    least = 1 if name == "reduce_bucket_size" else 0 if name.endswith(_SIZES) else -_LARGEST
+    most = _MOST_AT_ONCE if name.endswith("bucket_size") else _LARGEST
+    if not least <= number <= most:  # so nan is refused, too
+        shown = (
+            f"{number:.4g}" if isinstance(number, float) or abs(number) < _LARGEST else "a number of too many digits"
+        )
+        raise ValueError(f"{path}: got {shown}; must be a number >= {least:.4g} and <= {most:.4g}")
 
 
 def bucket_size(engine: EngineConfig, trained: int) -> int:
     """How many gradients are reduced at once: DeepSpeed allocates buffers of this size, however few there are."""
     stated = engine.deepspeed.get("zero_optimization", {}).get("reduce_bucket_size")
-    return stated if isinstance(stated, int) else min(trained, _BUCKET)
+    return int(stated) if isinstance(stated, int | float) else min(trained, _BUCKET)
 
 
 def deepspeed_options(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 from engine_scenarios import ENGINE, OFF_LOADED
@@ -10,7 +11,9 @@ from pydantic import ValidationError
 from real_ranks import RealRanks
 from small_engine import CASES, build
 
-from cdt.engine.config import EngineConfig, deepspeed_options
+from cdt.engine.config import EngineConfig, bucket_size, deepspeed_options
+from cdt.errors import InputError
+from cdt.settings import apply_overrides, parse
 
 FP32 = [name for name, (_, precision, _) in CASES.items() if precision == "fp32"]
 
@@ -104,6 +107,37 @@ def test_what_cdt_sets_cannot_be_contradicted() -> None:
             EngineConfig(deepspeed=options)
     with pytest.raises(ValidationError, match="zero_optimization must be a mapping"):
         EngineConfig(deepspeed={"zero_optimization": 3})
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            "zero_optimization.reduce_bucket_size=1e30",
+            "zero_optimization.reduce_bucket_size: got 1e+30; must be a number",
+        ),
+        ("zero_optimization.reduce_bucket_size=0", "got 0; must be a number >= 1 and <= 1e+10"),
+        ("zero_optimization.allgather_bucket_size=-5", "got -5; must be a number >= 0 and <= 1e+10"),
+        ("zero_optimization.stage3_param_persistence_threshold=-1", "got -1; must be a number >= 0 and <= 9.223e+18"),
+        (f"zero_optimization.sub_group_size={10**200}", "sub_group_size: got a number of too many digits; must be"),
+        ("zero_optimization.offload_optimizer={device: cpu, ratio: .nan}", "offload_optimizer.ratio: got nan; must be"),
+        ("wall_clock=[1, {a: .inf}]", "wall_clock.1.a: got inf; must be a number >= -9.223e+18"),
+    ],
+)
+def test_numbers_among_raw_options_have_ranges(options: str, told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(EngineConfig, apply_overrides({}, [f"deepspeed.{options}"]), where="here")
+    assert str(caught.value).startswith("here: deepspeed: ")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_that_users_write_are_in_them() -> None:
+    stated = "{zero_optimization: {reduce_bucket_size: 5e8, stage3_max_live_parameters: 1e9, sub_group_size: 1e12, "
+    stated += f"model_persistence_threshold: {sys.maxsize}, offload_optimizer: {{ratio: 0.3}}}}, steps_per_print: -1}}"
+    config = parse(EngineConfig, apply_overrides({}, [f"deepspeed={stated}"]), where="here")
+    assert config.deepspeed["steps_per_print"] == -1
+    assert bucket_size(config, 10) == 500_000_000
 
 
 def test_deepspeed_prints_nothing(real_ranks: RealRanks) -> None:
