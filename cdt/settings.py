@@ -22,10 +22,10 @@ from cdt.yaml_text import MAX_DEPTH, MAX_NODES, read_yaml
 
 T = TypeVar("T", bound=BaseModel)
 
-LARGEST = 2**20
-"""Bytes of a configuration that a user wrote."""
-RESOLVED = 4
-"""A configuration that a run wrote has all defaults: it may be this many times as large."""
+LARGEST = 2**18
+"""Bytes of a configuration that a user wrote: some five thousand constraints. Each takes time to read."""
+RESOLVED = 16
+"""A configuration that a run wrote has all defaults and absolute paths: it may be this many times as large."""
 
 
 class _Dumper(yaml.SafeDumper):

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
+from cdt.config import RunConfig
 from cdt.errors import InputError
 from cdt.schema import Config
-from cdt.settings import apply_overrides, dump_yaml, load_yaml, parse
+from cdt.settings import RESOLVED, apply_overrides, dump_yaml, load_yaml, parse
 from cdt.words import settled
 
 
@@ -101,7 +102,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "large.yaml").open("wb") as file:
         file.truncate(10**12)
-    with pytest.raises(InputError, match=r"large\.yaml: it is larger than 1,048,576 bytes"):
+    with pytest.raises(InputError, match=r"large\.yaml: it is larger than 262,144 bytes"):
         load_yaml(tmp_path / "large.yaml")
 
 
@@ -110,6 +111,18 @@ def test_a_run_may_write_more_than_somebody_would(tmp_path: Path) -> None:
     assert load_yaml(path, resolved=True) == {"a": "x" * 2**20}
     with pytest.raises(InputError, match="larger"):
         load_yaml(path)
+
+
+def test_whatever_somebody_may_write_its_run_can_read_again(tmp_path: Path) -> None:
+    """The shortest constraints; their paths become absolute and long."""
+    row = "c{k}: {{class: 1, generated_frequency: {{min: 0.1, classifier: {path}}}}}"
+    made = []
+    for path in ("a", "/" + "a" * 200):
+        constraints = "\n".join(f"  {row.format(k=k, path=path)}" for k in range(100))
+        text = f"run: {{name: a}}\ndata: {{shards: a}}\nnetwork: {{kind: dit}}\nconstraints:\n{constraints}\n"
+        made.append((text, dump_yaml(parse(RunConfig, load_yaml(written(tmp_path, text)), where="here"))))
+    (shortest, _), (_, longest) = made
+    assert len(longest) < RESOLVED * len(shortest)
 
 
 def test_an_override_of_what_an_alias_made_changes_one_place(tmp_path: Path) -> None:

@@ -59,8 +59,8 @@ def bomb(levels: int, width: int = 9) -> str:
         ("a: \x1b[31m", ": unacceptable character #x001b: special characters are not allowed, at character 4"),
         (b"a: \xff", ": unacceptable character #x00ff: invalid start byte, at byte 4"),
         ("a: 1".encode("utf-16")[:-1], ": unacceptable character #x0031: truncated data, at byte 9"),
-        (bomb(7), f", line 6: more than {MAX_NODES:,} values, with aliases expanded"),
-        (bomb(60), f", line 6: more than {MAX_NODES:,} values"),
+        (bomb(7), f", line 5: more than {MAX_NODES:,} values, with aliases expanded"),
+        (bomb(60), f", line 5: more than {MAX_NODES:,} values"),
     ],
 )
 def test_what_is_refused(text: str | bytes, told: str) -> None:
