@@ -74,9 +74,10 @@ class Answers:
 
         Those of earlier versions have no digest. They get one if their header and size are right.
         """
-        problem = "its contents differ from their digest"
+        problem = "its contents differ from their digest, or the digest is of another file"
         if self._digest_file.is_file():
-            sound = read_text(self._digest_file, 1000).split() == [sha256(self.path)]
+            digest, *name = read_text(self._digest_file, 1000).split() or [""]
+            sound = digest == sha256(self.path) and name in ([], [self.path.name])  # earlier versions wrote no name
         else:
             problem, sound = "it is no array of the answers' shape", self._has_shape()
             if sound:
@@ -92,7 +93,7 @@ class Answers:
         return self.path.with_suffix(".sha256")
 
     def _write_digest(self) -> None:
-        write_text(self._digest_file, f"{sha256(self.path)}\n")
+        write_text(self._digest_file, f"{sha256(self.path)}  {self.path.name}\n")
 
     def _has_shape(self) -> bool:
         index = self.replay.index()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from cdt.data.read.cache import cache_directory
 from cdt.data.sources.generated import open_generated
 from cdt.data.write.shard import shard
 from cdt.diffusion.sampler import BATCH, Sampler
-from cdt.errors import InputError
+from cdt.errors import DamagedWarning, InputError
 from cdt.files import remove
 from cdt.origin.config import ReplayConfig
 from cdt.origin.pretrained import Pretrained
@@ -64,14 +65,20 @@ class Replay:
 
     @property
     def missing(self) -> bool:
-        """Whether it is still to be drawn: its cache has no index, or a damaged one."""
-        if self._theirs is not None:
-            return False
+        """Whether it is still to be drawn: its cache has no index, a damaged one, lacks shards, or is another's."""
+        return self._theirs is None and self._problem() is not None
+
+    def _problem(self) -> str | None:
+        """Why the cache cannot be used. The images themselves have checksums, which are compared as they are read."""
         try:
-            read_header(self.directory)
-        except InputError:
-            return True
-        return False
+            source = read_header(self.directory).source
+            for split in (TRAIN, FRESH):
+                Index.load(self.directory, split).check_sizes()
+        except InputError as error:
+            return str(error)
+        made_of = json.loads(json.dumps(self._made_of))
+        others = [name for name, value in made_of.items() if name != "seed" and source.get(name) != value]
+        return f"its samples are of another {' and '.join(others)}" if others else None
 
     def count(self) -> int:
         """Samples to train on. Raises InputError when the user's shards cannot be opened."""
@@ -91,7 +98,16 @@ class Replay:
             self._sampler.check()
 
     def draw(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Draws what is missing; ``progress(done, total)`` per batch. Raises RunError when the disk refuses."""
+        """Draws what is missing; ``progress(done, total)`` per batch.
+
+        A DamagedWarning tells why, if not for the first time. Raises RunError when the disk refuses.
+        """
+        if self.directory.exists():
+            warnings.warn(
+                f"{self.directory} cannot be used: {self._problem()}; replay is drawn again",
+                DamagedWarning,
+                stacklevel=2,
+            )
         total = self._config.samples + FRESH_SAMPLES
         device = "cuda" if torch.cuda.is_available() else "cpu"
         network = self._origin.build(self._shape).to(device)

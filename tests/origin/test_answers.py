@@ -64,6 +64,22 @@ def test_damaged_answers_are_asked_again_aloud(
     assert answers.path.with_suffix(".sha256").is_file()
 
 
+def test_answers_to_other_questions_are_not_taken_for_them(make: Callable[[int], Answers]) -> None:
+    """Their digest goes with them, and names another file. Of earlier versions it names none."""
+    two, three = make(2), make(3)
+    two.ask()
+    three.ask()
+    whole = three.path.read_bytes()
+    for name in (two.path.name, ""):
+        digest = three.path.with_suffix(".sha256")
+        digest.write_text(f"{digest.read_text().split()[0]}  {name}\n")
+        if name:
+            with pytest.warns(DamagedWarning, match="the digest is of another file; the teacher is asked again"):
+                make(3).ask()
+        make(3).ask()
+        assert three.path.read_bytes() == whole
+
+
 def test_noise_levels_are_spread_over_the_draws_of_each_sample() -> None:
     u, eps = drawn(torch.arange(40), 4, SHAPE)
     assert torch.equal((u.reshape(10, 4) * 4).floor().sort().values, torch.arange(4.0).expand(10, 4))

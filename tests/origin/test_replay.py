@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from cdt.data.format.index import Index
 from cdt.data.inspect.verify import verify
@@ -17,7 +18,7 @@ from cdt.data.read.reader import ImageReader
 from cdt.data.sources import SOURCES
 from cdt.data.write.shard import shard
 from cdt.diffusion.config import DiffusionConfig
-from cdt.errors import InputError
+from cdt.errors import DamagedWarning, InputError
 from cdt.networks.build import build_network
 from cdt.networks.config import UNetConfig
 from cdt.origin import replay
@@ -49,13 +50,35 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Repla
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("null")])
-def test_a_damaged_cache_is_drawn_again(make: Callable[..., Replay], damage: Callable[[Path], object]) -> None:
+@pytest.mark.parametrize("file", ["index.json", "index.arrow", "train/000000.tar"])
+def test_a_damaged_cache_is_drawn_again(
+    make: Callable[..., Replay], damage: Callable[[Path], object], file: str
+) -> None:
     make().draw()
-    whole = (make().directory / "index.json").read_text()
-    damage(make().directory / "index.json")
+    whole = (make().directory / file).read_bytes()
+    damage(make().directory / file)
     assert make().missing
+    with pytest.warns(DamagedWarning, match=r" cannot be used: .*; replay is drawn again$"):
+        make().draw()
+    assert (make().directory / file).read_bytes() == whole
+    assert not make().missing
+
+
+def test_what_another_model_drew_is_not_taken_for_it(make: Callable[..., Replay], tmp_path: Path) -> None:
     make().draw()
-    assert (make().directory / "index.json").read_text() == whole
+    own = make().directory
+    file = tmp_path / "checkpoint" / "ema.safetensors"
+    weights = load_file(file)
+    save_file({name: 2 * weight for name, weight in weights.items()}, file)
+    assert make().directory != own
+    make().draw()
+    shutil.rmtree(own)
+    make().directory.rename(own)
+    save_file(weights, file)
+    assert make().missing
+    with pytest.warns(DamagedWarning, match="its samples are of another model; replay is drawn again"):
+        make().draw()
+    assert not make().missing
 
 
 def test_it_is_drawn_once_and_found_again(make: Callable[..., Replay]) -> None:
