@@ -292,7 +292,7 @@ def network_weights(checkpoint: Path, raw: bool = False) -> dict[str, Tensor]:
     """The same, by name as in the plain network: adapters are merged into the other weights."""
     try:
         return merged(read_weights(checkpoint, raw))
-    except (KeyError, RuntimeError) as error:
+    except (ValueError, RuntimeError) as error:
         raise InputError(
             f"{checkpoint} cannot be used: its adapters do not fit its weights ({_one_line(error)})"
         ) from error

@@ -49,13 +49,31 @@ def with_weights(network: nn.Module, plain: dict[str, Tensor]) -> dict[str, Tens
 
 
 def merged(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Those of the plain network, by name, each adapter added to what it adapts; weights without any are themselves."""
+    """Those of the plain network, by name, each adapter added to what it adapts; weights without any are themselves.
+
+    Raises ValueError where an adapter does not fit what it adapts, or is missing.
+    """
     plain = {name.replace(_BASE, ""): weight for name, weight in weights.items() if _A not in name and _B not in name}
-    for name, A in weights.items():
-        if _A in name:
-            layer = name.replace(_A, "")
-            plain[layer] = plain[layer] + _product(weights[name.replace(_A, _B)], A)
+    adapted = {name.replace(_BASE, "") for name in weights if _BASE in name and name.endswith(".weight")}
+    down = {name.replace(_A, ""): weight for name, weight in weights.items() if _A in name}
+    up = {name.replace(_B, ""): weight for name, weight in weights.items() if _B in name}
+    if odd := sorted((adapted | down.keys() | up.keys()) - (adapted & down.keys() & up.keys())):
+        raise ValueError(f"{odd[0]}: one of base, A and B is missing")
+    for layer, A in down.items():
+        plain[layer] = _adapted(layer, plain[layer], up[layer], A)
     return plain
+
+
+def _adapted(layer: str, base: Tensor, B: Tensor, A: Tensor) -> Tensor:
+    """``W + B A``. Torch would stretch sides of length 1 to fit."""
+    sides = (len(base), *A.shape[1:]) if A.ndim and base.ndim else None
+    if sides != base.shape or B.ndim < 2 or B.shape[:2] != (len(base), len(A)):
+        found = f"B {list(B.shape)} and A {list(A.shape)}"
+        raise ValueError(f"{layer}: {found} do not fit {list(base.shape)}")
+    weight = base + _product(B, A)
+    if not weight.isfinite().all():
+        raise ValueError(f"{layer}: with its adapter it has values that are not finite")
+    return weight
 
 
 def _product(B: Tensor, A: Tensor) -> Tensor:

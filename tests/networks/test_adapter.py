@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cdt.errors import InputError
 from cdt.networks.adapter import adapted, check_peft, merged, with_weights
@@ -21,6 +22,18 @@ NETWORKS: dict[str, NetworkConfig] = {
     "unet": UNetConfig(channels=(8, 16), layers_per_block=1, norm_groups=4),
     "dit": DiTConfig(patch=4, width=16, depth=1, heads=2),
 }
+
+FIRST = "blocks.0.attention_out"
+
+
+def cut(part: str, dim: int) -> Callable[[dict[str, Tensor]], None]:
+    """The first row or column of a part of the first adapter."""
+
+    def change(weights: dict[str, Tensor]) -> None:
+        name = f"{FIRST}.{part}.weight"
+        weights[name] = weights[name].narrow(dim, 0, 1)
+
+    return change
 
 
 def build(kind: str) -> nn.Module:
@@ -89,6 +102,29 @@ def test_weights_without_adapters_are_themselves() -> None:
     weights = network.state_dict()
     assert merged(weights) == weights
     assert with_weights(network, weights) == weights
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda w: w.pop(f"{FIRST}.lora_A.default.weight"), "one of base, A and B is missing"),
+        (lambda w: w.pop(f"{FIRST}.lora_B.default.weight"), "one of base, A and B is missing"),
+        (lambda w: w.pop(f"{FIRST}.base_layer.weight"), "one of base, A and B is missing"),
+        (lambda w: [w.pop(name) for name in list(w) if FIRST in name and "lora" in name], "base, A and B is missing"),
+        (cut("lora_A.default", 0), r"B \[16, 2\] and A \[1, 16\] do not fit \[16, 16\]"),
+        (cut("lora_A.default", 1), r"B \[16, 2\] and A \[2, 1\] do not fit \[16, 16\]"),
+        (cut("lora_B.default", 0), r"B \[1, 2\] and A \[2, 16\] do not fit \[16, 16\]"),
+        (cut("lora_B.default", 1), r"B \[16, 1\] and A \[2, 16\] do not fit \[16, 16\]"),
+        (cut("base_layer", 0), r"do not fit \[1, 16\]"),
+        (lambda w: [weight.fill_(3e38) for name, weight in w.items() if "lora" in name], "values that are not finite"),
+        (lambda w: w.update({f"{FIRST}.lora_A.default.weight": torch.tensor(1.0)}), r"and A \[\] do not fit"),
+    ],
+)
+def test_adapters_that_do_not_fit_are_not_merged(change: Callable[[dict[str, Tensor]], object], told: str) -> None:
+    weights = adapted(build("dit"), AdapterConfig(rank=2)).state_dict()
+    change(weights)
+    with pytest.raises(ValueError, match=told):
+        merged(weights)
 
 
 def test_a_network_without_attention() -> None:
