@@ -148,6 +148,7 @@ def check_place(path: Path) -> None:
     stem, suffix = _short(path)
     aside = folder / f".{stem}.{os.getpid()}.partial{suffix}"
     try:
+        path.exists()  # raises for a name that is too long, which the one aside is not
         aside.touch()
         aside.unlink()
     except OSError as error:

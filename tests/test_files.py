@@ -210,9 +210,9 @@ def test_only_regular_files_are_appended_to(tmp_path: Path) -> None:
 
 def test_a_place_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "file.txt").write_text("before")
-    for path in (tmp_path / "file.txt", tmp_path / "new.txt", tmp_path / "a" / "b" / "c"):
+    for path in (tmp_path / "file.txt", tmp_path / "new.txt", tmp_path / "a" / "b" / "c", tmp_path / ("x" * 255)):
         check_place(path)
-    for path in (tmp_path / "file.txt" / "x", tmp_path / ("x" * 250), Path("/proc/x")):
+    for path in (tmp_path / "file.txt" / "x", tmp_path / ("x" * 256), Path("/proc/x")):
         with pytest.raises(InputError, match=r": cannot write in "):
             check_place(path)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file.txt", "before")]

@@ -81,7 +81,9 @@ def test_other_names_and_paths_are_text_as_well(tmp_path: Path, setting: str) ->
 
 @given(
     st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1), min_size=1),
-    st.dictionaries(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), st.floats(-1e38, 1e38)),
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), st.floats(1 - 2**53, 2**53 - 1)
+    ),
 )
 def test_all_names_survive_being_written_and_read(
     tmp_path_factory: pytest.TempPathFactory, classes: list[str], where: dict[str, float]

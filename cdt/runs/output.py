@@ -36,9 +36,9 @@ def save_samples(images: Tensor, path: Path, origin: dict[str, Any], *, bounded:
 def check_new_file(path: Path, suffixes: set[str], argument: str = "-o") -> None:
     if path.suffix not in suffixes:
         raise InputError(f"{argument} {path}: the name must end in {' or '.join(sorted(suffixes))}")
-    if path.is_dir():
-        raise InputError(f"{argument} {path}: this is a directory; name a file")
     if not path.parent.is_dir():
         raise InputError(f"{argument} {path}: no such directory: {path.parent}")
     with at(argument):
         check_place(path)
+    if path.is_dir():
+        raise InputError(f"{argument} {path}: this is a directory; name a file")

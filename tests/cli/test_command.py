@@ -174,7 +174,7 @@ def test_samples_as_a_picture_and_as_numbers(home: Path, tmp_path: Path, cdt: Cd
         ("loop", "-o: loop: its links lead in a circle"),
         ("loop/new", "-o: loop/new: its links lead in a circle"),
         ("file/new", "-o: file/new: cannot write in file: Not a directory"),
-        (f"{'x' * 250}.png", f"-o: {'x' * 250}.png: cannot write in .: File name too long"),
+        (f"{'x' * 252}.png", f"-o: {'x' * 252}.png: cannot write in .: File name too long"),
         ("a\nb/x.png", "-o a?b/x.png: no such directory: a?b"),
     ],
 )
